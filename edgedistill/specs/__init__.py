@@ -1,0 +1,71 @@
+"""Frozen values that describe a build: what is wanted (target, profile), what was planned, what was seen.
+
+This floor imports no numpy and no torch, so that `plan`, `targets` and `--help` answer at once.
+"""
+
+from edgedistill.specs.base import Spec
+from edgedistill.specs.plan import Candidate, Plan, PlannedStage, Prediction, SizeEstimate
+from edgedistill.specs.profile import (
+    DataSpec,
+    DistilSpec,
+    ExportSpec,
+    FitSpec,
+    LossTerm,
+    Profile,
+    QualityFloor,
+    StudentSpec,
+    TeacherSource,
+    TeacherSpec,
+)
+from edgedistill.specs.progress import Progress, Silent
+from edgedistill.specs.quant import PerChannel, PerTensor, QuantScheme
+from edgedistill.specs.results import (
+    Artifact,
+    Check,
+    GateResult,
+    LedgerRow,
+    Manifest,
+    Measurement,
+    Parity,
+    Provenance,
+    Quality,
+    Verdict,
+)
+from edgedistill.specs.target import Budget, ComputeUnit, Target
+
+__all__ = [
+    "Artifact",
+    "Budget",
+    "Candidate",
+    "Check",
+    "ComputeUnit",
+    "DataSpec",
+    "DistilSpec",
+    "ExportSpec",
+    "FitSpec",
+    "GateResult",
+    "LedgerRow",
+    "LossTerm",
+    "Manifest",
+    "Measurement",
+    "Parity",
+    "PerChannel",
+    "PerTensor",
+    "Plan",
+    "PlannedStage",
+    "Prediction",
+    "Profile",
+    "Progress",
+    "Provenance",
+    "Quality",
+    "QualityFloor",
+    "QuantScheme",
+    "Silent",
+    "SizeEstimate",
+    "Spec",
+    "StudentSpec",
+    "Target",
+    "TeacherSource",
+    "TeacherSpec",
+    "Verdict",
+]

@@ -1,0 +1,152 @@
+"""A build's choices: task, teacher, data, student, stages of distillation, scheme, quality floor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgedistill.specs.base import Spec
+from edgedistill.specs.quant import QuantScheme
+from edgedistill.specs.target import Budget, Name
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TeacherSource(Spec):
+    """Where a teacher's files come from; which keys are needed depends on `kind` (a file in teachers/)."""
+
+    kind: Literal["package", "folder", "hub"]
+    name: str = Field(description="package: the distribution; folder: a path; hub: an id such as 'org/model'")
+    file: str = Field(default="", description="package: the weights file inside the package")
+    sha256: Sha256 | None = Field(default=None, description="pinned hash of the weights file")
+    revision: str = Field(default="", description="hub: the commit to take")
+    licence: str = Field(default="", description="SPDX id of the weights' licence")
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}"
+
+
+class FitSpec(Spec):
+    """How the teacher is fitted to the task before it teaches.
+
+    `none`: it already classifies these labels. `head`: a linear layer on its pooled embedding (convex, L-BFGS).
+    `finetune`: the head first, then every weight, AdamW with a linear warm-up and decay.
+    """
+
+    method: Literal["none", "head", "finetune"] = "head"
+    epochs: Annotated[int, Field(ge=0, le=100)] = 0
+    batch_size: Count = 32
+    learning_rate: Positive = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    head_l2: Annotated[float, Field(ge=0)] = 1e-4
+
+
+class TeacherSpec(Spec):
+    """The teacher: the first source that is present on this machine is used, in the order given."""
+
+    sources: Annotated[tuple[TeacherSource, ...], Field(min_length=1)]
+    fit: FitSpec = FitSpec()
+    max_length: Annotated[int, Field(ge=4, le=512)] = 64
+
+
+class DataSpec(Spec):
+    """The rows: where they are, how they are split, how the transfer set is made."""
+
+    train: str = Field(description="'builtin:NAME' or a path to JSONL, CSV or Parquet with `text` and `label`")
+    held_out: str | None = Field(default=None, description="as `train`; None: a stratified part of `train`")
+    held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    calibration_rows: Count = 256
+    transfer_factor: Annotated[int, Field(ge=0, le=20)] = Field(
+        default=0, description="unlabelled texts made by augmentation, per training row; the teacher labels them"
+    )
+
+
+class StudentSpec(Spec):
+    """The family and the sizes the planner may choose from. `candidates` are the family's own configurations."""
+
+    family: Name = "bert"
+    init: Literal["teacher", "random"] = "teacher"
+    vocabulary: Annotated[int, Field(ge=100, le=200_000)] = Field(default=3000, description="most pieces to keep")
+    buckets: Annotated[tuple[Count, ...], Field(min_length=1)] = (16, 32, 64)
+    candidates: Annotated[tuple[Mapping[str, int | float], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ascending(self) -> StudentSpec:
+        if list(self.buckets) != sorted(set(self.buckets)):
+            raise ValueError(f"buckets must rise and not repeat, got {list(self.buckets)}")
+        return self
+
+
+class LossTerm(Spec):
+    """One term of the objective; `params` are checked against the loss's own file."""
+
+    loss: Name
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    params: Mapping[str, float] = {}
+
+
+class DistilSpec(Spec):
+    """One stage of training. Quantization-aware distillation is a stage with `fake_quant = true`."""
+
+    name: Name
+    epochs: Annotated[float, Field(gt=0, le=10_000)]
+    batch_size: Count = 64
+    learning_rate: Positive
+    schedule: Literal["one_cycle", "linear", "constant"] = "one_cycle"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    gradient_clip: Positive = 1.0
+    mask_rate: OpenFraction = Field(default=0.0, description="share of tokens replaced by [MASK] in training")
+    ema_decay: OpenFraction = Field(default=0.0, description="average of the weights kept at the end; 0: off")
+    fake_quant: bool = False
+    observe_fraction: Fraction = Field(default=0.8, description="fake_quant: ranges freeze after this share of steps")
+    losses: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
+
+
+class ExportSpec(Spec):
+    """How the frozen student is stored."""
+
+    scheme: QuantScheme = QuantScheme()
+    golden_samples: Annotated[int, Field(ge=1, le=1000)] = 16
+
+
+class QualityFloor(Spec):
+    """What the gate asks of the exported file's quality, on the held-out rows."""
+
+    retained_min: Fraction | None = Field(default=None, description="accuracy as a share of the teacher's")
+    accuracy_min: Fraction | None = None
+    argmax_agreement_min: Fraction = Field(default=0.995, description="file against frozen student")
+
+
+class Profile(Spec):
+    """Everything a build decides apart from the device."""
+
+    name: Name
+    task: Name = "text_classification"
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=2, description="training threads; a part of the result, as sums depend on their order"
+    )
+    optimize_for: Literal["quality", "size", "latency"] = "quality"
+    teacher: TeacherSpec
+    data: DataSpec
+    student: StudentSpec
+    stages: Annotated[tuple[DistilSpec, ...], Field(min_length=1)]
+    export: ExportSpec = ExportSpec()
+    budget: Budget = Budget()
+    quality: QualityFloor = QualityFloor()
+
+    @model_validator(mode="after")
+    def _stages(self) -> Profile:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages need different names, got {names}")
+        if not self.stages[-1].fake_quant:
+            raise ValueError("the last stage must have fake_quant = true: what is trained is what is shipped")
+        return self

@@ -1,0 +1,165 @@
+"""What a build saw: files, qualities, measurements, parity, verdicts and the manifest that binds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from edgedistill.specs.base import Spec
+from edgedistill.specs.quant import QuantScheme
+
+SCHEMA_VERSION = 1
+
+
+class Provenance(StrEnum):
+    """Where a figure comes from; a figure of one kind never stands in for another."""
+
+    MEASURED = "measured"
+    EMULATED = "emulated"
+    PREDICTED = "predicted"
+    COMPUTED = "computed"
+
+
+class Verdict(StrEnum):
+    """The outcome of one line of the gate."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    UNMEASURED = "UNMEASURED"
+
+
+class Artifact(Spec):
+    """A file and what made it; `path` is relative to the folder that holds it."""
+
+    path: str
+    format: str
+    sha256: str
+    size_mb: float
+    scheme: QuantScheme | None = None
+    runtime_min: str = ""
+
+
+class Quality(Spec):
+    """Accuracy on rows, with its 95% Wilson interval."""
+
+    accuracy: float
+    low: float
+    high: float
+    correct: int
+    rows: int
+
+
+class Measurement(Spec):
+    """What a runner saw: raw samples first, everything else derives from them."""
+
+    artifact_sha256: str
+    provenance: Provenance
+    device: str
+    runtime: str
+    signature: str
+    threads: int
+    samples_ms: tuple[float, ...]
+    launch_medians_ms: tuple[float, ...]
+    first_inference_ms: float
+    load_ms: float
+    peak_memory_mb: float
+    baseline_memory_mb: float
+    context: Mapping[str, str | float]
+
+    def quantile_ms(self, q: float) -> float:
+        """The q-quantile (linear interpolation between order statistics) of the raw samples, in ms."""
+        ordered = sorted(self.samples_ms)
+        position = q * (len(ordered) - 1)
+        low = int(position)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+    @property
+    def latency_p50_ms(self) -> float:
+        """Median latency."""
+        return self.quantile_ms(0.5)
+
+    @property
+    def latency_p95_ms(self) -> float:
+        """95th percentile of latency."""
+        return self.quantile_ms(0.95)
+
+
+class Parity(Spec):
+    """An artifact against the frozen student on the same real samples.
+
+    `codes_*` come from the file's own bytes; the rest from executing the file.
+    """
+
+    rows: int
+    tensors: int
+    codes_max_difference: int
+    scales_max_difference: float
+    logits_max_abs: float
+    logits_reference_max_abs: float
+    mean_kl: float
+    argmax_agreement: float
+    accuracy_file: float
+    accuracy_reference: float
+
+
+class Check(Spec):
+    """One line of the gate."""
+
+    name: str
+    verdict: Verdict
+    unit: str
+    measured: float | None
+    limit: float
+    provenance: Provenance | None = None
+    note: str = ""
+
+
+class GateResult(Spec):
+    """All lines, and the verdict of the whole: the worst line counts."""
+
+    target: str
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """FAIL before INCONCLUSIVE before UNMEASURED before PASS."""
+        seen = {check.verdict for check in self.checks}
+        order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.UNMEASURED)
+        return next((verdict for verdict in order if verdict in seen), Verdict.PASS)
+
+
+class LedgerRow(Spec):
+    """One line of the report's ledger: a model, what it is worth and what it costs. Host figures are the host's."""
+
+    name: str
+    parameters: int
+    size_mb: float
+    quality: Quality
+    latency_p50_ms: float | None = None
+    latency_p95_ms: float | None = None
+    peak_memory_mb: float | None = None
+    runtime: str = ""
+    note: str = ""
+
+
+class Manifest(Spec):
+    """The build's receipt. It holds nothing that differs between two identical builds: no times, no host facts."""
+
+    schema_version: int = SCHEMA_VERSION
+    edgedistill_version: str
+    target: Mapping[str, Any]
+    profile: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    data: Mapping[str, Any]
+    lineage: tuple[Mapping[str, Any], ...]
+    licences: tuple[Mapping[str, str], ...]
+    libraries: Mapping[str, str]
+    artifacts: tuple[Artifact, ...]
+    files: Mapping[str, str]
+    teacher_quality: Quality
+    float_quality: Quality
+    artifact_quality: Quality
+    parity: Mapping[str, Parity]

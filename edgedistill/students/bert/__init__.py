@@ -1,0 +1,75 @@
+"""BERT-like text encoder with a classification head (Devlin et al. 2019): post-layer-norm, GELU, mean pooling."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from edgedistill.specs import Spec
+from edgedistill.students import StoredTensor
+
+FORMATS = ("tflite",)
+Count = Annotated[int, Field(ge=1)]
+
+
+class Config(Spec):
+    """Sizes of the student. `vocabulary` and `classes` are filled in from the data when a candidate leaves them out."""
+
+    layers: Annotated[int, Field(ge=1, le=48)]
+    width: Annotated[int, Field(ge=8, le=4096)]
+    heads: Count
+    ffn: Count
+    vocabulary: Count = 3000
+    max_length: Count = 64
+    classes: Annotated[int, Field(ge=2)] = 2
+
+    @model_validator(mode="after")
+    def _divides(self) -> Config:
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
+        return self
+
+
+TINY = Config(layers=1, width=16, heads=2, ffn=32, vocabulary=120, max_length=16, classes=3)
+
+
+def tensors(config: Config) -> list[StoredTensor]:
+    """Every tensor of the student, in the order of its state dict."""
+    w, f = config.width, config.ffn
+    found = [
+        StoredTensor("embeddings.word.weight", (config.vocabulary, w), "embedding"),
+        StoredTensor("embeddings.position", (config.max_length, w), "float"),
+        *_norm("embeddings.norm", w),
+    ]
+    for n in range(config.layers):
+        for name in ("query", "key", "value", "output"):
+            found += _linear(f"layers.{n}.{name}", w, w)
+        found += _norm(f"layers.{n}.attention_norm", w)
+        found += _linear(f"layers.{n}.up", f, w) + _linear(f"layers.{n}.down", w, f)
+        found += _norm(f"layers.{n}.ffn_norm", w)
+    return found + _linear("classifier", config.classes, w)
+
+
+def parameters(config: Config) -> int:
+    """Number of trained values."""
+    return sum(prod(tensor.shape) for tensor in tensors(config))
+
+
+def macs(config: Config, length: int) -> int:
+    """Multiply-accumulates of one text of `length` tokens: linear layers, attention scores and values, head."""
+    linear = 4 * config.width**2 + 2 * config.width * config.ffn
+    attention = 2 * length * config.width
+    return config.layers * length * (linear + attention) + config.width * config.classes
+
+
+def _linear(name: str, out_features: int, in_features: int) -> list[StoredTensor]:
+    return [
+        StoredTensor(f"{name}.weight", (out_features, in_features), "linear"),
+        StoredTensor(f"{name}.bias", (out_features,), "float"),
+    ]
+
+
+def _norm(name: str, width: int) -> list[StoredTensor]:
+    return [StoredTensor(f"{name}.{part}", (width,), "float") for part in ("weight", "bias")]

@@ -1,0 +1,104 @@
+"""The network of the `bert` family, in plain torch: the float function that training, freezing and exports share."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from edgedistill.students.bert import Config
+
+
+class Outputs(NamedTuple):
+    """What a student answers: class logits and the pooled text embedding before the head."""
+
+    logits: Float[Tensor, "batch classes"]
+    pooled: Float[Tensor, "batch width"]
+
+
+class Embeddings(nn.Module):
+    """Word plus position embedding, normalised. BERT's constant segment embedding is folded into the positions."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.word = nn.Embedding(config.vocabulary, config.width)
+        self.position = nn.Parameter(torch.zeros(config.max_length, config.width))
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+
+    def forward(self, input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
+        """Embed token ids."""
+        out: Tensor = self.norm(self.word(input_ids) + self.position[: input_ids.shape[1]])
+        return out
+
+
+class Layer(nn.Module):
+    """Self-attention and feed-forward, each followed by an add and a layer norm."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        width = config.width
+        self.heads, self.head_width = config.heads, width // config.heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=1e-12)
+        self.up = nn.Linear(width, config.ffn)
+        self.down = nn.Linear(config.ffn, width)
+        self.ffn_norm = nn.LayerNorm(width, eps=1e-12)
+
+    def forward(
+        self, x: Float[Tensor, "batch length width"], bias: Float[Tensor, "batch 1 1 length"]
+    ) -> Float[Tensor, "batch length width"]:
+        """One encoder layer; `bias` is 0 at tokens and very negative at padding."""
+        batch, length, width = x.shape
+
+        def split(t: Tensor) -> Tensor:
+            return t.view(batch, length, self.heads, self.head_width).transpose(1, 2)
+
+        q, k, v = split(self.query(x)), split(self.key(x)), split(self.value(x))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_width) + bias
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, width)
+        x = self.attention_norm(x + self.output(mixed))
+        out: Tensor = self.ffn_norm(x + self.down(nn.functional.gelu(self.up(x))))
+        return out
+
+
+class BertClassifier(nn.Module):
+    """Token ids and mask to `Outputs`. Dropout-free: the student is far too small to need it."""
+
+    MASK_BIAS = -1e4  # representable in fp16, and exp() of it is exactly 0
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.classifier = nn.Linear(config.width, config.classes)
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]
+    ) -> Outputs:
+        """`attention_mask` is 1 at tokens and 0 at padding; a text has at least one token."""
+        mask = attention_mask.to(self.embeddings.position.dtype)
+        bias = ((1.0 - mask) * self.MASK_BIAS)[:, None, None, :]
+        x = self.embeddings(input_ids)
+        for layer in self.layers:
+            x = layer(x, bias)
+        weights = mask[:, :, None]
+        pooled = (x * weights).sum(1) / weights.sum(1)
+        return Outputs(self.classifier(pooled), pooled)
+
+
+def build(config: Config) -> BertClassifier:
+    """A student with BERT's initialisation: normal with standard deviation 0.02, biases 0."""
+    model = BertClassifier(config)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            nn.init.normal_(parameter, std=0.02)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return model
