@@ -36,7 +36,10 @@ class ComputeUnit(Spec):
 
     kind: Literal["cpu", "gpu", "npu"]
     name: str
-    peak_fp32_gflops: Positive | None = None
+    peak_fp32_gflops: Positive | None = Field(default=None, description="all cores together")
+    one_core_fp32_gflops: Positive | None = Field(
+        default=None, description="cpu: the fastest core alone; a one-thread latency is scaled by it"
+    )
     int8_tops: Positive | None = None
 
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from edgedistill.data.tensors import Outputs
 from edgedistill.students.bert import Config
-
-
-class Outputs(NamedTuple):
-    """What a student answers: class logits and the pooled text embedding before the head."""
-
-    logits: Float[Tensor, "batch classes"]
-    pooled: Float[Tensor, "batch width"]
 
 
 class Embeddings(nn.Module):

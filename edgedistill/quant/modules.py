@@ -1,0 +1,58 @@
+"""The layers of a frozen student: integer codes in, the arithmetic of the file out. Evaluation only."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int, Int8
+from torch import Tensor, nn
+
+from edgedistill.quant.activations import Range, dynamic_linear, static_linear
+from edgedistill.quant.grid import dequantize
+
+
+class FrozenLinear(nn.Module):
+    """A linear layer on int8 codes [channels, width]; dynamic when `ranges` is None, else static."""
+
+    weight: Tensor
+    scales: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        codes: Int8[Tensor, "channels width"],
+        scales: Float[Tensor, " channels"],
+        bias: Float[Tensor, " channels"],
+        ranges: tuple[Range, Range] | None,
+    ) -> None:
+        super().__init__()
+        self.ranges = ranges
+        self.register_buffer("weight", codes.to(scales.dtype))
+        self.register_buffer("scales", scales)
+        self.register_buffer("bias", bias)
+
+    def forward(self, input: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows channels"]:
+        """Same shapes as `nn.Linear`."""
+        rows = input.reshape(-1, input.shape[-1])
+        if self.ranges is None:
+            out = dynamic_linear(rows, self.weight, self.scales, self.bias)
+        else:
+            out = static_linear(rows, self.weight, self.scales, self.bias, self.ranges)
+        return out.view(*input.shape[:-1], -1)
+
+
+class FrozenEmbedding(nn.Module):
+    """Rows of int8 codes [rows, width], dequantized when they are looked up."""
+
+    weight: Tensor
+    scales: Tensor
+
+    def __init__(self, codes: Int8[Tensor, "rows width"], scales: Float[Tensor, " rows"]) -> None:
+        super().__init__()
+        self.register_buffer("weight", codes)
+        self.register_buffer("scales", scales)
+
+    def forward(self, input: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
+        """Same shapes as `nn.Embedding`."""
+        ids = input.reshape(-1)
+        rows = dequantize(torch.index_select(self.weight, 0, ids), self.scales[ids.long()])
+        return rows.view(*input.shape, -1)

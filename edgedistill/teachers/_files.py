@@ -1,0 +1,131 @@
+"""Checks on a model folder that comes from outside: what is there, what is refused, and its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import TeacherError
+from edgedistill.specs import TeacherSource
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+CONVERT = (
+    "Pickled weights can run code when they are opened, so they are refused. Convert them once where you trust them: "
+    "`AutoModelForSequenceClassification.from_pretrained(FOLDER).save_pretrained(NEW, safe_serialization=True)`."
+)
+HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
+
+
+@dataclass(frozen=True)
+class Located:
+    """A teacher's files. `folder` holds config and tokenizer, `weights` is one safetensors or ONNX file."""
+
+    source: TeacherSource
+    folder: Path
+    weights: Path
+    sha256: str
+    config: dict[str, object]
+
+    @property
+    def is_classifier(self) -> bool:
+        """True when the model has a head of its own that was trained on labels."""
+        names = self.config.get("architectures") or []
+        return isinstance(names, list) and any(str(n).endswith("ForSequenceClassification") for n in names)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classifier's label names in the order of its outputs; empty when it has none."""
+        id2label = self.config.get("id2label")
+        if not self.is_classifier or not isinstance(id2label, dict):
+            return ()
+        return tuple(str(id2label[key]) for key in sorted(id2label, key=int))
+
+    @property
+    def parameters(self) -> int | None:
+        """Number of stored weights, read from the file's header; None for formats without one."""
+        return count_parameters(self.weights)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json.
+
+    Raises:
+        TeacherError: if it is missing or is not a JSON object with a `model_type`.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise TeacherError(f"{path}: not found. A teacher folder holds config.json, model.safetensors and a tokenizer.")
+    except ValueError as error:
+        raise TeacherError(f"{path}: not valid JSON ({error}).") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise TeacherError(f"{path}: has no `model_type`, so the architecture is unknown.")
+    return config
+
+
+def find_weights(folder: Path) -> Path:
+    """The folder's safetensors file.
+
+    Raises:
+        TeacherError: no weights, pickled weights only, or weights split over several files.
+    """
+    path = folder / "model.safetensors"
+    if path.is_file():
+        return path
+    if (folder / "model.safetensors.index.json").is_file():
+        raise TeacherError(
+            f"{folder}: the weights are split over several files. Save them as one: "
+            "`model.save_pretrained(NEW, max_shard_size='100GB')`."
+        )
+    pickled = sorted(item.name for pattern in PICKLED for item in folder.glob(pattern))
+    if pickled:
+        raise TeacherError(f"{folder}: only pickled weights ({', '.join(pickled)}). {CONVERT}")
+    raise TeacherError(f"{folder}: no weights. Expected {path.name}.")
+
+
+def weights_hash(path: Path, pinned: str | None) -> str:
+    """The sha256 of the weights file.
+
+    Raises:
+        TeacherError: if it is not the pinned one.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if pinned and found != pinned:
+        raise TeacherError(
+            f"{path}: sha256 is {found}, but the profile pins {pinned}. "
+            "The file is not the one that was tested: reinstall it, or change `sha256` if you trust it."
+        )
+    return found
+
+
+def count_parameters(path: Path) -> int | None:
+    """The number of values in a safetensors file, from its header; None for another format or a broken header."""
+    if path.suffix != ".safetensors":
+        return None
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        if length > HEADER_LIMIT:
+            return None
+        try:
+            header = json.loads(file.read(length))
+            return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+def locate_folder(source: TeacherSource, folder: Path) -> Located:
+    """The teacher in `folder`, in Hugging Face format.
+
+    Raises:
+        TeacherError: if config or weights are missing, pickled or not the pinned ones.
+    """
+    config = read_config(folder)
+    weights = find_weights(folder)
+    return Located(source, folder, weights, weights_hash(weights, source.sha256), config)

@@ -1,0 +1,150 @@
+"""A located teacher as a running network: transformers' own modules, weights from safetensors, no remote code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from edgedistill.data.tensors import Outputs
+from edgedistill.errors import TeacherError
+from edgedistill.teachers import _onnx_bert
+from edgedistill.teachers._files import Located
+
+
+class TeacherNetwork(nn.Module):
+    """A transformers encoder with mean pooling and a linear head, or a classifier with the head it came with."""
+
+    def __init__(self, body: nn.Module, head: nn.Linear | None) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]
+    ) -> Outputs:
+        """Class logits and the mean of the last hidden states over the text's tokens."""
+        own_head = self.head is None
+        answer = self.body(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=own_head)
+        hidden = answer.hidden_states[-1] if own_head else answer.last_hidden_state
+        pooled = mean_pool(hidden, attention_mask)
+        return Outputs(answer.logits if self.head is None else self.head(pooled), pooled)
+
+
+def mean_pool(
+    hidden: Float[Tensor, "batch length width"], attention_mask: Int[Tensor, "batch length"]
+) -> Float[Tensor, "batch width"]:
+    """Mean over the positions where the mask is 1."""
+    weights = attention_mask[:, :, None].to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def load_body(located: Located, *, classifier: bool) -> nn.Module:
+    """The encoder, or the whole classifier, with the located weights, in eval mode.
+
+    Raises:
+        TeacherError: an unknown architecture, or weights that do not fit it.
+    """
+    body = _empty(located.config, classifier, located.folder)
+    weights = _read(located.weights)
+    if not classifier:  # a checkpoint of a larger model keeps its encoder under a prefix such as `bert.`
+        prefix = f"{getattr(body, 'base_model_prefix', '')}."
+        if any(name.startswith(prefix) for name in weights):
+            weights = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    try:
+        missing = body.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False).missing_keys
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise TeacherError(f"{located.weights}: does not fit its config.json: {lines[min(1, len(lines) - 1)].strip()}")
+    needed = [name for name in missing if not name.startswith("pooler.")]
+    if needed:
+        raise TeacherError(f"{located.weights}: {len(needed)} weights are missing, the first is {needed[0]}.")
+    return body.eval()
+
+
+def _empty(config: dict[str, Any], classifier: bool, where: Path) -> nn.Module:
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+    known = {key: value for key, value in config.items() if key not in ("auto_map", "transformers_version")}
+    try:
+        built = AutoConfig.for_model(**known)
+        factory = AutoModelForSequenceClassification if classifier else AutoModel
+        body: nn.Module = factory.from_config(built, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TeacherError(f"{where / 'config.json'}: cannot build {config['model_type']!r}: {reason}") from None
+    return body.float()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".onnx":
+        return _onnx_bert.read_weights(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TeacherError(f"{path}: not a readable safetensors file ({error}).") from None
+
+
+def load_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
+    """The folder's fast tokenizer.
+
+    Raises:
+        TeacherError: none is there, or it can produce ids the model has no embedding for (`vocabulary` rows).
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True, use_fast=True
+        ).backend_tokenizer
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TeacherError(f"{folder}: no usable fast tokenizer (tokenizer.json or vocab.txt): {reason}") from None
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if highest >= vocabulary:
+        raise TeacherError(
+            f"{folder}: wrong vocabulary: the tokenizer has ids up to {highest}, the model {vocabulary} embeddings. "
+            "The tokenizer belongs to another model."
+        )
+    if highest < 0.5 * vocabulary:
+        raise TeacherError(
+            f"{folder}: wrong vocabulary: the tokenizer knows {highest + 1} pieces, the model {vocabulary}. "
+            "The tokenizer belongs to another model."
+        )
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def save(folder: Path, network: TeacherNetwork, tokenizer: Tokenizer, labels: tuple[str, ...]) -> None:
+    """Write a fitted teacher: weights, config, tokenizer and labels."""
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+    config = network.body.config.to_dict()  # type: ignore[operator, union-attr]
+    config.pop("transformers_version", None)
+    facts = {"config": config, "labels": list(labels), "own_head": network.head is None}
+    (folder / "teacher.json").write_text(json.dumps(facts, indent=1, sort_keys=True, default=str), encoding="utf-8")
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def load(folder: Path) -> tuple[TeacherNetwork, Tokenizer, tuple[str, ...]]:
+    """Read a fitted teacher that `save` wrote: network in eval mode, tokenizer, labels in the order of its logits."""
+    facts = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
+    body = _empty(facts["config"], facts["own_head"], folder)
+    width = facts["config"].get("hidden_size") or facts["config"].get("dim")
+    head = None if facts["own_head"] else nn.Linear(int(width), len(facts["labels"]))
+    network = TeacherNetwork(body, head)
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return network.eval(), tokenizer, tuple(facts["labels"])
+
+
+@torch.no_grad()
+def width_of(network: TeacherNetwork) -> int:
+    """The width of the pooled embedding."""
+    one = torch.ones(1, 2, dtype=torch.long)
+    return int(network(one, one).pooled.shape[1])
