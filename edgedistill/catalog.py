@@ -100,7 +100,7 @@ def _file_names(kind: FileKind) -> list[str]:
 
 def _load(kind: FileKind, spec: type[SpecT], name_or_path: str) -> SpecT:
     if name_or_path.endswith(".toml") or "/" in name_or_path or "\\" in name_or_path:
-        return spec.read_toml(Path(name_or_path).expanduser())
+        return spec.read_toml(Path(name_or_path))
     names = _file_names(kind)
     if name_or_path not in names:  # compared with the listing, so no name can lead out of the folder
         raise SpecError(

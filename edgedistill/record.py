@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from edgedistill.data.tensors import Outputs
 from edgedistill.errors import StageError
 from edgedistill.specs import Progress
-from edgedistill.tasks import text_classification as task
 
 
 @dataclass(frozen=True)
@@ -43,20 +42,22 @@ class Recorded:
 
 @torch.no_grad()
 def answers(
-    model: nn.Module | Callable[[Tensor, Tensor], Outputs],
+    model: nn.Module,
     sequences: Sequence[Sequence[int]],
-    pad_id: int,
+    collate: Callable[[Sequence[Sequence[int]]], tuple[Tensor, ...]],
     progress: Progress,
     batch_size: int = 64,
 ) -> Outputs:
-    """The model's answers in the order of `sequences`; batches hold texts of like length, so little is padding."""
-    if isinstance(model, nn.Module):
-        model.eval()
+    """The model's answers in the order of `sequences`; `collate` is the task's, and makes the model's arguments.
+
+    Batches hold samples of like length, so little of them is padding.
+    """
+    model.eval()
     order = np.argsort([len(item) for item in sequences], kind="stable")
     logits, pooled = [], []
     for start in range(0, len(order), batch_size):
         batch = [sequences[i] for i in order[start : start + batch_size]]
-        out = model(*task.collate(batch, pad_id))
+        out = model(*collate(batch))
         logits.append(out.logits)
         pooled.append(out.pooled)
         progress.advance(len(batch))

@@ -52,7 +52,9 @@ def quantize_rows(x: Float[Tensor, "rows width"]) -> tuple[Float[Tensor, "rows w
     return shifted, inverse.reciprocal_()
 
 
-def integer_matmul(a: Float[Tensor, "rows width"], b: Float[Tensor, "channels width"]) -> Float[Tensor, "rows channels"]:
+def integer_matmul(
+    a: Float[Tensor, "rows width"], b: Float[Tensor, "channels width"]
+) -> Float[Tensor, "rows channels"]:
     """`a @ b.T` of integers |a| <= 255, |b| <= 127 held in float32, exact until the one rounding of the result."""
     width = a.shape[1]
     if width <= _EXACT_WIDTH:

@@ -22,7 +22,8 @@ class DynamicQuantLinear(nn.Linear):
     def forward(self, input: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows channels"]:
         """Same shapes as `nn.Linear`."""
         bias = self.weight.new_zeros(self.out_features) if self.bias is None else self.bias
-        out: Tensor = DynamicLinear.apply(input.reshape(-1, self.in_features), self.weight, bias)
+        rows = input.reshape(-1, self.in_features)
+        out: Tensor = DynamicLinear.apply(rows, self.weight, bias)  # type: ignore[no-untyped-call]
         return out.view(*input.shape[:-1], self.out_features)
 
 
@@ -50,7 +51,8 @@ class StaticQuantLinear(nn.Linear):
         rows = input.reshape(-1, self.in_features)
         bias = self.weight.new_zeros(self.out_features) if self.bias is None else self.bias
         source = self._range(0, rows)
-        out: Tensor = StaticLinear.apply(rows, self.weight, bias, source, lambda result: self._range(1, result))
+        arguments = rows, self.weight, bias, source, lambda result: self._range(1, result)
+        out: Tensor = StaticLinear.apply(*arguments)  # type: ignore[no-untyped-call]
         return out.view(*input.shape[:-1], self.out_features)
 
     def grids(self) -> tuple[Range, Range]:

@@ -93,7 +93,7 @@ class FrozenStudent:
 
     def save(self, folder: Path) -> None:
         """Write `student.safetensors` and `student.json` into an existing folder, byte for byte reproducibly."""
-        arrays = dict(self.floats)
+        arrays: dict[str, NDArray[Any]] = dict(self.floats)
         for name, tensor in self.quantized.items():
             arrays[f"{name}.codes"], arrays[f"{name}.scales"] = tensor.codes, tensor.scales
         payload = safetensors.numpy.save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
@@ -128,7 +128,9 @@ class FrozenStudent:
         if not isinstance(values, dict) or values.keys() != _KEYS or values["schema"] != SCHEMA:
             raise SpecError(f"{where}: not a frozen student of schema {SCHEMA} (keys {', '.join(sorted(_KEYS))}).")
         if hashlib.sha256(payload).hexdigest() != values["tensors_sha256"]:
-            raise SpecError(f"{folder / TENSORS}: its sha256 is not the one in {DESCRIPTION}; freeze the student again.")
+            raise SpecError(
+                f"{folder / TENSORS}: its sha256 is not the one in {DESCRIPTION}; freeze the student again."
+            )
         try:
             arrays = safetensors.numpy.load(payload)
         except safetensors.SafetensorError as error:
@@ -143,9 +145,7 @@ class FrozenStudent:
         return cls(family, config.model_dump(mode="json"), scheme, quantized, floats, ranges, values["task"])
 
 
-def freeze(
-    model: nn.Module, family: str, config: Spec, scheme: QuantScheme, task: Mapping[str, Any]
-) -> FrozenStudent:
+def freeze(model: nn.Module, family: str, config: Spec, scheme: QuantScheme, task: Mapping[str, Any]) -> FrozenStudent:
     """Lower a trained student to codes; `model` may be prepared (`quant.fake.prepare`) or, if dynamic, plain float.
 
     Raises:

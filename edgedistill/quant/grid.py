@@ -37,7 +37,9 @@ def quantize(
     return torch.round(weight / scales[:, None]).clamp_(-CODE_MAX, CODE_MAX)
 
 
-def codes_of(weight: Float[Tensor, "channels width"], scales: Float[Tensor, " channels"]) -> Int8[Tensor, "channels width"]:
+def codes_of(
+    weight: Float[Tensor, "channels width"], scales: Float[Tensor, " channels"]
+) -> Int8[Tensor, "channels width"]:
     """The codes of `quantize` as int8, for storage."""
     return quantize(weight.detach(), scales).to(torch.int8)
 
@@ -64,5 +66,5 @@ class _FakeQuantize(torch.autograd.Function):
 
 def fake_quantize(weight: Float[Tensor, "channels width"]) -> Float[Tensor, "channels width"]:
     """`weight` moved to its own grid, with a gradient of exactly 1 for every entry."""
-    out: Tensor = _FakeQuantize.apply(weight)
+    out: Tensor = _FakeQuantize.apply(weight)  # type: ignore[no-untyped-call]
     return out

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
+
 from edgedistill.specs.base import Spec
 from edgedistill.specs.profile import Profile
 from edgedistill.specs.target import Budget, Target
@@ -39,7 +41,7 @@ class Candidate(Spec):
     size: SizeEstimate
     predictions: tuple[Prediction, ...]
     violations: tuple[str, ...]
-    teacher_ratio: float
+    teacher_ratio: float | None = Field(default=None, description="teacher by student parameters; None: unknown")
 
     @property
     def feasible(self) -> bool:

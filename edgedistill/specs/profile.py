@@ -35,11 +35,11 @@ class TeacherSource(Spec):
 class FitSpec(Spec):
     """How the teacher is fitted to the task before it teaches.
 
-    `none`: it already classifies these labels. `head`: a linear layer on its pooled embedding (convex, L-BFGS).
+    `auto`: `none` for a teacher that is a classifier, `head` for an encoder. `none`: it already classifies these labels. `head`: a linear layer on its pooled embedding (convex, L-BFGS).
     `finetune`: the head first, then every weight, AdamW with a linear warm-up and decay.
     """
 
-    method: Literal["none", "head", "finetune"] = "head"
+    method: Literal["auto", "none", "head", "finetune"] = "auto"
     epochs: Annotated[int, Field(ge=0, le=100)] = 0
     batch_size: Count = 32
     learning_rate: Positive = 1e-4
@@ -60,6 +60,9 @@ class DataSpec(Spec):
 
     train: str = Field(description="'builtin:NAME' or a path to JSONL, CSV or Parquet with `text` and `label`")
     held_out: str | None = Field(default=None, description="as `train`; None: a stratified part of `train`")
+    duplicates: Literal["error", "drop"] = Field(
+        default="error", description="what to do with train rows whose text is held out too; drop: leave them out"
+    )
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     calibration_rows: Count = 256
@@ -72,7 +75,9 @@ class StudentSpec(Spec):
     """The family and the sizes the planner may choose from. `candidates` are the family's own configurations."""
 
     family: Name = "bert"
-    init: Literal["teacher", "random"] = "teacher"
+    init: Literal["embeddings", "random"] = Field(
+        default="embeddings", description="embeddings: the teacher's word vectors, their width reduced by PCA"
+    )
     vocabulary: Annotated[int, Field(ge=100, le=200_000)] = Field(default=3000, description="most pieces to keep")
     buckets: Annotated[tuple[Count, ...], Field(min_length=1)] = (16, 32, 64)
     candidates: Annotated[tuple[Mapping[str, int | float], ...], Field(min_length=1)]
@@ -97,6 +102,7 @@ class DistilSpec(Spec):
 
     name: Name
     epochs: Annotated[float, Field(gt=0, le=10_000)]
+    steps_min: Annotated[int, Field(ge=1)] = Field(default=1, description="a small data set is repeated until then")
     batch_size: Count = 64
     learning_rate: Positive
     schedule: Literal["one_cycle", "linear", "constant"] = "one_cycle"

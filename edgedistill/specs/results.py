@@ -52,7 +52,11 @@ class Quality(Spec):
 
 
 class Measurement(Spec):
-    """What a runner saw: raw samples first, everything else derives from them."""
+    """What a runner saw: raw samples first, everything else derives from them.
+
+    `launch_counts` says how many of `samples_ms`, in order, belong to each process launch. `peak_memory_mb` is the
+    whole process, of which `baseline_memory_mb` was there before the file was loaded.
+    """
 
     artifact_sha256: str
     provenance: Provenance
@@ -61,6 +65,7 @@ class Measurement(Spec):
     signature: str
     threads: int
     samples_ms: tuple[float, ...]
+    launch_counts: tuple[int, ...] = ()
     launch_medians_ms: tuple[float, ...]
     first_inference_ms: float
     load_ms: float
@@ -116,6 +121,11 @@ class Check(Spec):
     provenance: Provenance | None = None
     note: str = ""
 
+    @property
+    def relation(self) -> str:
+        """`≥` when the limit is a floor (its name ends in `_min`), `≤` when it is a ceiling."""
+        return "≥" if self.name.endswith("_min") else "≤"
+
 
 class GateResult(Spec):
     """All lines, and the verdict of the whole: the worst line counts."""
@@ -136,7 +146,7 @@ class LedgerRow(Spec):
 
     name: str
     parameters: int
-    size_mb: float
+    size_mb: float | None
     quality: Quality
     latency_p50_ms: float | None = None
     latency_p95_ms: float | None = None

@@ -9,11 +9,14 @@ A family defines:
 - `parameters(config)`, `macs(config, length)`: known before it is built;
 - `tensors(config)`: name, shape and kind of each stored tensor, from which bytes are predicted.
 
-Its `module.py` defines `build(config) -> Module` whose forward takes the task's batch and returns `Outputs`.
+Its `module.py` defines `build(config) -> Module` whose forward takes the task's batch and returns `Outputs`, and its
+`start.py` defines `start(config, init, limit, tokenizer, body, texts) -> Started`: the student before training.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 TensorKind = Literal["linear", "embedding", "float"]
@@ -25,3 +28,8 @@ class StoredTensor(NamedTuple):
     name: str
     shape: tuple[int, ...]
     kind: TensorKind
+
+
+def part(family: str, name: Literal["module", "start"]) -> ModuleType:
+    """The heavy half of a family, imported when it is needed; the family's name was checked by the catalog."""
+    return import_module(f"edgedistill.students.{family}.{name}")

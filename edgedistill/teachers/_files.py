@@ -32,6 +32,13 @@ class Located:
     config: dict[str, object]
 
     @property
+    def files_sha256(self) -> dict[str, str]:
+        """Hashes of config, tokenizer and vocabulary: with the weights, everything that shapes the teacher."""
+        names = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+        found = (self.folder / name for name in (*names, "vocab.json", "merges.txt", "spiece.model"))
+        return {path.name: weights_hash(path, None) for path in found if path.is_file()}
+
+    @property
     def is_classifier(self) -> bool:
         """True when the model has a head of its own that was trained on labels."""
         names = self.config.get("architectures") or []

@@ -126,7 +126,8 @@ def save(folder: Path, network: TeacherNetwork, tokenizer: Tokenizer, labels: tu
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
     config = network.body.config.to_dict()  # type: ignore[operator, union-attr]
     config.pop("transformers_version", None)
-    facts = {"config": config, "labels": list(labels), "own_head": network.head is None}
+    width = None if network.head is None else network.head.in_features
+    facts = {"config": config, "labels": list(labels), "head_width": width}
     (folder / "teacher.json").write_text(json.dumps(facts, indent=1, sort_keys=True, default=str), encoding="utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
 
@@ -134,9 +135,9 @@ def save(folder: Path, network: TeacherNetwork, tokenizer: Tokenizer, labels: tu
 def load(folder: Path) -> tuple[TeacherNetwork, Tokenizer, tuple[str, ...]]:
     """Read a fitted teacher that `save` wrote: network in eval mode, tokenizer, labels in the order of its logits."""
     facts = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
-    body = _empty(facts["config"], facts["own_head"], folder)
-    width = facts["config"].get("hidden_size") or facts["config"].get("dim")
-    head = None if facts["own_head"] else nn.Linear(int(width), len(facts["labels"]))
+    width = facts["head_width"]
+    body = _empty(facts["config"], width is None, folder)
+    head = None if width is None else nn.Linear(width, len(facts["labels"]))
     network = TeacherNetwork(body, head)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -144,7 +145,7 @@ def load(folder: Path) -> tuple[TeacherNetwork, Tokenizer, tuple[str, ...]]:
 
 
 @torch.no_grad()
-def width_of(network: TeacherNetwork) -> int:
-    """The width of the pooled embedding."""
+def width_of(body: nn.Module) -> int:
+    """The width of an encoder's hidden states."""
     one = torch.ones(1, 2, dtype=torch.long)
-    return int(network(one, one).pooled.shape[1])
+    return int(body(input_ids=one, attention_mask=one).last_hidden_state.shape[-1])

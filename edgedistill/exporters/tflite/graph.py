@@ -1,0 +1,151 @@
+"""Frozen student to a raw .tflite, through litert-torch: weights pass as quantize/dequantize pairs on the exact grid.
+
+The pair (quantize, then dequantize) around a float weight is the one form that litert-torch 0.10 turns into an int8
+constant with our codes and scales; a dequantize of an int8 buffer is refused, and torchao's ops leave custom calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from edgedistill.errors import MissingDependency, StageError
+from edgedistill.quant.activations import HIGH, LOW, Range
+from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.quant.grid import CODE_MAX
+
+
+def convert(frozen: FrozenStudent, buckets: Sequence[int]) -> bytearray:
+    """A .tflite with one signature `length_N` per bucket, before it is shrunk and checked.
+
+    Raises:
+        MissingDependency: if litert-torch is not installed.
+        StageError: if the converter refuses the model.
+    """
+    # Read when litert_torch is imported; it draws progress bars on the terminal otherwise.
+    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
+    try:
+        with silenced():
+            import litert_torch
+            from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+            from litert_torch.quantize.quant_config import QuantConfig
+    except ImportError as error:
+        raise MissingDependency(f"Export to TFLite needs litert-torch ({error}): pip install litert-torch") from None
+    # The mode must match the pairs below: in static mode a weight whose input has no pair silently comes out float,
+    # in dynamic mode static pairs break the batch matmuls.
+    dynamic = frozen.scheme.activations == "dynamic_int8"
+    config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
+    quantizer = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config))
+    try:
+        with silenced(), torch.no_grad():
+            signatures = add_signatures(litert_torch, _with_pairs(frozen), buckets)
+            return bytearray(signatures.convert(quant_config=quantizer).model_content())
+    except Exception as error:  # the converter raises errors of torch, jax, MLIR and plain builtins alike
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StageError(
+            f"litert-torch cannot convert the {frozen.family} student ({type(error).__name__}): {first}. "
+            "Use another student family or report the model with this message."
+        ) from error
+
+
+def add_signatures(litert_torch: Any, model: nn.Module, buckets: Sequence[int]) -> Any:
+    """litert-torch's converter, holding one signature `length_N` of `model` (which answers `Outputs`) per bucket.
+
+    `litert_torch` is the imported module: the caller chooses where its slow, talkative import happens.
+    """
+    wrapped = _Signature(model).eval()
+    signatures = litert_torch
+    for length in buckets:
+        # Two tensors: one object given under both names is traced as a single input, and the mask is lost silently.
+        sample = {name: torch.ones(1, length, dtype=torch.int32) for name in ("input_ids", "attention_mask")}
+        signatures = signatures.signature(f"length_{length}", wrapped, sample_kwargs=sample)
+    return signatures
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """Send what C++ and Python libraries write to stdout and stderr to nowhere, warnings and log records included."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    disabled = logging.root.manager.disable
+    with tempfile.TemporaryFile() as sink, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for target, copy in enumerate(saved, start=1):
+                os.dup2(copy, target)
+                os.close(copy)
+            logging.disable(disabled)
+
+
+class _Signature(nn.Module):
+    """The inputs and the one output that a signature of the file has."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Int[Tensor, "1 length"], attention_mask: Int[Tensor, "1 length"]
+    ) -> dict[str, Float[Tensor, "1 classes"]]:
+        return {"logits": self.model(input_ids, attention_mask).logits}
+
+
+class _Pairs(nn.Module):
+    """A layer whose weight, and in a static scheme its input and output, pass through a quantize/dequantize pair."""
+
+    scales: Tensor
+    zeros: Tensor
+
+    def __init__(self, layer: nn.Linear | nn.Embedding, scales: Tensor, ranges: tuple[Range, Range] | None) -> None:
+        super().__init__()
+        self.layer, self.ranges = layer, ranges
+        self.register_buffer("scales", scales)
+        self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int64))
+
+    def forward(self, input: Tensor) -> Tensor:
+        ops = torch.ops.quantized_decomposed
+        grid = self.scales, self.zeros, 0, -CODE_MAX, CODE_MAX, torch.int8
+        weight = ops.dequantize_per_channel(ops.quantize_per_channel(self.layer.weight, *grid), *grid)
+        if isinstance(self.layer, nn.Embedding):
+            return nn.functional.embedding(input, weight)
+        if self.ranges is None:
+            return nn.functional.linear(input, weight, self.layer.bias)
+        source, result = self.ranges
+        return _pair(nn.functional.linear(_pair(input, source), weight, self.layer.bias), result)
+
+
+def _pair(x: Tensor, grid: Range) -> Tensor:
+    ops = torch.ops.quantized_decomposed
+    arguments = grid.scale, grid.zero_point, LOW, HIGH, torch.int8
+    out: Tensor = ops.dequantize_per_tensor(ops.quantize_per_tensor(x, *arguments), *arguments)
+    return out
+
+
+def _with_pairs(frozen: FrozenStudent) -> nn.Module:
+    import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+
+    model = frozen.build()
+    for name, tensor in frozen.quantized.items():
+        owner = name.removesuffix(".weight")
+        layer = model.get_submodule(owner)
+        assert isinstance(layer, nn.Linear | nn.Embedding), owner
+        model.set_submodule(owner, _Pairs(layer, torch.from_numpy(tensor.scales.copy()), frozen.ranges.get(owner)))
+    return model

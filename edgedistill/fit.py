@@ -1,0 +1,70 @@
+"""Fit a teacher to the task before it teaches: a linear head on its embedding, then, if asked, some of its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from edgedistill import record, training
+from edgedistill.data import Splits
+from edgedistill.specs import FitSpec, Progress
+from edgedistill.tasks import text_classification as task
+from edgedistill.teachers.network import TeacherNetwork, width_of
+
+
+def fit_network(
+    body: nn.Module,
+    tokenizer: Tokenizer,
+    splits: Splits,
+    fit: FitSpec,
+    max_length: int,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+) -> TeacherNetwork:
+    """The teacher with a head for the task's labels, in eval mode; with `none` the body as it came."""
+    if fit.method == "none":
+        return TeacherNetwork(body, None).eval()
+    sequences = task.encode(tokenizer, [row.text for row in splits.train], max_length)
+    labels = torch.tensor(task.class_ids([row.label for row in splits.train], splits.labels))
+    pad = task.pad_id(tokenizer)
+    progress.begin("teacher", len(sequences), "row")
+    head = nn.Linear(width_of(body), len(splits.labels))
+    network = TeacherNetwork(body, head)
+    pooled = record.answers(network, sequences, lambda batch: task.collate(batch, pad), progress).pooled
+    weight, bias = fit_head(pooled, labels, len(splits.labels), fit.head_l2)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+    if fit.method == "finetune":
+        _finetune(network, sequences, labels, pad, fit, seed, folder, progress)
+    return network.eval()
+
+
+def fit_head(
+    pooled: Float[Tensor, "rows width"], labels: Int[Tensor, " rows"], classes: int, l2: float
+) -> tuple[Float[Tensor, "classes width"], Float[Tensor, " classes"]]:
+    """Multinomial logistic regression with an L2 penalty on standardised embeddings, by L-BFGS: convex, one answer.
+
+    The standardisation is folded into the returned weight and bias.
+    """
+    mean, deviation = pooled.mean(0), pooled.std(0).clamp(min=1e-6)
+    x = (pooled - mean) / deviation
+    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = cross_entropy(x @ weight.T + bias, labels) + 0.5 * l2 * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    folded = (weight / deviation).detach()
+    return folded, bias.detach() - folded @ mean

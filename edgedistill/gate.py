@@ -1,0 +1,287 @@
+"""The gate: what a build was allowed to cost and had to be worth, against what was seen. Pure.
+
+A line passes only on a figure of the right kind: latency and memory on a phone are UNMEASURED until the phone itself
+was measured, whatever this machine says and whatever was predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import ceil, exp, inf, log, sqrt
+from statistics import fmean, stdev
+
+from edgedistill.errors import GateFailed, NotDecided, StageError
+from edgedistill.specs import (
+    Artifact,
+    Budget,
+    Check,
+    GateResult,
+    Measurement,
+    Parity,
+    Prediction,
+    Provenance,
+    Quality,
+    QualityFloor,
+    Target,
+    Verdict,
+)
+from edgedistill.specs.base import Spec
+
+Z = 1.959964  # two-sided 95 %
+# Student's t, two-sided 95 %, by degrees of freedom; the last one stands for all above it, which only widens.
+T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+LAUNCHES_MIN = 3  # fewer launches say nothing about the noise between them
+SAMPLES_MIN = 100  # 5 of them lie beyond the 95th percentile
+UNITS = {"size_mb": "MB", "latency_p95_ms": "ms", "peak_memory_mb": "MB", "energy_mj": "mJ"}
+
+
+class PairedCounts(Spec):
+    """Held-out rows by who answered correctly, the exported file or the teacher."""
+
+    both: int
+    only_file: int
+    only_teacher: int
+    neither: int
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return self.both + self.only_file + self.only_teacher + self.neither
+
+    def retained_interval(self) -> tuple[float, float] | None:
+        """95 % interval of (file's accuracy / teacher's), on the same rows; None when one of them is never right.
+
+        The log of the ratio of two paired proportions has the variance (b + c) / ((a + b)(a + c)), a: both right,
+        b and c: only one of them (Lachin, Biostatistical Methods, 2nd ed., 5.5.3).
+        """
+        file, teacher = self.both + self.only_file, self.both + self.only_teacher
+        if not file or not teacher:
+            return None
+        ratio = log(file / teacher)
+        spread = Z * sqrt((self.only_file + self.only_teacher) / (file * teacher))
+        return exp(ratio - spread), exp(ratio + spread)
+
+
+class GateFacts(Spec):
+    """What the gate judges: one shipped file, and everything seen about it.
+
+    `teacher` and `file` are qualities on the same held-out rows. `host` is used only by a target whose runner is this
+    machine. A prediction belongs to the budget line that its `quantity` names.
+    """
+
+    artifact: Artifact
+    teacher: Quality
+    file: Quality
+    parity: Parity
+    paired: PairedCounts | None = None
+    host: Measurement | None = None
+    predictions: tuple[Prediction, ...] = ()
+
+
+def pair(teacher_correct: Iterable[bool], file_correct: Iterable[bool]) -> PairedCounts:
+    """Count rows by who was right; both sequences are in the same order of the same rows.
+
+    Raises:
+        ValueError: if their lengths differ.
+    """
+    seen = [(bool(teacher), bool(file)) for teacher, file in zip(teacher_correct, file_correct, strict=True)]
+    return PairedCounts(
+        both=seen.count((True, True)),
+        only_file=seen.count((False, True)),
+        only_teacher=seen.count((True, False)),
+        neither=seen.count((False, False)),
+    )
+
+
+def gate(target: Target, budget: Budget, quality: QualityFloor, facts: GateFacts) -> GateResult:
+    """Judge every line that is limited, in a fixed order.
+
+    Raises:
+        StageError: the facts contradict each other: other rows, or a measurement of another file.
+    """
+    _check_facts(facts)
+    checks = [_budget_line(target, name, limit, facts) for name, limit in budget.limits().items()]
+    return GateResult(target=target.name, checks=(*checks, *_quality_lines(quality, facts), *_parity_lines(facts)))
+
+
+def exit_error(result: GateResult, *, strict: bool) -> GateFailed | NotDecided | None:
+    """The error whose exit code the result means: 3 when a line failed, 4 when strict and a line is not decided."""
+    failed = [check for check in result.checks if check.verdict is Verdict.FAIL]
+    if failed:
+        return GateFailed(f"{len(failed)} of {len(result.checks)} lines failed on {result.target}:\n{_list(failed)}")
+    open_lines = [check for check in result.checks if check.verdict is not Verdict.PASS]
+    if strict and open_lines:
+        head = f"{len(open_lines)} of {len(result.checks)} lines are not decided on {result.target}"
+        return NotDecided(f"{head}, and so not passed:\n{_list(open_lines)}")
+    return None
+
+
+def p95_bounds(measurement: Measurement) -> tuple[float, float]:
+    """95% bounds of a launch's 95th percentile of latency, in ms, with the launch as the unit.
+
+    Noise lies between processes more than between inferences, so pooled inferences would claim far too much. Student's
+    t on the logarithm of each launch's own percentile; of 3 simulated launches with 1 to 4% noise between them, its
+    upper bound held in 98 to 99 of 100 cases, that of a bootstrap over launches in 93. The pooled percentile is always
+    inside. One launch bounds nothing: (0, inf).
+    """
+    launches = _by_launch(measurement)
+    if len(launches) < 2:
+        return 0.0, inf
+    logs = [log(max(_p95(launch), 1e-9)) for launch in launches]
+    centre = fmean(logs)
+    spread = T_QUANTILES[min(len(logs) - 1, max(T_QUANTILES))] * stdev(logs) / sqrt(len(logs))
+    pooled = measurement.latency_p95_ms
+    return min(exp(centre - spread), pooled), max(exp(centre + spread), pooled)
+
+
+def _p95(values: Sequence[float]) -> float:
+    """The smallest value that at least 95% of the values do not exceed."""
+    return sorted(values)[ceil(0.95 * len(values)) - 1]
+
+
+def _by_launch(measurement: Measurement) -> list[tuple[float, ...]]:
+    counts = measurement.launch_counts
+    if not counts or sum(counts) != len(measurement.samples_ms):
+        return [measurement.samples_ms]
+    starts = [sum(counts[:index]) for index in range(len(counts))]
+    return [measurement.samples_ms[start : start + count] for start, count in zip(starts, counts, strict=True) if count]
+
+
+def _check_facts(facts: GateFacts) -> None:
+    rows = {facts.teacher.rows, facts.file.rows} | ({facts.paired.rows} if facts.paired else set())
+    if len(rows) != 1:
+        raise StageError(f"teacher and file were judged on different rows: {sorted(rows)}")
+    if facts.host and facts.host.artifact_sha256 != facts.artifact.sha256:
+        raise StageError(f"the measurement is of another file than {facts.artifact.path}: sha256 differs")
+
+
+def _budget_line(target: Target, name: str, limit: float, facts: GateFacts) -> Check:
+    if name == "size_mb":
+        return _exact(name, facts.artifact.size_mb, limit, "MB", Provenance.COMPUTED, "bytes of the shipped file")
+    predicted = next((item for item in facts.predictions if item.quantity == name), None)
+    why = _why_unmeasured(target, name, facts)
+    if why or facts.host is None:
+        tail = f"; {_told(predicted)}" if predicted else "; no prediction"
+        return Check(
+            name=name, verdict=Verdict.UNMEASURED, unit=UNITS[name], measured=None, limit=limit, note=f"{why}{tail}"
+        )
+    if name == "latency_p95_ms":
+        return _latency(facts.host, limit)
+    return _memory(facts.host, limit)
+
+
+def _why_unmeasured(target: Target, name: str, facts: GateFacts) -> str:
+    """Why no figure of the right kind exists for this line; empty when one does."""
+    if name == "energy_mj":
+        return "no power meter"
+    if target.runner != "host":
+        return f"no {target.title} was measured"
+    if facts.host is None or facts.host.provenance is not Provenance.MEASURED:
+        return "this machine was not measured"
+    if facts.host.threads != target.threads:
+        return f"measured with {facts.host.threads} threads, the target runs {target.threads}"
+    return ""
+
+
+def _told(prediction: Prediction) -> str:
+    return (
+        f"predicted {prediction.median:.3g} {prediction.unit}, {prediction.confidence:.0%} interval "
+        f"{prediction.low:.3g} to {prediction.high:.3g}"
+    )
+
+
+def _latency(host: Measurement, limit: float) -> Check:
+    launches = len(_by_launch(host))
+    verdict = Verdict.INCONCLUSIVE
+    if launches < LAUNCHES_MIN or len(host.samples_ms) < SAMPLES_MIN:
+        seen = f"{launches} launches and {len(host.samples_ms)} inferences"
+        note = f"{seen}; deciding needs {LAUNCHES_MIN} and {SAMPLES_MIN}"
+    else:
+        low, high = p95_bounds(host)
+        if high <= limit:
+            verdict = Verdict.PASS
+        elif low > limit:
+            verdict = Verdict.FAIL
+        note = f"95% CI {low:.3g} to {high:.3g} ms over {launches} launches, {len(host.samples_ms)} inferences"
+    return Check(
+        name="latency_p95_ms",
+        verdict=verdict,
+        unit="ms",
+        measured=host.latency_p95_ms,
+        limit=limit,
+        provenance=Provenance.MEASURED,
+        note=note,
+    )
+
+
+def _memory(host: Measurement, limit: float) -> Check:
+    """The measured process carries Python too: the truth lies between what loading the file added and the whole."""
+    added = host.peak_memory_mb - host.baseline_memory_mb
+    verdict = Verdict.INCONCLUSIVE
+    if host.peak_memory_mb <= limit:
+        verdict = Verdict.PASS
+    elif added > limit:
+        verdict = Verdict.FAIL
+    note = f"whole process with Python; {added:.3g} MB of it since the file was loaded"
+    return Check(
+        name="peak_memory_mb",
+        verdict=verdict,
+        unit="MB",
+        measured=host.peak_memory_mb,
+        limit=limit,
+        provenance=Provenance.MEASURED,
+        note=note,
+    )
+
+
+def _quality_lines(quality: QualityFloor, facts: GateFacts) -> list[Check]:
+    lines = []
+    ran = "the file, run on this machine"
+    if quality.retained_min is not None:
+        if not facts.teacher.correct:
+            raise StageError("the teacher answers no held-out row correctly: there is nothing to retain")
+        interval = facts.paired.retained_interval() if facts.paired else None
+        spread = f"; paired 95% CI {interval[0]:.1%} to {interval[1]:.1%}" if interval else "; no paired interval"
+        # From the counts, not from the rounded accuracies: the line is decided on the exact ratio.
+        retained = facts.file.correct / facts.teacher.correct
+        note = f"{facts.file.correct} of the teacher's {facts.teacher.correct} correct{spread}"
+        lines.append(_exact("retained_min", retained, quality.retained_min, "", Provenance.MEASURED, note))
+    if quality.accuracy_min is not None:
+        note = f"{ran}; 95% CI {facts.file.low:.1%} to {facts.file.high:.1%}, {facts.file.rows} rows"
+        lines.append(_exact("accuracy_min", facts.file.accuracy, quality.accuracy_min, "", Provenance.MEASURED, note))
+    note = f"{ran}, against the frozen student; {facts.parity.rows} rows"
+    agreement, limit = facts.parity.argmax_agreement, quality.argmax_agreement_min
+    lines.append(_exact("argmax_agreement_min", agreement, limit, "", Provenance.MEASURED, note))
+    return lines
+
+
+def _parity_lines(facts: GateFacts) -> list[Check]:
+    note = f"read back from the file's bytes, {facts.parity.tensors} tensors"
+    if not facts.parity.tensors:
+        # Zero difference over zero tensors would be a pass that nobody earned.
+        raise StageError("no tensor was read back from the file: its codes cannot be vouched for")
+    return [
+        _exact(name, float(value), 0.0, "", Provenance.COMPUTED, note)
+        for name, value in (
+            ("codes_max_difference", facts.parity.codes_max_difference),
+            ("scales_max_difference", facts.parity.scales_max_difference),
+        )
+    ]
+
+
+def _exact(name: str, measured: float, limit: float, unit: str, provenance: Provenance, note: str) -> Check:
+    """A line that needs no interval: the figure is exact, or the spec says that the point value decides."""
+    check = Check(
+        name=name, verdict=Verdict.PASS, unit=unit, measured=measured, limit=limit, provenance=provenance, note=note
+    )
+    met = measured >= limit if check.relation == "≥" else measured <= limit
+    return check if met else check.model_copy(update={"verdict": Verdict.FAIL})
+
+
+def _list(checks: Iterable[Check]) -> str:
+    return "\n".join(f"  {check.verdict:<12} {check.name}: {_figure(check)}" for check in checks)
+
+
+def _figure(check: Check) -> str:
+    seen = "not measured" if check.measured is None else f"{check.measured:.5g} {check.unit}".strip()
+    return f"{seen}, wanted {check.relation} {check.limit:.5g} {check.unit}".strip() + f" ({check.note})"

@@ -1,0 +1,230 @@
+"""build(): the stages in order. Everything slow is a stage of the store; measuring and judging are done anew each time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedistill import catalog
+from edgedistill.data import fingerprint, read_splits
+from edgedistill.pipeline import arms, bundle, proofs, steps, verdict
+from edgedistill.plan import make_plan
+from edgedistill.specs import FitSpec, GateResult, Plan, Profile, Progress, Silent, Target
+from edgedistill.store import Finished, Store, key_of
+from edgedistill.teachers import Located, locate
+
+# Raised when a stage's code changes what it writes for the same input: old results are then not taken for new ones.
+REVISIONS = {"data": 1, "teacher": 1, "record": 1, "start": 1, "distil": 1, "freeze": 1, "export": 1, "verify": 1}
+CONVERTER = (*steps.LIBRARIES, "litert-torch", "litert-converter", "ai-edge-litert", "ai-edge-quantizer", "torchao")
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build left: the bundle's folder, the plan it followed and the gate's verdict."""
+
+    folder: Path
+    plan: Plan
+    gate: GateResult
+    seconds: dict[str, float]
+
+
+class _Run:
+    """One build: the store, the progress and the order in which stages were finished."""
+
+    def __init__(self, store: Store, progress: Progress) -> None:
+        self.store, self.progress = store, progress
+        self.finished: list[Finished] = []
+
+    def stage(
+        self,
+        label: str,
+        kind: str,
+        spec: dict[str, Any],
+        inputs: list[Finished],
+        run: Callable[[Path], None],
+        libraries: tuple[str, ...] = steps.LIBRARIES,
+    ) -> Finished:
+        """Run a stage or find it in the store; `kind` names its revision, `label` what a person sees."""
+        self.progress.begin(label)
+        done = self.store.stage(
+            label.replace(":", "-"), run, revision=REVISIONS[kind], spec=spec, inputs=inputs, libraries=libraries
+        )
+        if done.cached:
+            self.progress.end("already done")
+        self.finished.append(done)
+        return done
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The finished folders that everything after training needs."""
+
+    data: Finished
+    teacher: Finished
+    recorded: Finished
+    start: Finished
+    float_student: Finished
+    last: Finished
+    stages: dict[str, Finished]
+
+
+def build(
+    target: Target,
+    profile: Profile,
+    *,
+    store: Store,
+    out: Path,
+    base: Path,
+    baselines: bool = False,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Plan, distil, quantize, export, verify, measure and gate; leave the bundle in `out`.
+
+    `base` is what relative paths of the profile are relative to. With `baselines` the honest arms are trained too:
+    the same student, data, augmentation and number of steps, without the teacher's soft answers.
+
+    Raises:
+        EdgedistillError: see `edgedistill.errors` for the tree; nothing half-written is left.
+    """
+    watch = progress or Silent()
+    run = _Run(store, watch)
+    located = locate(profile.teacher.sources)
+    data = _data(run, profile, base)
+    splits = read_splits(data.folder)
+    fit = resolved_fit(profile.teacher.fit, located, splits.labels)
+    plan = make_plan(
+        target, profile, rows=len(splits.train), classes=len(splits.labels), teacher_parameters=located.parameters
+    )
+    bundle.check_destination(out)
+    trained = train(run, plan, profile, located, fit, data)
+    frozen = _freeze(run, profile, splits.labels, located, trained)
+    exported = {name: _export(run, profile, name, frozen) for name in plan.formats}
+    verified = {name: _verify(run, profile, name, frozen, exported[name], trained) for name in plan.formats}
+    references = _references(run, profile, trained)
+    honest = arms.train_arms(run.stage, plan, profile, trained, watch) if baselines else {}
+    judged = verdict.judge(plan, verified, exported, references, trained.recorded, honest, watch)
+    folder = bundle.write(out, plan, profile, located, fit, trained, frozen, exported, verified, judged, run.finished)
+    return BuildResult(folder, plan, judged.gate, {})
+
+
+def resolved_fit(fit: FitSpec, located: Located, labels: tuple[str, ...]) -> FitSpec:
+    """The fit that is really done: `auto` is `none` for a classifier that has labels of its own, otherwise `head`."""
+    if fit.method != "auto":
+        return fit
+    return fit.model_copy(update={"method": "none" if located.is_classifier else "head"})
+
+
+def train(run: _Run, plan: Plan, profile: Profile, located: Located, fit: FitSpec, data: Finished) -> Trained:
+    """Teacher, record, start and every stage of distillation."""
+    seed, threads, length = profile.seed, profile.threads, profile.teacher.max_length
+    watch = run.progress
+    about = {"weights": located.sha256, "files": located.files_sha256, "max_length": length, "fit": fit.model_dump()}
+    about |= {"seed": seed, "threads": threads}
+    teacher = run.stage(
+        "teacher", "teacher", about, [data],
+        lambda out: steps.fit_teacher(located, fit, length, seed, threads, data.folder, out, watch),
+    )  # fmt: skip
+    recorded = run.stage(
+        "record", "record", {"max_length": length, "threads": threads}, [data, teacher],
+        lambda out: steps.record_teacher(teacher.folder, data.folder, length, threads, out, watch),
+    )  # fmt: skip
+    student, config = profile.student, dict(plan.chosen.config)
+    about = {"family": student.family, "config": config, "init": student.init, "vocabulary": student.vocabulary}
+    start = run.stage(
+        "start", "start", about | {"seed": seed, "threads": threads}, [data, teacher],
+        lambda out: steps.start_student(student, config, teacher.folder, data.folder, seed, threads, out, watch),
+    )  # fmt: skip
+    stages = distil_stages(run.stage, profile, profile, data, recorded, start, watch)
+    floats = [stages[spec.name] for spec in profile.stages if not spec.fake_quant]
+    last = stages[profile.stages[-1].name]
+    return Trained(data, teacher, recorded, start, floats[-1] if floats else last, last, stages)
+
+
+def distil_stages(
+    stage: Callable[..., Finished],
+    profile: Profile,
+    arm: Profile,
+    data: Finished,
+    recorded: Finished,
+    start: Finished,
+    watch: Progress,
+    prefix: str = "",
+) -> dict[str, Finished]:
+    """Every stage of `arm` in order, each continuing from the one before; `prefix` marks the honest arms."""
+    before, stages = start, {}
+    for index, spec in enumerate(arm.stages):
+        about = {"stage": spec.model_dump(), "scheme": profile.export.scheme.model_dump()}
+        seed = key_seed(profile.seed, index)
+        source = before
+
+        def run(out: Path, spec: Any = spec, seed: int = seed, source: Finished = source) -> None:
+            folders = (start.folder, source.folder, data.folder, recorded.folder)
+            scheme, family = profile.export.scheme, profile.student.family
+            steps.distil_stage(spec, family, scheme, seed, profile.threads, *folders, out, watch)
+
+        about |= {"seed": seed, "threads": profile.threads, "family": profile.student.family}
+        label = f"{prefix}distil:{spec.name}"
+        before = stages[spec.name] = stage(label, "distil", about, [start, source, data, recorded], run)
+    return stages
+
+
+def key_seed(seed: int, index: int) -> int:
+    """A seed of its own for each stage, so that two stages never draw the same numbers."""
+    return int(key_of({"seed": seed, "stage": index}), 16) % 2**31
+
+
+def _data(run: _Run, profile: Profile, base: Path) -> Finished:
+    about = profile.data.model_dump(exclude={"train", "held_out"})
+    about |= {"sources": fingerprint(profile.data, base), "seed": profile.seed}
+    return run.stage(
+        "data", "data", about, [],
+        lambda out: steps.prepare_data(profile.data, profile.seed, base, out, run.progress), (),
+    )  # fmt: skip
+
+
+def _freeze(run: _Run, profile: Profile, labels: tuple[str, ...], located: Located, trained: Trained) -> Finished:
+    task = {"task": profile.task, "labels": list(labels)}
+    family, scheme = profile.student.family, profile.export.scheme
+    return run.stage(
+        "freeze", "freeze", {"scheme": scheme.model_dump(), "family": family, **task}, [trained.start, trained.last],
+        lambda out: steps.freeze_student(
+            family, scheme, profile.threads, task, trained.start.folder, trained.last.folder, out, run.progress
+        ),
+    )  # fmt: skip
+
+
+def _export(run: _Run, profile: Profile, name: str, frozen: Finished) -> Finished:
+    buckets = profile.student.buckets
+    return run.stage(
+        f"export:{name}", "export", {"buckets": list(buckets)}, [frozen],
+        lambda out: proofs.export(name, frozen.folder, buckets, profile.threads, out, run.progress), CONVERTER,
+    )  # fmt: skip
+
+
+def _verify(
+    run: _Run, profile: Profile, name: str, frozen: Finished, exported: Finished, trained: Trained
+) -> Finished:
+    golden = profile.export.golden_samples
+    inputs = [frozen, exported, trained.data, trained.recorded, trained.start, trained.float_student]
+    return run.stage(
+        f"verify:{name}", "verify", {"golden_samples": golden, "family": profile.student.family}, inputs,
+        lambda out: proofs.verify(
+            name, profile.student.family, golden, profile.threads, *(item.folder for item in inputs), out, run.progress
+        ), CONVERTER,
+    )  # fmt: skip
+
+
+def _references(run: _Run, profile: Profile, trained: Trained) -> Finished:
+    buckets, threads = profile.student.buckets, profile.threads
+    inputs = [trained.teacher, trained.start, trained.float_student, trained.data]
+    return run.stage(
+        "references", "verify", {"buckets": list(buckets), "family": profile.student.family}, inputs,
+        lambda out: proofs.references(
+            profile.student.family, buckets, threads, *(item.folder for item in inputs), out, run.progress
+        ), CONVERTER,
+    )  # fmt: skip
+
+
+__all__ = ["BuildResult", "Trained", "build", "catalog", "distil_stages", "resolved_fit", "train"]

@@ -1,0 +1,242 @@
+"""The bundle a mobile engineer pulls: model, tokenizer, labels, golden samples, manifest, snippet, report.
+
+`manifest.json` lists every file with its hash and holds nothing that differs between two identical builds. What this
+host saw (timings, gate, report) lies beside it and is not in that list.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import edgedistill
+from edgedistill.data import read_splits
+from edgedistill.errors import SpecError
+from edgedistill.gate import exit_error
+from edgedistill.pipeline.proofs import model_name, read_json
+from edgedistill.pipeline.verdict import SHIPPED, Judged
+from edgedistill.report import Curve, ReportData, Split, junit_xml, write_report
+from edgedistill.specs import Artifact, FitSpec, Manifest, Plan, Profile
+from edgedistill.store import Finished, sha256_of, storage_errors, version_of, write_json, write_whole
+from edgedistill.teachers import Located
+
+if TYPE_CHECKING:
+    from edgedistill.pipeline import Trained
+
+SNIPPETS = Path(__file__).parent / "snippets"
+BUILTIN_LICENCES = {
+    "builtin:banking77": {
+        "what": "BANKING77 (a subset), Casanueva et al. 2020, PolyAI",
+        "licence": "CC-BY-4.0",
+        "use": "training data; texts in golden.json",
+    }
+}
+
+
+def check_destination(out: Path) -> None:
+    """Refuse, before anything slow, a destination that could not be replaced.
+
+    Raises:
+        SpecError: it exists and is not a bundle.
+        InfrastructureError: its parent cannot be written.
+    """
+    if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise SpecError(f"{out}: exists and is not a bundle of edgedistill. Choose another --out, or remove it yourself.")
+    with storage_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe = out.parent / f".{out.name}.probe"
+        probe.touch()
+        probe.unlink()
+
+
+def write(
+    out: Path,
+    plan: Plan,
+    profile: Profile,
+    located: Located,
+    fit: FitSpec,
+    trained: Trained,
+    frozen: Finished,
+    exported: Mapping[str, Finished],
+    verified: Mapping[str, Finished],
+    judged: Judged,
+    finished: Sequence[Finished],
+) -> Path:
+    """Write the bundle beside its place and swap it in whole; an older bundle there is replaced."""
+    draft = out.with_name(f".{out.name}.draft")
+    with storage_errors(out):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        artifacts = _contents(draft, plan, profile, located, trained, frozen, exported, verified)
+        manifest = _manifest(draft, plan, profile, located, fit, trained, artifacts, judged, finished)
+        write_json(draft / "manifest.json", manifest.model_dump(mode="json"))
+        _observed(draft, plan, profile, trained, judged, manifest)
+        _swap(draft, out)
+    return out
+
+
+def _contents(
+    draft: Path,
+    plan: Plan,
+    profile: Profile,
+    located: Located,
+    trained: Trained,
+    frozen: Finished,
+    exported: Mapping[str, Finished],
+    verified: Mapping[str, Finished],
+) -> tuple[Artifact, ...]:
+    """Everything that is the same for the same input; returns the artifacts, their paths relative to the bundle."""
+    labels = read_splits(trained.data.folder).labels
+    for name, done in exported.items():
+        shutil.copy(done.file(model_name(name)), draft / model_name(name))
+    tokenizer = read_json(frozen.file("tokenizer.json"))
+    write_json(draft / "tokenizer.json", tokenizer)
+    pieces = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
+    write_whole(draft / "vocab.txt", "".join(f"{piece}\n" for piece, _ in pieces).encode())
+    write_whole(draft / "labels.txt", "".join(f"{label}\n" for label in labels).encode())
+    write_json(draft / "golden.json", read_json(next(iter(verified.values())).file("golden.json")))
+    write_json(draft / "preprocessing.json", _preprocessing(tokenizer, profile))
+    (draft / "frozen").mkdir()
+    for name in ("student.safetensors", "student.json"):
+        shutil.copy(frozen.file(name), draft / "frozen" / name)
+    for snippet in sorted(SNIPPETS.iterdir()):
+        shutil.copy(snippet, draft / snippet.name)
+    write_whole(draft / "NOTICE.md", _notice(_licences(profile, located)).encode())
+    return tuple(Artifact(**read_json(done.file("artifact.json"))) for done in exported.values())
+
+
+def _preprocessing(tokenizer: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
+    """What the app must do before and after the model, in words that need no library of ours."""
+    normalizer = tokenizer.get("normalizer") or {}
+    return {
+        "tokenizer": "WordPiece, longest match first, vocab.txt (id = line number from 0)",
+        "lowercase": bool(normalizer.get("lowercase", False)),
+        "strip_accents": bool(normalizer.get("strip_accents") or normalizer.get("lowercase", False)),
+        "template": "[CLS] text [SEP]",
+        "pad_token": "[PAD]",
+        "unknown_token": "[UNK]",
+        "max_tokens": profile.student.buckets[-1],
+        "truncation": "keep the first max_tokens - 1 ids, then [SEP]",
+        "signatures": {f"length_{length}": length for length in profile.student.buckets},
+        "signature_rule": "the smallest length that holds the ids; pad input_ids with [PAD], attention_mask with 0",
+        "inputs": {"input_ids": "int32 [1, length]", "attention_mask": "int32 [1, length]: 1 at tokens, 0 at padding"},
+        "output": {"logits": "float32 [1, labels]; softmax gives probabilities; index = line of labels.txt from 0"},
+    }
+
+
+def _manifest(
+    draft: Path,
+    plan: Plan,
+    profile: Profile,
+    located: Located,
+    fit: FitSpec,
+    trained: Trained,
+    artifacts: tuple[Artifact, ...],
+    judged: Judged,
+    finished: Sequence[Finished],
+) -> Manifest:
+    files = {
+        path.relative_to(draft).as_posix(): sha256_of(path) for path in sorted(draft.rglob("*")) if path.is_file()
+    }
+    splits = read_splits(trained.data.folder)
+    described = profile.model_dump(mode="json")
+    # a path says where things lay on one machine; hashes say what they were
+    for part in ("train", "held_out"):
+        described["data"][part] = _without_folders(described["data"][part])
+    for source in described["teacher"]["sources"]:
+        source["name"] = _without_folders(source["name"]) if source["kind"] == "folder" else source["name"]
+    rows = {part: len(getattr(splits, part)) for part in ("train", "transfer", "validation", "calibration", "held_out")}
+    return Manifest(
+        edgedistill_version=edgedistill.__version__,
+        target=plan.target.model_dump(mode="json"),
+        profile=described,
+        plan=plan.model_dump(mode="json", exclude={"target", "profile", "candidates", "stages"}),
+        data={"rows": rows, "labels": list(splits.labels), "notes": dict(splits.notes), "stage": trained.data.key},
+        lineage=(
+            {
+                "role": "teacher",
+                "source": located.source.kind + ":" + str(_without_folders(located.source.name)),
+                "weights_sha256": located.sha256,
+                "files_sha256": located.files_sha256,
+                "fit": fit.model_dump(mode="json"),
+                "parameters": read_json(trained.recorded.file("facts.json"))["parameters"],
+            },
+            {"role": "student", "stages": [f"{item.name}:{item.key}" for item in finished]},
+        ),
+        licences=tuple(_licences(profile, located)),
+        libraries={name: version_of(name) for name in ("torch", "transformers", "litert-torch", "ai-edge-litert")},
+        artifacts=artifacts,
+        files=files,
+        teacher_quality=judged.qualities["teacher"],
+        float_quality=judged.qualities["float"],
+        artifact_quality=judged.qualities["file"],
+        parity=judged.parity,
+    )
+
+
+def _without_folders(name: str | None) -> str | None:
+    return name if name is None or name.startswith("builtin:") else Path(name).name
+
+
+def _licences(profile: Profile, located: Located) -> list[dict[str, str]]:
+    teacher = located.source.licence or "not stated: find out before you ship"
+    own = {"what": f"data {_without_folders(profile.data.train)}", "licence": "yours", "use": "training data"}
+    return [
+        {"what": f"teacher {located.source.kind}:{_without_folders(located.source.name)}", "licence": teacher,
+         "use": "weights it was distilled from"},
+        BUILTIN_LICENCES.get(profile.data.train, own),
+    ]  # fmt: skip
+
+
+def _notice(licences: Sequence[Mapping[str, str]]) -> str:
+    lines = ["# What this bundle was made from", ""]
+    lines += [f"- {item['what']} — {item['licence']} — {item['use']}" for item in licences]
+    return "\n".join(lines) + "\n"
+
+
+def _observed(
+    draft: Path, plan: Plan, profile: Profile, trained: Trained, judged: Judged, manifest: Manifest
+) -> None:
+    """What this host saw: never hashed into the manifest."""
+    error = exit_error(judged.gate, strict=False)
+    data = ReportData(
+        manifest=manifest,
+        plan=plan,
+        gate=judged.gate,
+        ledger=judged.ledger,
+        shipped=SHIPPED,
+        measurements=judged.measurements,
+        curves=tuple(
+            Curve(stage=name, points=tuple(read_json(done.file("facts.json"))["curve"]))
+            for name, done in trained.stages.items()
+        ),
+        splits=_splits(trained),
+        exit_code=error.exit_code if error else 0,
+    )
+    write_json(draft / "measurements.json", {k: m.model_dump(mode="json") for k, m in judged.measurements.items()})
+    write_json(draft / "gate.json", judged.gate.model_dump(mode="json") | {"verdict": judged.gate.verdict})
+    write_json(draft / "report.json", data.model_dump(mode="json"))
+    write_whole(draft / "gate.junit.xml", junit_xml(judged.gate).encode())
+    write_report(draft, data)
+
+
+def _splits(trained: Trained) -> tuple[Split, ...]:
+    splits = read_splits(trained.data.folder)
+    parts = ("train", "transfer", "validation", "calibration", "held_out")
+    return tuple(
+        Split(name=part, rows=len(getattr(splits, part)), dropped_duplicates=splits.notes.get(f"{part}_duplicates_dropped", 0))
+        for part in parts
+    )
+
+
+def _swap(draft: Path, out: Path) -> None:
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    draft.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+

@@ -1,0 +1,180 @@
+"""The stages after training: export, verify what was exported, and make the files that the ledger compares it with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgedistill import catalog
+from edgedistill.data import read_splits
+from edgedistill.pipeline import steps
+from edgedistill.specs import Artifact, Progress
+from edgedistill.store import sha256_of, write_json
+
+
+def model_name(format_name: str) -> str:
+    """The file name of an exported model, e.g. `model.tflite`."""
+    return f"model{catalog.constants('exporters', format_name)['SUFFIX']}"
+
+
+def export(format_name: str, frozen: Path, buckets: Sequence[int], threads: int, out: Path, progress: Progress) -> None:
+    """Write the model file; the exporter itself refuses a file that does not hold the trained codes."""
+    steps.deterministic(threads)
+    from edgedistill import quant
+
+    student = quant.FrozenStudent.load(frozen)
+    path = out / model_name(format_name)
+    catalog.load_plugin("exporters", format_name).export(student, buckets, path)
+    artifact = Artifact(
+        path=path.name,
+        format=format_name,
+        sha256=sha256_of(path),
+        size_mb=path.stat().st_size / 1e6,
+        scheme=student.scheme,
+    )
+    write_json(out / "artifact.json", artifact.model_dump())
+    progress.end(f"{artifact.size_mb:.3f} MB")
+
+
+def verify(
+    format_name: str,
+    family: str,
+    golden_samples: int,
+    threads: int,
+    frozen: Path,
+    exported: Path,
+    data: Path,
+    recorded: Path,
+    start: Path,
+    float_student: Path,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """Read the file's codes back, run it on every held-out row, and compare with the frozen student and the teacher."""
+    steps.deterministic(threads)
+    import torch
+
+    from edgedistill import evaluate, quant, record
+    from edgedistill.gate import pair
+    from edgedistill.tasks import text_classification as task
+
+    splits = read_splits(data)
+    truth = task.class_ids([row.label for row in splits.held_out], splits.labels)
+    texts = [row.text for row in splits.held_out]
+    student = quant.FrozenStudent.load(frozen)
+    path = exported / model_name(format_name)
+    exporter = catalog.load_plugin("exporters", format_name)
+    difference = evaluate.code_difference(student, exporter.read_back(path))
+    tokenizer = steps.load_tokenizer(start)
+    module = student.to_module()
+    sequences = task.encode(tokenizer, texts, student.config["max_length"])
+    runner = exporter.load(path)
+    progress.begin(f"verify:{format_name}", 2 * len(sequences), "row")
+    file = run_file(runner, sequences, progress)
+    pad = task.pad_id(tokenizer)
+    with torch.no_grad():
+        reference = record.answers(module, sequences, lambda batch: task.collate(batch, pad), progress).logits.numpy()
+    teacher = record.load(recorded).of([row.id for row in splits.held_out]).logits.numpy()
+    plain, _, _ = steps.load_student(family, start, float_student)
+    parity = evaluate.parity(reference, file, truth, len(student.quantized), difference)
+    answers = {
+        "teacher": teacher,
+        "float": steps.logits_of(plain, tokenizer, texts),
+        "frozen": reference,
+        "file": file,
+    }
+    write_json(out / "parity.json", parity.model_dump())
+    write_json(out / "quality.json", {name: task.quality(logits, truth).model_dump() for name, logits in answers.items()})
+    right = {name: (logits.argmax(-1) == torch.tensor(truth).numpy()).tolist() for name, logits in answers.items()}
+    write_json(out / "paired.json", pair(right["teacher"], right["file"]).model_dump())
+    write_json(out / "golden.json", _golden(splits.held_out[:golden_samples], sequences, file, runner, splits.labels))
+    write_json(out / "parameters.json", {"student": sum(p.numel() for p in plain.parameters())})
+    progress.end(
+        f"codes equal, argmax agreement {parity.argmax_agreement:.4f}, held-out accuracy {parity.accuracy_file:.2%}"
+    )
+
+
+def run_file(runner: Any, sequences: Sequence[Sequence[int]], progress: Progress) -> Any:
+    """The file's logits for every sequence, as a numpy array [rows, classes]."""
+    import numpy as np
+
+    out = []
+    for item in sequences:
+        out.append(runner(np.asarray(item, dtype=np.int32)))
+        progress.advance(1)
+    return np.stack(out)
+
+
+def references(
+    family: str,
+    buckets: Sequence[int],
+    threads: int,
+    teacher: Path,
+    start: Path,
+    float_student: Path,
+    data: Path,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """Files to compare with: teacher and student in float, and the float student quantized after training.
+
+    Also the token ids that every file is timed on: real held-out texts, padded to the longest bucket.
+    """
+    steps.deterministic(threads)
+    from edgedistill.exporters.tflite import load, reference
+    from edgedistill.tasks import text_classification as task
+    from edgedistill.teachers import network as networks
+
+    splits = read_splits(data)
+    truth = task.class_ids([row.label for row in splits.held_out], splits.labels)
+    texts = [row.text for row in splits.held_out]
+    student, _, tokenizer = steps.load_student(family, start, float_student)
+    progress.begin("references", 3 + len(texts), "step")
+    reference.export_float(student, buckets, out / "student_float.tflite")
+    progress.advance(1)
+    reference.quantize_after_training(out / "student_float.tflite", out / "student_ptq.tflite")
+    progress.advance(1)
+    big, big_tokenizer, _ = networks.load(teacher)
+    reference.export_float(big, buckets[-1:], out / "teacher_float.tflite")
+    progress.advance(1)
+    sequences = task.encode(tokenizer, texts, buckets[-1])
+    ptq = task.quality(run_file(load(out / "student_ptq.tflite"), sequences, progress), truth)
+    write_json(out / "quality.json", {"ptq": ptq.model_dump()})
+    samples = texts[:TIMED_SAMPLES]
+    write_json(out / "inputs.json", {
+        "student": _padded(sequences[:TIMED_SAMPLES], buckets[-1], task.pad_id(tokenizer)),
+        "teacher": _padded(task.encode(big_tokenizer, samples, buckets[-1]), buckets[-1], task.pad_id(big_tokenizer)),
+    })  # fmt: skip
+    progress.end(f"post-training int8: held-out accuracy {ptq.accuracy:.2%}")
+
+
+TIMED_SAMPLES = 32
+
+
+def _padded(sequences: Sequence[Sequence[int]], length: int, pad: int) -> dict[str, list[list[int]]]:
+    return {
+        "input_ids": [[*item, *[pad] * (length - len(item))] for item in sequences],
+        "attention_mask": [[1] * len(item) + [0] * (length - len(item)) for item in sequences],
+    }
+
+
+def _golden(rows: Any, sequences: Any, logits: Any, runner: Any, labels: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Real samples that an app can replay: text, ids, the signature to call and what this file answered."""
+    return [
+        {
+            "id": row.id,
+            "text": row.text,
+            "input_ids": list(ids),
+            "signature": runner.signature(len(ids)),
+            "logits": [round(float(value), 6) for value in answer],
+            "label": labels[int(answer.argmax())],
+        }
+        for row, ids, answer in zip(rows, sequences, logits, strict=False)
+    ]
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file that a stage wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,254 @@
+"""The stages of a build. Each reads finished folders, writes one folder, and imports what is heavy only when it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgedistill import catalog, students
+from edgedistill.data import make_splits, read_splits, write_splits
+from edgedistill.errors import TeacherError
+from edgedistill.specs import DataSpec, DistilSpec, FitSpec, Progress, QuantScheme, StudentSpec
+from edgedistill.store import write_json
+from edgedistill.teachers import Located
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+def prepare_data(spec: DataSpec, seed: int, base: Path, out: Path, progress: Progress) -> None:
+    """Read, check and split the rows; make the transfer set."""
+    splits = make_splits(spec, seed, base)
+    write_splits(out, splits)
+    progress.end(
+        f"{len(splits.train)} train, {len(splits.transfer)} transfer, {len(splits.validation)} validation, "
+        f"{len(splits.held_out)} held-out rows, {len(splits.labels)} labels"
+    )
+
+
+def fit_teacher(
+    located: Located, fit: FitSpec, max_length: int, seed: int, threads: int, data: Path, out: Path, progress: Progress
+) -> None:
+    """Load the located teacher, fit it to the task, save it with its labels in the order of its logits."""
+    deterministic(threads)
+    from edgedistill.fit import fit_network
+    from edgedistill.teachers import network as networks
+
+    splits = read_splits(data)
+    labels = own_labels(located, splits.labels) if fit.method == "none" else splits.labels
+    body = networks.load_body(located, classifier=fit.method == "none")
+    tokenizer = networks.load_tokenizer(located.folder, body.get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    network = fit_network(body, tokenizer, splits, fit, max_length, seed, out, progress)
+    networks.save(out, network, tokenizer, labels)
+
+
+def own_labels(located: Located, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The label of each of the classifier's outputs, in the data's spelling.
+
+    `LABEL_3`, the name transformers gives when nobody named a class, stands for the data's label `3`.
+
+    Raises:
+        TeacherError: if the teacher lacks a label of the data.
+    """
+    names = tuple(name.removeprefix("LABEL_") if name not in wanted else name for name in located.labels)
+    lost = sorted(set(wanted) - set(names))
+    if lost:
+        raise TeacherError(
+            f"teacher {located.source}: it does not know {len(lost)} of the data's {len(wanted)} labels, e.g. {lost[0]!r}. "
+            f"It knows {', '.join(names[:5])}{' …' if len(names) > 5 else ''}. "
+            'Rename the labels, or give it a new head with [teacher.fit] method = "head".'
+        )
+    return names
+
+
+def record_teacher(teacher: Path, data: Path, max_length: int, threads: int, out: Path, progress: Progress) -> None:
+    """The teacher's logits and pooled embedding for every row, by sample id; columns in the data's label order."""
+    deterministic(threads)
+    from edgedistill import record
+    from edgedistill.tasks import text_classification as task
+    from edgedistill.teachers import network as networks
+
+    network, tokenizer, labels = networks.load(teacher)
+    splits = read_splits(data)
+    rows = {row.id: row for part in (splits.train, splits.transfer, splits.validation, splits.held_out) for row in part}
+    sequences = task.encode(tokenizer, [row.text for row in rows.values()], max_length)
+    progress.begin("record", len(sequences), "row")
+    pad = task.pad_id(tokenizer)
+    answers = record.answers(network, sequences, lambda batch: task.collate(batch, pad), progress)
+    columns = [labels.index(name) for name in splits.labels]
+    record.save(out, record.Recorded(tuple(rows), answers.logits[:, columns], answers.pooled))
+    validation = record.load(out).of([row.id for row in splits.validation]).logits.numpy()
+    quality = task.quality(validation, task.class_ids([row.label for row in splits.validation], splits.labels))
+    facts = {"parameters": sum(p.numel() for p in network.parameters()), "validation": quality.model_dump()}
+    write_json(out / "facts.json", facts)
+    progress.end(f"validation accuracy {quality.accuracy:.2%}")
+
+
+def start_student(
+    spec: StudentSpec,
+    config: dict[str, Any],
+    teacher: Path,
+    data: Path,
+    seed: int,
+    threads: int,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """The student before training: tokenizer trimmed to the task, weights from the teacher or random."""
+    deterministic(threads)
+    import torch
+    from safetensors.torch import save_file
+
+    from edgedistill.teachers import network as networks
+
+    network, tokenizer, _ = networks.load(teacher)
+    splits = read_splits(data)
+    texts = [row.text for row in splits.train]
+    torch.manual_seed(seed)
+    starter = students.part(spec.family, "start").start
+    started = starter(config, spec.init, spec.vocabulary, tokenizer, network.body, texts)
+    save_file(started.weights, out / "student.safetensors")
+    save_file(started.projector, out / "projector.safetensors")
+    started.tokenizer.save(str(out / "tokenizer.json"))
+    write_json(out / "config.json", started.config)
+    progress.end(started.note)
+
+
+def distil_stage(
+    spec: DistilSpec,
+    family: str,
+    scheme: QuantScheme,
+    seed: int,
+    threads: int,
+    start: Path,
+    before: Path,
+    data: Path,
+    recorded: Path,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """One stage of distillation, continuing from the weights in `before`."""
+    deterministic(threads)
+    from safetensors.torch import save_file
+
+    from edgedistill import distil, quant
+
+    student, projector, tokenizer = load_student(family, start, before)
+    if spec.fake_quant:
+        quant.prepare(student, scheme)
+    material = _material(tokenizer, student.config.max_length, data, recorded)
+    progress.begin(spec.name, distil.steps_of(spec, len(material.sequences)), "step")
+    losses = {term.loss: catalog.load_plugin("losses", term.loss) for term in spec.losses}
+    freezer = (lambda: quant.freeze_observers(student)) if spec.fake_quant else None
+    curve = distil.distil(spec, student, projector, material, losses, seed, out, progress, freezer)
+    save_file({k: v.contiguous() for k, v in student.state_dict().items()}, out / "student.safetensors")
+    save_file({k: v.contiguous() for k, v in projector.state_dict().items()}, out / "projector.safetensors")
+    quality = score(student, tokenizer, data, "validation")
+    write_json(out / "facts.json", {"curve": curve, "validation": quality.model_dump()})
+    progress.end(f"loss {curve[-1][1]:.4f}, validation accuracy {quality.accuracy:.2%}")
+
+
+def freeze_student(
+    family: str,
+    scheme: QuantScheme,
+    threads: int,
+    task_facts: dict[str, Any],
+    start: Path,
+    last: Path,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """Lower the trained student to codes and scales."""
+    deterministic(threads)
+    from edgedistill import quant
+
+    student, _, tokenizer = load_student(family, start, None)
+    quant.prepare(student, scheme)
+    load_weights(student, last)
+    quant.freeze_observers(student)
+    student.eval()
+    frozen = quant.freeze(student, family, student.config, scheme, task_facts)
+    frozen.save(out)
+    tokenizer.save(str(out / "tokenizer.json"))
+    progress.end(f"{len(frozen.quantized)} tensors on the int8 grid")
+
+
+def load_student(family: str, start: Path, weights: Path | None) -> tuple[Any, Any, Any]:
+    """The student, its projector and its tokenizer; `weights`: a folder with trained ones, None: leave them as built."""
+    from safetensors.torch import load_file
+    from torch import nn
+
+    plugin = catalog.load_plugin("students", family)
+    config = plugin.Config(**json.loads((start / "config.json").read_text(encoding="utf-8")))
+    student = students.part(family, "module").build(config)
+    source = weights or start
+    projector_weights = load_file(source / "projector.safetensors")
+    wide, narrow = projector_weights["weight"].shape
+    projector = nn.Linear(narrow, wide)
+    projector.load_state_dict(projector_weights)
+    if weights:
+        load_weights(student, weights)
+    return student, projector, load_tokenizer(start)
+
+
+def load_tokenizer(start: Path) -> Any:
+    """The student's tokenizer."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(start / "tokenizer.json"))
+
+
+def load_weights(student: Any, folder: Path) -> None:
+    """Put the folder's weights into the student."""
+    from safetensors.torch import load_file
+
+    student.load_state_dict(load_file(folder / "student.safetensors"))
+
+
+def score(student: Any, tokenizer: Any, data: Path, split: str) -> Any:
+    """The student's Quality on one split."""
+    from edgedistill.tasks import text_classification as task
+
+    splits = read_splits(data)
+    rows = getattr(splits, split)
+    logits = logits_of(student, tokenizer, [row.text for row in rows])
+    return task.quality(logits, task.class_ids([row.label for row in rows], splits.labels))
+
+
+def logits_of(student: Any, tokenizer: Any, texts: list[str]) -> Any:
+    """The student's logits for texts, as a numpy array [rows, classes]."""
+    from edgedistill import record
+    from edgedistill.specs import Silent
+    from edgedistill.tasks import text_classification as task
+
+    sequences = task.encode(tokenizer, texts, student.config.max_length)
+    pad = task.pad_id(tokenizer)
+    return record.answers(student, sequences, lambda batch: task.collate(batch, pad), Silent()).logits.numpy()
+
+
+def _material(tokenizer: Any, max_length: int, data: Path, recorded: Path) -> Any:
+    import torch
+
+    from edgedistill import distil, record
+    from edgedistill.tasks import text_classification as task
+
+    splits = read_splits(data)
+    rows = [*splits.train, *splits.transfer]
+    pad = task.pad_id(tokenizer)
+    special = [tokenizer.token_to_id(name) for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
+    return distil.Material(
+        sequences=task.encode(tokenizer, [row.text for row in rows], max_length),
+        labels=torch.tensor(task.class_ids([row.label for row in rows], splits.labels)),
+        teacher=record.load(recorded).of([row.id for row in rows]),
+        collate=lambda batch: task.collate(batch, pad),
+        mask_id=special[-1],
+        special_ids=frozenset(special),
+    )
+
+
+def deterministic(threads: int) -> None:
+    """Fix what changes the bytes: the number of threads splits sums, and some operators have two algorithms."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)

@@ -1,0 +1,104 @@
+"""What was built is measured on this machine, compared in a ledger, and judged. Never cached: it is an observation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgedistill.gate import GateFacts, PairedCounts, gate
+from edgedistill.pipeline.proofs import model_name, read_json
+from edgedistill.runners import Job
+from edgedistill.runners.host import Timing, measure_many
+from edgedistill.specs import Artifact, GateResult, LedgerRow, Measurement, Parity, Plan, Progress, Quality
+from edgedistill.store import Finished
+
+SHIPPED = "student int8, shipped"
+# Short, because it is paid on every build: about half a second for each launch. `edgedistill bench` takes longer.
+TIMING = Timing(warmup_s=0.1, runs_min=50, time_s=0.35)
+LAUNCHES = 3
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The ledger, the host's timings by ledger row, and the gate's verdict on each format; `gate` is the worst."""
+
+    ledger: tuple[LedgerRow, ...]
+    measurements: Mapping[str, Measurement]
+    gate: GateResult
+    qualities: Mapping[str, Quality]
+    parity: Mapping[str, Parity]
+
+
+def judge(
+    plan: Plan,
+    verified: Mapping[str, Finished],
+    exported: Mapping[str, Finished],
+    references: Finished,
+    recorded: Finished,
+    arms: Mapping[str, Quality],
+    watch: Progress,
+) -> Judged:
+    """Measure the shipped file and those it is compared with, interleaved; fill the ledger; gate the shipped file."""
+    name = plan.formats[0]
+    shipped = exported[name].file(model_name(name))
+    files = {
+        "teacher": references.file("teacher_float.tflite"),
+        "student float": references.file("student_float.tflite"),
+        SHIPPED: shipped,
+        "student int8, post-training": references.file("student_ptq.tflite"),
+    }
+    measurements = _measure(plan, files, references, watch)
+    qualities = {key: Quality(**value) for key, value in read_json(verified[name].file("quality.json")).items()}
+    ptq = Quality(**read_json(references.file("quality.json"))["ptq"])
+    worth = dict(zip(files, (qualities["teacher"], qualities["float"], qualities["file"], ptq), strict=True))
+    parameters = read_json(verified[name].file("parameters.json"))["student"]
+    sizes = {"teacher": read_json(recorded.file("facts.json"))["parameters"]}
+    ledger = [_row(key, sizes.get(key, parameters), path, worth[key], measurements[key]) for key, path in files.items()]
+    ledger += [_arm_row(key, parameters, quality) for key, quality in arms.items()]
+    parity = {key: Parity(**read_json(done.file("parity.json"))) for key, done in verified.items()}
+    facts = GateFacts(
+        artifact=Artifact(**read_json(exported[name].file("artifact.json"))),
+        teacher=qualities["teacher"],
+        file=qualities["file"],
+        parity=parity[name],
+        paired=PairedCounts(**read_json(verified[name].file("paired.json"))),
+        host=measurements[SHIPPED],
+        predictions=plan.chosen.predictions,
+    )
+    result = gate(plan.target, plan.budget, plan.profile.quality, facts)
+    return Judged(tuple(ledger), measurements, result, qualities, parity)
+
+
+def _measure(
+    plan: Plan, files: Mapping[str, Path], references: Finished, watch: Progress
+) -> dict[str, Measurement]:
+    inputs = read_json(references.file("inputs.json"))
+    longest = f"length_{plan.profile.student.buckets[-1]}"
+    jobs = {
+        key: Job(path, longest, inputs["teacher" if key == "teacher" else "student"], plan.target.threads)
+        for key, path in files.items()
+    }
+    watch.begin("measure", len(jobs) * LAUNCHES, "launch")
+    found = measure_many(jobs, launches=LAUNCHES, timing=TIMING, progress=watch)
+    faster = found["teacher"].latency_p50_ms / found[SHIPPED].latency_p50_ms
+    watch.end(f"this host: p50 {found[SHIPPED].latency_p50_ms:.3f} ms, {faster:.0f}x faster than the teacher")
+    return found
+
+
+def _row(name: str, parameters: int, path: Path, quality: Quality, seen: Measurement) -> LedgerRow:
+    return LedgerRow(
+        name=name,
+        parameters=parameters,
+        size_mb=path.stat().st_size / 1e6,
+        quality=quality,
+        latency_p50_ms=seen.latency_p50_ms,
+        latency_p95_ms=seen.latency_p95_ms,
+        peak_memory_mb=seen.peak_memory_mb,
+        runtime=seen.runtime,
+    )
+
+
+def _arm_row(name: str, parameters: int, quality: Quality) -> LedgerRow:
+    note = "honest arm: same student, data, augmentation and steps; int8 in torch, not exported"
+    return LedgerRow(name=name, parameters=parameters, size_mb=None, quality=quality, note=note)

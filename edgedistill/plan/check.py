@@ -1,0 +1,83 @@
+"""Everything about a build that can be found wrong before anything slow: names, parameters, what a format can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from edgedistill import catalog
+from edgedistill.errors import SpecError, did_you_mean
+from edgedistill.specs import DistilSpec, LossTerm, Profile, QuantScheme, Target
+
+
+def check(target: Target, profile: Profile) -> ModuleType:
+    """Check every name that target and profile use; returns the student family.
+
+    Raises:
+        SpecError: for an unknown family, format, task or loss, or a scheme that a format cannot store exactly.
+    """
+    where = f"profile {profile.name!r}"
+    _known("tasks", profile.task, f"{where}: task")
+    _known("students", profile.student.family, f"{where}: student.family")
+    family = catalog.load_plugin("students", profile.student.family)
+    for name in target.formats:
+        _known("exporters", name, f"target {target.name!r}: formats")
+        if name not in family.FORMATS:
+            raise SpecError(
+                f"target {target.name!r} asks for format {name!r}, which cannot hold the student family"
+                f" {profile.student.family!r} of {where}. It can be held by: {', '.join(family.FORMATS)}."
+            )
+        _holds(name, profile.export.scheme, where)
+    return family
+
+
+def resolve(stage: DistilSpec, profile: Profile) -> DistilSpec:
+    """The stage with every parameter of its losses written out, defaults included.
+
+    Raises:
+        SpecError: for an unknown loss, or a parameter that the loss does not have.
+    """
+    terms = []
+    for number, term in enumerate(stage.losses):
+        where = f"profile {profile.name!r}: stage {stage.name!r}, losses[{number}]"
+        _known("losses", term.loss, where)
+        allowed: Mapping[str, float] = _constant("losses", term.loss, "PARAMS")
+        for name in term.params:
+            if name not in allowed:
+                raise SpecError(f"{where}: loss {term.loss!r} has no parameter {name!r}{did_you_mean(name, allowed)}")
+        terms.append(term.model_copy(update={"params": {**allowed, **term.params}}))
+    return stage.model_copy(update={"losses": tuple(terms)})
+
+
+def teacher_outputs(terms: tuple[LossTerm, ...]) -> tuple[str, ...]:
+    """What the losses ask of the teacher ("logits", "pooled", …), sorted; "labels" are the data's and left out."""
+    needs = {need for term in terms for need in _constant("losses", term.loss, "NEEDS")}
+    return tuple(sorted(needs - {"labels"}))
+
+
+def _known(kind: catalog.PluginKind, name: str, where: str) -> None:
+    names = catalog.plugins(kind)
+    if name not in names:
+        raise SpecError(f"{where}: unknown name {name!r}{did_you_mean(name, names)}")
+
+
+def _holds(name: str, scheme: QuantScheme, where: str) -> None:
+    held: Mapping[str, tuple[Any, ...]] = _constant("exporters", name, "HOLDS")
+    for field, values in held.items():
+        seen = getattr(scheme, field)
+        if seen not in values:
+            raise SpecError(
+                f"{where}: export.scheme.{field} = {seen!r} cannot be stored exactly in format {name!r}."
+                f" Allowed there: {', '.join(map(repr, values))}."
+            )
+
+
+def _constant(kind: catalog.PluginKind, name: str, constant: str) -> Any:
+    found = catalog.constants(kind, name)
+    if constant not in found:
+        raise SpecError(
+            f"edgedistill/{kind}/{name} defines no literal {constant}; a plug-in of this folder must, at its top level,"
+            f" so that a plan can be checked before torch is loaded."
+        )
+    return found[constant]

@@ -1,0 +1,158 @@
+"""What a file will cost on a device it has never run on: median, interval, method and terms of each budget line.
+
+Small and replaceable: everything a caller needs is `predict(target, workload)`. Coefficients and their sources are in
+`predict.toml`; nothing here is fitted at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from edgedistill.specs import Prediction, Spec, Target
+
+
+class Workload(Spec):
+    """One inference at the longest bucket, and the file that holds it. MACs are multiply-accumulates."""
+
+    macs: int
+    operators: int
+    linear_bytes: int
+    activation_bytes: int
+    peak_activation_bytes: int
+    file_bytes: int
+    signatures: int
+    activations: str
+    transformer: bool
+
+
+class _Latency(Spec):
+    reference: str
+    one_core_fp32_gflops: float
+    memory_bandwidth_gb_per_s: float
+    t0_ms: float
+    per_operator_ms: float
+    per_gmac_ms: float
+    per_mb_ms: float
+    confidence: float
+    low_factor: float
+    high_factor: float
+    high_factor_transformer: float
+
+
+class _Memory(Spec):
+    base_mb: float
+    per_file: float
+    per_packed: float
+    per_peak_activation: float
+    confidence: float
+    factor: float
+
+
+class _Energy(Spec):
+    low_w: float
+    median_w: float
+    high_w: float
+    per_mmac_mj: float
+
+
+class _Coefficients(Spec):
+    latency: _Latency
+    int8_gain: Mapping[str, float]
+    memory: _Memory
+    energy: _Energy
+
+
+@cache
+def _coefficients() -> _Coefficients:
+    return _Coefficients.read_toml(Path(__file__).with_name("predict.toml"))
+
+
+def predict(target: Target, workload: Workload) -> tuple[Prediction, ...]:
+    """The budget lines that the facts of `target` allow to predict, named as `Budget` names them.
+
+    Latency in ms needs the CPU's `one_core_fp32_gflops`; energy in mJ needs latency and a battery, as only whole-phone
+    power is published. A line whose facts are missing is left out, never guessed. Peak memory in MB is the runtime's,
+    without the process around it, and the same on every device.
+    """
+    latency = _latency(target, workload)
+    lines = [latency, _memory(workload), None if latency is None else _energy(target, workload, latency)]
+    return tuple(line for line in lines if line is not None)
+
+
+def _latency(target: Target, workload: Workload) -> Prediction | None:
+    """Formula: data/devices/README.md, 3.1, without the depthwise term; scaled by specification (3.2, step 4)."""
+    fit = _coefficients().latency
+    if target.cpu.one_core_fp32_gflops is None:
+        return None
+    slower = fit.one_core_fp32_gflops / target.cpu.one_core_fp32_gflops
+    bandwidth = target.memory_bandwidth_gb_per_s
+    slower_memory = fit.memory_bandwidth_gb_per_s / bandwidth if bandwidth else slower
+    gain = _coefficients().int8_gain[workload.activations]
+    terms = {
+        "start_ms": fit.t0_ms * slower,
+        "operators_ms": fit.per_operator_ms * workload.operators * slower,
+        "macs_ms": fit.per_gmac_ms * workload.macs / 1e9 / gain * slower,
+        "memory_ms": fit.per_mb_ms * (workload.linear_bytes + workload.activation_bytes) / 1e6 * slower_memory,
+    }
+    median = sum(terms.values())
+    method = (
+        f"spec-scaled x{slower:.2f} from {fit.reference}; int8 x{gain:g} on the MACs; no row of this device is used"
+    )
+    if not bandwidth:
+        method += "; memory bandwidth not stated, scaled as the core"
+    if target.threads > 1:
+        method += f"; of one thread, as no published row shows what {target.threads} would gain"
+    if workload.transformer:
+        method += "; upper end widened for layer norm, GELU and attention"
+    return Prediction(
+        quantity="latency_p95_ms",
+        unit="ms",
+        median=median,
+        low=median * fit.low_factor,
+        high=median * (fit.high_factor_transformer if workload.transformer else fit.high_factor),
+        confidence=fit.confidence,
+        method=method,
+        terms=terms,
+    )
+
+
+def _memory(workload: Workload) -> Prediction:
+    fit = _coefficients().memory
+    terms = {
+        "runtime_mb": fit.base_mb,
+        "file_mb": fit.per_file * workload.file_bytes / 1e6,
+        "packed_mb": fit.per_packed * workload.linear_bytes * workload.signatures / 1e6,
+        "activations_mb": fit.per_peak_activation * workload.peak_activation_bytes / 1e6,
+    }
+    median = sum(terms.values())
+    return Prediction(
+        quantity="peak_memory_mb",
+        unit="MB",
+        median=median,
+        low=median / fit.factor,
+        high=median * fit.factor,
+        confidence=fit.confidence,
+        method="LiteRT CPU: 2 MB + file + packed linear weights of each signature + 2.7 x peak activation",
+        terms=terms,
+    )
+
+
+def _energy(target: Target, workload: Workload, latency: Prediction) -> Prediction | None:
+    """Formula: data/devices/README.md, 3.5. W x ms = mJ."""
+    if target.battery_wh is None:
+        return None
+    fit = _coefficients().energy
+    by_macs = fit.per_mmac_mj * workload.macs / 1e6
+    median = fit.median_w * latency.median
+    return Prediction(
+        quantity="energy_mj",
+        unit="mJ",
+        median=median,
+        low=min(fit.low_w * latency.low, by_macs / 2),
+        high=max(fit.high_w * latency.high, by_macs * 2),
+        confidence=latency.confidence,
+        method="whole-phone CPU power (1.2-2.2 W, of other phones) x predicted latency; interval joined with mJ/MAC",
+        terms={"power_w": fit.median_w, "latency_ms": latency.median, "by_macs_mj": by_macs},
+    )

@@ -1,0 +1,98 @@
+"""The stages of a build, in order, each with the exact values that drive it and why it is there."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+from edgedistill.plan.check import resolve, teacher_outputs
+from edgedistill.plan.search import describe
+from edgedistill.specs import Budget, Candidate, DistilSpec, PlannedStage, Profile, Target
+
+
+def stages(
+    target: Target, profile: Profile, budget: Budget, chosen: Candidate, rows: int | None
+) -> tuple[PlannedStage, ...]:
+    """From the data to the gate.
+
+    Raises:
+        SpecError: if a stage of training names an unknown loss or parameter.
+    """
+    training = [resolve(spec, profile) for spec in profile.stages]
+    return (
+        *_prepare(profile, chosen, training),
+        *(_distil(spec, rows) for spec in training),
+        *_pack(target, profile),
+        *_judge(target, profile, budget),
+    )
+
+
+def _prepare(profile: Profile, chosen: Candidate, training: list[DistilSpec]) -> list[PlannedStage]:
+    student, teacher = profile.student, profile.teacher
+    outputs = teacher_outputs(tuple(term for spec in training for term in spec.losses))
+    config = {"init": student.init, "family": student.family, "config": dict(chosen.config)}
+    start = "the teacher's embeddings, projected to its width" if student.init == "embeddings" else "random weights"
+    return [
+        _stage(
+            "data",
+            profile.data.model_dump(mode="json"),
+            "one split for every stage: train, transfer, calibration, held-out",
+        ),
+        _stage(
+            "teacher",
+            teacher.model_dump(mode="json"),
+            f"the first present of {', '.join(map(str, teacher.sources))}; fit to the task: {teacher.fit.method}",
+        ),
+        _stage(
+            "record",
+            {"outputs": list(outputs), "max_length": teacher.max_length},
+            f"the teacher runs once; the losses ask for {', '.join(outputs) or 'nothing of it'}",
+        ),
+        _stage("init", config, f"{start}; {describe(chosen)}"),
+    ]
+
+
+def _distil(spec: DistilSpec, rows: int | None) -> PlannedStage:
+    terms = " + ".join(f"{term.weight:g} {term.loss}" for term in spec.losses)
+    steps = "" if rows is None else f", {ceil(spec.epochs * rows / spec.batch_size)} steps"
+    grid = "on the grid of integers that is shipped" if spec.fake_quant else "in float"
+    return _stage(spec.name, spec.model_dump(mode="json"), f"{terms}; {spec.epochs:g} epochs{steps}, {grid}")
+
+
+def _pack(target: Target, profile: Profile) -> list[PlannedStage]:
+    scheme, buckets = profile.export.scheme, profile.student.buckets
+    found = [
+        _stage(
+            "freeze", scheme.model_dump(mode="json"), "the one source of every file: integer codes, scales, float rest"
+        )
+    ]
+    for name in target.formats:
+        lengths = ", ".join(map(str, buckets))
+        values = {"format": name, "buckets": list(buckets), **profile.export.model_dump(mode="json")}
+        found.append(
+            _stage(f"export:{name}", values, f"{target.title} runs it; one signature for each of {lengths} tokens")
+        )
+    for name in target.formats:
+        values = {"format": name, "argmax_agreement_min": profile.quality.argmax_agreement_min}
+        found.append(_stage(f"verify:{name}", values, "codes read back from the file, file executed on held-out rows"))
+    return found
+
+
+def _judge(target: Target, profile: Profile, budget: Budget) -> list[PlannedStage]:
+    values = {"runner": target.runner, "threads": target.threads, "buckets": list(profile.student.buckets)}
+    where = (
+        "on this machine" if target.runner == "host" else f"on the device, if one is reached through {target.runner}"
+    )
+    limits = ", ".join(f"{name} ≤ {value:g}" for name, value in budget.limits().items()) or "no limit"
+    return [
+        _stage("measure", values, f"latency and memory {where}; never cached, as it is an observation"),
+        _stage(
+            "gate",
+            {"budget": budget.model_dump(mode="json"), "quality": profile.quality.model_dump(mode="json")},
+            limits,
+        ),
+    ]
+
+
+def _stage(name: str, spec: dict[str, Any], why: str) -> PlannedStage:
+    return PlannedStage(name=name, spec=spec, why=why)

@@ -1,0 +1,310 @@
+"""From the facts to the words and figures that the templates place; no markup here, no decisions there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from edgedistill.report.data import ReportData
+from edgedistill.report.text import NOT_KNOWN, clean, column, figure, limited, listing, percent, plain
+from edgedistill.specs import Candidate, Check, LedgerRow, Prediction, Verdict
+
+TITLES = {
+    "size_mb": "File size",
+    "latency_p95_ms": "Latency (p95)",
+    "peak_memory_mb": "Peak memory",
+    "energy_mj": "Energy per inference",
+    "retained_min": "Accuracy kept from the teacher",
+    "accuracy_min": "Accuracy",
+    "argmax_agreement_min": "Same answers as the trained student",
+    "codes_max_difference": "Change of weight codes",
+    "scales_max_difference": "Change of weight scales",
+}
+SHARES = frozenset(("retained_min", "accuracy_min", "argmax_agreement_min"))
+TONES = {Verdict.PASS: "good", Verdict.FAIL: "bad", Verdict.INCONCLUSIVE: "open", Verdict.UNMEASURED: "open"}
+EXIT_CODES = (
+    (0, "Done; nothing that could be measured failed."),
+    (1, "A stage failed."),
+    (2, "Usage or spec error."),
+    (3, "A line of the gate failed: budget, quality or parity."),
+    (4, "Not decided: a line is unmeasured or inconclusive (from gate, and from build --strict)."),
+    (5, "A device or the machine was lost; says nothing about the model."),
+    (6, "The plan is infeasible: no candidate can meet the budget."),
+)
+
+
+def view(data: ReportData) -> dict[str, Any]:
+    """Everything the templates need, as texts."""
+    return {
+        "title": f"{data.plan.profile.name} for {where(data)}",
+        "target": where(data),
+        "on_host": on_host(data),
+        "headline": _headline(data),
+        "tiles": _tiles(data),
+        "checks": [_check(check) for check in data.gate.checks],
+        "ledger": _ledger(data),
+        "unknown": NOT_KNOWN,
+        "has_host_figures": any(row.latency_p50_ms is not None for row in data.ledger),
+        "host": _host(data),
+        "predictions": [_prediction(data, item) for item in data.plan.chosen.predictions],
+        "parity": _parity(data),
+        "chosen": _candidate(data, data.plan.chosen),
+        "others": [_candidate(data, item) for item in data.plan.candidates if item.config != data.plan.chosen.config],
+        "stages": [{"name": stage.name, "why": stage.why} for stage in data.plan.stages],
+        "notes": list(data.plan.notes),
+        "splits": _splits(data),
+        "data_facts": _pairs(data.manifest.data),
+        "lineage": [_pairs(item) for item in data.manifest.lineage],
+        "licences": _table(data.manifest.licences),
+        "libraries": sorted(data.manifest.libraries.items()),
+        "artifacts": [
+            {"path": item.path, "format": item.format, "size": figure(item.size_mb, "MB"), "sha256": item.sha256}
+            for item in data.manifest.artifacts
+        ],
+        "version": data.manifest.edgedistill_version,
+        "seed": str(data.plan.profile.seed),
+        "exit_code": str(data.exit_code),
+        "exit_meaning": dict(EXIT_CODES).get(data.exit_code, "Not a documented code."),
+        "exit_codes": [{"code": str(code), "meaning": meaning} for code, meaning in EXIT_CODES],
+    }
+
+
+def on_host(data: ReportData) -> bool:
+    """True when the target is the machine that built: then its own measurements count."""
+    return data.plan.target.runner == "host"
+
+
+def where(data: ReportData) -> str:
+    """The target's name within a sentence."""
+    return "this machine" if on_host(data) else clean(data.plan.target.title)
+
+
+def title(name: str) -> str:
+    """The words for a line of the gate."""
+    return TITLES.get(name, clean(name))
+
+
+def value(name: str, number: float | None, unit: str) -> str:
+    """A figure of that line: shares as percentages, the rest with its unit."""
+    return percent(number, 2) if name in SHARES else figure(number, unit)
+
+
+def limit_of(check: Check) -> str:
+    """`≤ 10 ms`: the limit as it was written, with its direction."""
+    text = percent(check.limit, 2) if check.name in SHARES else limited(check.limit, check.unit)
+    return f"{check.relation} {text}"
+
+
+def _headline(data: ReportData) -> dict[str, Any]:
+    """The first thing a reader sees: does it meet the budget on this target, and what is not known."""
+    checks, place = data.gate.checks, where(data)
+    passed = sum(check.verdict is Verdict.PASS for check in checks)
+    failed = [check for check in checks if check.verdict is Verdict.FAIL]
+    unknown = [check for check in checks if check.verdict in (Verdict.INCONCLUSIVE, Verdict.UNMEASURED)]
+    if failed:
+        why = listing([_missed(check) for check in failed]) + (f"; {_open(unknown, place)}" if unknown else "")
+        sentence = f"This build does not meet its budget on {place}: {why}."
+        return {"tone": "bad", "word": "No", "sentence": sentence, "more": _unknown(data, unknown)}
+    if unknown:
+        sentence = f"{passed} of {len(checks)} lines pass and none fails, but {_open(unknown, place)}."
+        return {"tone": "open", "word": "Not proven", "sentence": sentence, "more": _unknown(data, unknown)}
+    sentence = f"This build meets its budget on {place}: all {len(checks)} lines pass."
+    return {"tone": "good", "word": "Yes", "sentence": sentence, "more": []}
+
+
+def _open(checks: Sequence[Check], place: str) -> str:
+    """`latency (p95) and energy were not measured on Pixel 8, and peak memory is not decided`."""
+    told = []
+    for verdict, one, many in (
+        (Verdict.UNMEASURED, f"was not measured on {place}", f"were not measured on {place}"),
+        (Verdict.INCONCLUSIVE, "was measured without a clear result", "were measured without a clear result"),
+    ):
+        names = [_lower(title(check.name)) for check in checks if check.verdict is verdict]
+        if names:
+            told.append(f"{listing(names)} {one if len(names) == 1 else many}")
+    return ", and ".join(told)
+
+
+def _missed(check: Check) -> str:
+    seen, limit = value(check.name, check.measured, check.unit), limit_of(check)
+    return f"{_lower(title(check.name))} is {seen}, the limit is {limit}"
+
+
+def _lower(words: str) -> str:
+    return words[:1].lower() + words[1:]
+
+
+def _unknown(data: ReportData, checks: Iterable[Check]) -> list[str]:
+    """What is known instead about lines that are not decided; a prediction is named as one."""
+    told = []
+    predictions = {item.quantity: item for item in data.plan.chosen.predictions}
+    for check in checks:
+        item, name = predictions.get(check.name), title(check.name)
+        limit = f"limit {limited(check.limit, check.unit)}"
+        if check.verdict is Verdict.INCONCLUSIVE:
+            seen = f"measured {figure(check.measured, check.unit)}, too uncertain to decide"
+        elif item is None:
+            seen = "neither measured nor predicted"
+        else:
+            spread = f"{figure(item.low)} to {figure(item.high, item.unit)}"
+            share = percent(item.confidence, 0)
+            seen = f"not measured; predicted {figure(item.median, item.unit)} ({share} interval {spread})"
+        told.append(f"{name}: {seen}; {limit}")
+    return told
+
+
+def _tiles(data: ReportData) -> list[dict[str, str]]:
+    """The three figures that people ask for first."""
+    shipped, teacher = _row(data, data.shipped), data.ledger[0]
+    latency = next((item for item in data.plan.chosen.predictions if item.quantity == "latency_p95_ms"), None)
+    seen = next((check for check in data.gate.checks if check.name == "latency_p95_ms"), None)
+    kept = shipped.quality.correct / teacher.quality.correct if teacher.quality.correct else None
+    limit = data.plan.budget.size_mb
+    size_note = [f"limit {limited(limit, 'MB')}"] if limit else []
+    size_note += filter(None, [_ratio(teacher.size_mb, shipped.size_mb)])
+    tiles = [
+        {"label": "Accuracy of the file", "figure": percent(shipped.quality.accuracy),
+         "note": f"{percent(kept)} of the teacher's {percent(teacher.quality.accuracy)}"},
+        {"label": "File size", "figure": figure(shipped.size_mb, "MB"),
+         "note": " · ".join(size_note)},
+    ]  # fmt: skip
+    if seen and seen.measured is not None:
+        note = f"95th percentile, measured; limit {limited(seen.limit, 'ms')}"
+        tiles.append({"label": f"Latency on {where(data)}", "figure": figure(seen.measured, "ms"),
+                      "note": note})  # fmt: skip
+    elif latency:
+        spread = f"{figure(latency.low)} to {figure(latency.high, latency.unit)}"
+        tiles.append({"label": f"Latency on {where(data)}", "figure": f"≈ {figure(latency.median, 'ms')}",
+                      "note": f"predicted, not measured · {spread}"})  # fmt: skip
+    return tiles
+
+
+def _ratio(teacher_mb: float | None, file_mb: float | None) -> str:
+    if teacher_mb is None or not file_mb:
+        return ""
+    if file_mb < teacher_mb:
+        return f"{figure(teacher_mb / file_mb)}× smaller than the teacher"
+    return f"teacher {figure(teacher_mb, 'MB')}"
+
+
+def _row(data: ReportData, name: str) -> LedgerRow:
+    return next((row for row in data.ledger if row.name == name), data.ledger[-1])
+
+
+def _check(check: Check) -> dict[str, str]:
+    return {
+        "title": title(check.name),
+        "name": check.name,
+        "verdict": check.verdict.value,
+        "tone": TONES[check.verdict],
+        "seen": "not measured" if check.measured is None else value(check.name, check.measured, check.unit),
+        "limit": limit_of(check),
+        "provenance": check.provenance.value if check.provenance else NOT_KNOWN,
+        "note": check.note,
+    }
+
+
+def _ledger(data: ReportData) -> list[dict[str, Any]]:
+    rows = data.ledger
+    sizes, p50, p95, memory = (
+        column(getattr(row, name) for row in rows)
+        for name in ("size_mb", "latency_p50_ms", "latency_p95_ms", "peak_memory_mb")
+    )
+    return [
+        {
+            "name": row.name,
+            "shipped": row.name == data.shipped,
+            "accuracy": percent(row.quality.accuracy),
+            "interval": f"{percent(row.quality.low)} to {percent(row.quality.high)}",
+            "parameters": f"{row.parameters:,}",
+            "size": sizes[index],
+            "p50": p50[index],
+            "p95": p95[index],
+            "memory": memory[index],
+            "note": " · ".join(filter(None, (row.runtime, row.note))),
+        }
+        for index, row in enumerate(rows)
+    ]
+
+
+def _host(data: ReportData) -> dict[str, str] | None:
+    """The machine and the circumstances of the host figures, in one line each."""
+    seen = next(iter(data.measurements.values()), None)
+    if seen is None:
+        return None
+    context = [
+        (key, f"{item:.3g}" if isinstance(item, float | int) else item)
+        for key, item in seen.context.items()
+        if key not in ("cpu", "launches")  # already said
+    ]
+    return {
+        "device": seen.device.removeprefix("host: "),
+        "runtime": seen.runtime,
+        "threads": str(seen.threads),
+        "signature": seen.signature,
+        "launches": str(len(seen.launch_medians_ms)),
+        "context": " · ".join(f"{key.replace('_', ' ')} {item}" for key, item in context),
+    }
+
+
+def _prediction(data: ReportData, item: Prediction) -> dict[str, str]:
+    limit = data.plan.budget.limits().get(item.quantity)
+    return {
+        "title": title(item.quantity),
+        "median": figure(item.median, item.unit),
+        "interval": f"{figure(item.low)} to {figure(item.high, item.unit)}",
+        "confidence": percent(item.confidence, 0),
+        "limit": limited(limit, item.unit) if limit is not None else "not limited",
+        "method": item.method,
+    }
+
+
+def _parity(data: ReportData) -> list[dict[str, Any]]:
+    return [
+        {
+            "format": name,
+            "rows": [
+                ("Tensors read back from the file", f"{item.tensors:,}"),
+                ("Largest difference of a weight code", str(item.codes_max_difference)),
+                ("Largest difference of a weight scale", figure(item.scales_max_difference)),
+                ("Held-out rows run through the file", f"{item.rows:,}"),
+                ("Largest difference of a logit", f"{item.logits_max_abs:.3g} of {item.logits_reference_max_abs:.3g}"),
+                ("Mean KL divergence", f"{item.mean_kl:.3g} nats"),
+                ("Same answer", percent(item.argmax_agreement, 2)),
+                ("Accuracy, file", percent(item.accuracy_file, 2)),
+                ("Accuracy, frozen student", percent(item.accuracy_reference, 2)),
+            ],
+        }
+        for name, item in data.manifest.parity.items()
+    ]
+
+
+def _candidate(data: ReportData, item: Candidate) -> dict[str, str]:
+    latency = next((line for line in item.predictions if line.quantity == "latency_p95_ms"), None)
+    why = f"meets the budget; not preferred when optimizing for {data.plan.profile.optimize_for}"
+    return {
+        "config": ", ".join(f"{key.replace('_', ' ')} {number:g}" for key, number in item.config.items()),
+        "parameters": f"{item.parameters:,}",
+        "macs": figure(item.macs / 1e6, "M"),
+        "size": figure(item.size.total_mb, "MB"),
+        "latency": figure(latency.median, latency.unit) if latency else NOT_KNOWN,
+        "why": "; ".join(item.violations) or why,
+    }
+
+
+def _splits(data: ReportData) -> list[dict[str, str]]:
+    return [
+        {"name": item.name, "rows": f"{item.rows:,}", "dropped": f"{item.dropped_duplicates:,}", "note": item.note}
+        for item in data.splits
+    ]
+
+
+def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), plain(item)) for key, item in values.items() if item not in (None, "", {}, [])]
+
+
+def _table(rows: Iterable[Mapping[str, str]]) -> dict[str, Any]:
+    """Rows of alike mappings as one table; the columns in the order in which they first appear."""
+    listed = list(rows)
+    columns = list(dict.fromkeys(key for row in listed for key in row))
+    return {"columns": columns, "rows": [[row.get(key, NOT_KNOWN) for key in columns] for row in listed]}

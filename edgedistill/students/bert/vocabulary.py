@@ -1,0 +1,80 @@
+"""The student's tokenizer: the teacher's WordPiece vocabulary cut to what the task needs, plus a safety set.
+
+A piece that is cut is never lost as text: WordPiece takes the longest pieces that are left, down to single characters,
+and every printable ASCII character is kept, so `[UNK]` stands only for scripts the task never showed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CONTINUES = "##"
+SAFETY = frozenset(chr(code) for code in range(33, 127))
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """A student's tokenizer. `sources[n]` are the teacher's ids whose text piece n stands for (one id when trimmed)."""
+
+    tokenizer: Tokenizer
+    sources: tuple[tuple[int, ...], ...]
+
+
+def trim(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
+    """At most `limit` pieces: special tokens, the safety set, then the pieces the texts use most.
+
+    A teacher without WordPiece (byte-pair or unigram) cannot be cut this way: a WordPiece vocabulary is trained on the
+    texts instead, and each new piece remembers the teacher's pieces of its text.
+    """
+    if not isinstance(teacher.model, models.WordPiece):
+        return _trained(teacher, texts, limit)
+    vocabulary = teacher.get_vocab(with_added_tokens=True)
+    teacher.no_truncation()
+    used = Counter(piece for item in teacher.encode_batch(list(texts)) for piece in item.tokens)
+    safety = {piece for piece in vocabulary if piece.removeprefix(CONTINUES) in SAFETY}
+    ranked = [piece for piece, _ in sorted(used.items(), key=lambda pair: (-pair[1], pair[0]))]
+    kept = list(dict.fromkeys([*SPECIAL, *sorted(safety), *ranked]))[: max(limit, len(SPECIAL) + len(safety))]
+    # in the teacher's order, so that the file reads like the vocabulary it came from
+    kept = [*SPECIAL, *sorted(set(kept) - set(SPECIAL), key=vocabulary.__getitem__)]
+    sources = tuple((vocabulary[piece],) if piece in vocabulary else () for piece in kept)
+    return Trimmed(_wordpiece(kept, teacher.normalizer, teacher.pre_tokenizer), sources)
+
+
+def _trained(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
+    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    alphabet = sorted(SAFETY)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=limit, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator(texts, trainer)
+    vocabulary = raw.get_vocab(with_added_tokens=True)
+    kept = [*SPECIAL, *sorted(set(vocabulary) - set(SPECIAL))]
+    sources = []
+    for piece in kept:
+        text = "" if piece in SPECIAL else piece.removeprefix(CONTINUES)
+        lead = "" if piece.startswith(CONTINUES) else " "
+        sources.append(tuple(teacher.encode(lead + text, add_special_tokens=False).ids) if text else ())
+    return Trimmed(_wordpiece(kept, raw.normalizer, raw.pre_tokenizer), tuple(sources))
+
+
+def _wordpiece(
+    pieces: Iterable[str], normalizer: normalizers.Normalizer | None, splitter: pre_tokenizers.PreTokenizer | None
+) -> Tokenizer:
+    ids = {piece: index for index, piece in enumerate(pieces)}
+    built = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", continuing_subword_prefix=CONTINUES))
+    built.add_special_tokens([piece for piece in SPECIAL if piece in ids])
+    if normalizer is not None:
+        built.normalizer = normalizer
+    if splitter is not None:
+        built.pre_tokenizer = splitter
+    built.decoder = decoders.WordPiece(prefix=CONTINUES)
+    built.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
+    )
+    return built

@@ -1,0 +1,115 @@
+"""What is predicted, how wide, and how well it does on rows that were measured by others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgedistill import catalog
+from edgedistill.plan import Workload, predict
+from edgedistill.specs import Prediction, Target
+
+WORK: dict[str, Any] = {
+    "macs": 30_000_000,
+    "operators": 140,
+    "linear_bytes": 400_000,
+    "activation_bytes": 1_000_000,
+    "peak_activation_bytes": 150_000,
+    "file_bytes": 900_000,
+    "signatures": 3,
+    "activations": "dynamic_int8",
+    "transformer": True,
+}
+
+
+def lines(target: str | Target, **changes: Any) -> dict[str, Prediction]:
+    device = catalog.load_target(target) if isinstance(target, str) else target
+    return {line.quantity: line for line in predict(device, Workload(**{**WORK, **changes}))}
+
+
+@pytest.mark.parametrize("name", catalog.target_names())
+def test_the_interval_contains_the_median_and_the_terms_explain_it(name: str) -> None:
+    found = lines(name)
+    assert {"latency_p95_ms", "peak_memory_mb"} <= set(found)
+    for line in found.values():
+        assert 0 < line.low < line.median < line.high
+        assert 0 < line.confidence < 1
+        assert line.method
+    for quantity in ("latency_p95_ms", "peak_memory_mb"):
+        assert sum(found[quantity].terms.values()) == pytest.approx(found[quantity].median)
+
+
+@pytest.mark.parametrize("field", ["macs", "operators", "linear_bytes", "activation_bytes"])
+def test_more_work_takes_longer(field: str) -> None:
+    assert (
+        lines("pixel8", **{field: 2 * WORK[field]})["latency_p95_ms"].median > lines("pixel8")["latency_p95_ms"].median
+    )
+
+
+def test_a_slower_core_takes_longer() -> None:
+    order = ["galaxy_s25", "pixel8", "rpi5", "rpi4"]
+    times = [lines(name)["latency_p95_ms"].median for name in order]
+    assert times == sorted(times)
+
+
+def test_static_int8_is_faster_than_dynamic() -> None:
+    assert (
+        lines("pixel8", activations="static_int8")["latency_p95_ms"].median < lines("pixel8")["latency_p95_ms"].median
+    )
+
+
+def test_a_transformer_is_open_above_only() -> None:
+    with_penalty, without = lines("pixel8")["latency_p95_ms"], lines("pixel8", transformer=False)["latency_p95_ms"]
+    assert with_penalty.high > without.high
+    assert (with_penalty.low, with_penalty.median) == (without.low, without.median)
+
+
+def test_without_facts_there_is_no_figure() -> None:
+    target = catalog.load_target("pixel8")
+    blind = target.cpu.model_copy(update={"one_core_fp32_gflops": None})
+    assert set(lines(target.model_copy(update={"compute_units": (blind,)}))) == {"peak_memory_mb"}
+    assert "energy_mj" not in lines("rpi5")  # no battery: only whole-phone power is published
+    without = lines(target.model_copy(update={"memory_bandwidth_gb_per_s": None}))["latency_p95_ms"]
+    assert "bandwidth not stated" in without.method
+
+
+def test_threads_are_not_invented() -> None:
+    many = catalog.load_target("pixel8").model_copy(update={"threads": 4})
+    assert lines(many)["latency_p95_ms"].median == lines("pixel8")["latency_p95_ms"].median
+    assert "of one thread" in lines(many)["latency_p95_ms"].method
+
+
+def test_memory_agrees_with_published_measurements() -> None:
+    """MiniLM fp32 with one and three signatures (facts/tflite.md), MobileNetV2 fp32 (AI Edge Portal, Pixel 9 Pro)."""
+    mini = {"file_bytes": 90_500_000, "linear_bytes": 42_600_000, "peak_activation_bytes": 500_000}
+    mobile = {"file_bytes": 13_980_000, "linear_bytes": 13_980_000, "peak_activation_bytes": 6_020_000}
+    for changes, signatures, measured in ((mini, 1, 122.0), (mini, 3, 208.0), (mobile, 1, 38.6)):
+        line = lines("pixel9_pro", signatures=signatures, **changes)["peak_memory_mb"]
+        assert line.low < measured < line.high
+        assert line.median == pytest.approx(measured, rel=0.2)
+
+
+# model: 10^6 MACs, nodes of the graph, file in MB, elements read and written in 10^6, ms on the Galaxy S25 Ultra
+# (CPU, fp32; data/devices/vision_latency.csv and model_features.csv). fp32 has no int8 gain, so MACs are scaled by it.
+MEASURED = {
+    "mobilenet_v2": (300.8, 70, 13.98, 14.96, 6.177),
+    "resnet50": (4089.2, 78, 102.1, 38.39, 72.325),
+    "squeezenet1_1": (349.2, 40, 4.955, 6.17, 5.922),
+    "vit_base": (17563.8, 400, 346.2, 36.92, 321.087),
+}
+
+
+@pytest.mark.parametrize("model", MEASURED)
+def test_a_phone_that_is_not_the_reference_lies_inside_the_interval(model: str) -> None:
+    mmacs, operators, file_mb, elements, measured = MEASURED[model]
+    line = lines(
+        "galaxy_s25_ultra",
+        macs=round(mmacs * 1e6 * 1.32),
+        operators=operators,
+        linear_bytes=round(file_mb * 1e6),
+        activation_bytes=round(4e6 * elements),
+        transformer=False,
+    )["latency_p95_ms"]
+    assert line.low < measured < line.high
+    assert line.median == pytest.approx(measured, rel=0.35)
