@@ -43,6 +43,7 @@ class _Latency(Spec):
 
 class _Memory(Spec):
     base_mb: float
+    base_host_mb: float
     per_file: float
     per_packed: float
     per_peak_activation: float
@@ -73,11 +74,11 @@ def predict(target: Target, workload: Workload) -> tuple[Prediction, ...]:
     """The budget lines that the facts of `target` allow to predict, named as `Budget` names them.
 
     Latency in ms needs the CPU's `one_core_fp32_gflops`; energy in mJ needs latency and a battery, as only whole-phone
-    power is published. A line whose facts are missing is left out, never guessed. Peak memory in MB is the runtime's,
-    without the process around it, and the same on every device.
+    power is published. A line whose facts are missing is left out, never guessed. Peak memory in MB is the runtime's
+    and the same on every device; on the host it is that of the whole process, as the host's runner measures it.
     """
     latency = _latency(target, workload)
-    lines = [latency, _memory(workload), None if latency is None else _energy(target, workload, latency)]
+    lines = [latency, _memory(target, workload), None if latency is None else _energy(target, workload, latency)]
     return tuple(line for line in lines if line is not None)
 
 
@@ -118,10 +119,11 @@ def _latency(target: Target, workload: Workload) -> Prediction | None:
     )
 
 
-def _memory(workload: Workload) -> Prediction:
+def _memory(target: Target, workload: Workload) -> Prediction:
     fit = _coefficients().memory
+    host = target.runner == "host"
     terms = {
-        "runtime_mb": fit.base_mb,
+        "runtime_mb": fit.base_host_mb if host else fit.base_mb,
         "file_mb": fit.per_file * workload.file_bytes / 1e6,
         "packed_mb": fit.per_packed * workload.linear_bytes * workload.signatures / 1e6,
         "activations_mb": fit.per_peak_activation * workload.peak_activation_bytes / 1e6,
@@ -134,7 +136,8 @@ def _memory(workload: Workload) -> Prediction:
         low=median / fit.factor,
         high=median * fit.factor,
         confidence=fit.confidence,
-        method="LiteRT CPU: 2 MB + file + packed linear weights of each signature + 2.7 x peak activation",
+        method=f"LiteRT CPU: {'process with Python' if host else 'runtime'} + file + packed linear weights of each"
+        " signature + 2.7 x peak activation",
         terms=terms,
     )
 

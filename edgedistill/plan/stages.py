@@ -18,10 +18,11 @@ def stages(
     Raises:
         SpecError: if a stage of training names an unknown loss or parameter.
     """
+    texts = None if rows is None else rows * (1 + profile.data.transfer_factor)
     training = [resolve(spec, profile) for spec in profile.stages]
     return (
         *_prepare(profile, chosen, training),
-        *(_distil(spec, rows) for spec in training),
+        *(_distil(spec, texts) for spec in training),
         *_pack(target, profile),
         *_judge(target, profile, budget),
     )
@@ -31,7 +32,9 @@ def _prepare(profile: Profile, chosen: Candidate, training: list[DistilSpec]) ->
     student, teacher = profile.student, profile.teacher
     outputs = teacher_outputs(tuple(term for spec in training for term in spec.losses))
     config = {"init": student.init, "family": student.family, "config": dict(chosen.config)}
-    start = "the teacher's embeddings, projected to its width" if student.init == "embeddings" else "random weights"
+    start = (
+        "the teacher's word vectors, their width reduced by PCA" if student.init == "embeddings" else "random weights"
+    )
     return [
         _stage(
             "data",
@@ -54,7 +57,8 @@ def _prepare(profile: Profile, chosen: Candidate, training: list[DistilSpec]) ->
 
 def _distil(spec: DistilSpec, rows: int | None) -> PlannedStage:
     terms = " + ".join(f"{term.weight:g} {term.loss}" for term in spec.losses)
-    steps = "" if rows is None else f", {ceil(spec.epochs * rows / spec.batch_size)} steps"
+    # as `distil.steps_of` counts them
+    steps = "" if rows is None else f", {max(spec.steps_min, round(spec.epochs * ceil(rows / spec.batch_size)))} steps"
     grid = "on the grid of integers that is shipped" if spec.fake_quant else "in float"
     return _stage(spec.name, spec.model_dump(mode="json"), f"{terms}; {spec.epochs:g} epochs{steps}, {grid}")
 
