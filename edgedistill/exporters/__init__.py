@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from edgedistill.quant.frozen import FrozenStudent, QuantizedTensor
 from edgedistill.specs.quant import QuantScheme
 
 
+@runtime_checkable
 class Runner(Protocol):
     """An exported file, loaded by the runtime that the format names."""
 

@@ -16,7 +16,7 @@ from edgedistill.store import Finished, Store, key_of
 from edgedistill.teachers import Located, locate
 
 # Raised when a stage's code changes what it writes for the same input: old results are then not taken for new ones.
-REVISIONS = {"data": 1, "teacher": 1, "record": 1, "start": 1, "distil": 1, "freeze": 1, "export": 1, "verify": 1}
+REVISIONS = {"data": 1, "teacher": 1, "record": 1, "start": 1, "distil": 1, "freeze": 1, "export": 1, "verify": 1, "references": 1}
 CONVERTER = (*steps.LIBRARIES, "litert-torch", "litert-converter", "ai-edge-litert", "ai-edge-quantizer", "torchao")
 
 
@@ -220,7 +220,7 @@ def _references(run: _Run, profile: Profile, trained: Trained) -> Finished:
     buckets, threads = profile.student.buckets, profile.threads
     inputs = [trained.teacher, trained.start, trained.float_student, trained.data]
     return run.stage(
-        "references", "verify", {"buckets": list(buckets), "family": profile.student.family}, inputs,
+        "references", "references", {"buckets": list(buckets), "family": profile.student.family}, inputs,
         lambda out: proofs.references(
             profile.student.family, buckets, threads, *(item.folder for item in inputs), out, run.progress
         ), CONVERTER,

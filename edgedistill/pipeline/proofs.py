@@ -131,21 +131,22 @@ def references(
     truth = task.class_ids([row.label for row in splits.held_out], splits.labels)
     texts = [row.text for row in splits.held_out]
     student, _, tokenizer = steps.load_student(family, start, float_student)
+    big, big_tokenizer, _ = networks.load(teacher)
+    longest = buckets[-1]
+    sequences = task.encode(tokenizer, texts, longest)
+    big_sequences = task.encode(big_tokenizer, texts[:TIMED_SAMPLES], longest)
     progress.begin("references", 3 + len(texts), "step")
-    reference.export_float(student, buckets, out / "student_float.tflite")
+    reference.export_float(student, buckets, sequences[:TIMED_SAMPLES], out / "student_float.tflite")
     progress.advance(1)
     reference.quantize_after_training(out / "student_float.tflite", out / "student_ptq.tflite")
     progress.advance(1)
-    big, big_tokenizer, _ = networks.load(teacher)
-    reference.export_float(big, buckets[-1:], out / "teacher_float.tflite")
+    reference.export_float(big, buckets[-1:], big_sequences, out / "teacher_float.tflite")
     progress.advance(1)
-    sequences = task.encode(tokenizer, texts, buckets[-1])
     ptq = task.quality(run_file(load(out / "student_ptq.tflite"), sequences, progress), truth)
     write_json(out / "quality.json", {"ptq": ptq.model_dump()})
-    samples = texts[:TIMED_SAMPLES]
     write_json(out / "inputs.json", {
-        "student": _padded(sequences[:TIMED_SAMPLES], buckets[-1], task.pad_id(tokenizer)),
-        "teacher": _padded(task.encode(big_tokenizer, samples, buckets[-1]), buckets[-1], task.pad_id(big_tokenizer)),
+        "student": _padded(sequences[:TIMED_SAMPLES], longest, task.pad_id(tokenizer)),
+        "teacher": _padded(big_sequences, longest, task.pad_id(big_tokenizer)),
     })  # fmt: skip
     progress.end(f"post-training int8: held-out accuracy {ptq.accuracy:.2%}")
 

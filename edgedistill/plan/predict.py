@@ -99,7 +99,8 @@ def _latency(target: Target, workload: Workload) -> Prediction | None:
     }
     median = sum(terms.values())
     method = (
-        f"spec-scaled x{slower:.2f} from {fit.reference}; int8 x{gain:g} on the MACs; no row of this device is used"
+        f"a typical inference, spec-scaled x{slower:.2f} from {fit.reference}; int8 x{gain:g} on the MACs;"
+        " no row of this device is used"
     )
     if not bandwidth:
         method += "; memory bandwidth not stated, scaled as the core"
@@ -122,8 +123,10 @@ def _latency(target: Target, workload: Workload) -> Prediction | None:
 def _memory(target: Target, workload: Workload) -> Prediction:
     fit = _coefficients().memory
     host = target.runner == "host"
+    python_mb = fit.base_host_mb - fit.base_mb if host else 0.0  # known, so it is outside the factor of the interval
     terms = {
-        "runtime_mb": fit.base_host_mb if host else fit.base_mb,
+        "process_mb": python_mb,
+        "runtime_mb": fit.base_mb,
         "file_mb": fit.per_file * workload.file_bytes / 1e6,
         "packed_mb": fit.per_packed * workload.linear_bytes * workload.signatures / 1e6,
         "activations_mb": fit.per_peak_activation * workload.peak_activation_bytes / 1e6,
@@ -133,10 +136,10 @@ def _memory(target: Target, workload: Workload) -> Prediction:
         quantity="peak_memory_mb",
         unit="MB",
         median=median,
-        low=median / fit.factor,
-        high=median * fit.factor,
+        low=python_mb + (median - python_mb) / fit.factor,
+        high=python_mb + (median - python_mb) * fit.factor,
         confidence=fit.confidence,
-        method=f"LiteRT CPU: {'process with Python' if host else 'runtime'} + file + packed linear weights of each"
+        method=f"LiteRT CPU: {'Python + ' if host else ''}runtime + file + packed linear weights of each"
         " signature + 2.7 x peak activation",
         terms=terms,
     )

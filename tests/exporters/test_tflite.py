@@ -88,7 +88,9 @@ def answers(frozen: FrozenStudent, path: Path, count: int = 150) -> tuple[np.nda
         ids = random.integers(0, frozen.config["vocabulary"], random.integers(1, runner.buckets[-1] + 1))
         ours.append(runner(ids))
         with torch.no_grad():
-            theirs.append(module(torch.from_numpy(ids)[None], torch.ones(1, len(ids))).logits[0].numpy())
+            theirs.append(
+                module(torch.from_numpy(ids)[None], torch.ones(1, len(ids), dtype=torch.int64)).logits[0].numpy()
+            )
     return np.stack(ours), np.stack(theirs)
 
 
@@ -120,7 +122,7 @@ def test_without_the_activation_emulation_the_file_would_be_off_by_far(dynamic: 
     runner, weights_only = tflite.load(path), frozen.build()
     ids = np.random.default_rng(1).integers(0, MID.vocabulary, 20)
     with torch.no_grad():
-        expected = weights_only(torch.from_numpy(ids)[None], torch.ones(1, 20)).logits[0].numpy()
+        expected = weights_only(torch.from_numpy(ids)[None], torch.ones(1, 20, dtype=torch.int64)).logits[0].numpy()
     assert np.abs(runner(ids) - expected).max() > 1e-3
 
 

@@ -107,6 +107,23 @@ def test_the_stages_come_in_the_order_of_the_build(profile: Make) -> None:
     assert plan.stages[2].spec["outputs"] == ["logits"]
 
 
+@pytest.mark.parametrize("rows", [1, 63, 64, 1000])
+def test_the_steps_announced_are_those_that_training_takes(profile: Make, rows: int) -> None:
+    from edgedistill.distil import steps_of
+
+    asked = profile(data={"transfer_factor": 1})
+    plan = make_plan(PHONE, asked, rows=rows)
+    for spec, stage in zip(asked.stages, plan.stages[4:6], strict=True):
+        assert f" {steps_of(spec, 2 * rows)} steps" in stage.why
+
+
+@pytest.mark.parametrize("target", catalog.target_names())
+@pytest.mark.parametrize("name", catalog.profile_names())
+def test_every_shipped_profile_can_be_planned_for_every_shipped_target(name: str, target: str) -> None:
+    plan = make_plan(catalog.load_target(target), catalog.load_profile(name))
+    assert plan.chosen.feasible
+
+
 def test_the_defaults_of_a_loss_are_written_out(profile: Make) -> None:
     plan = make_plan(PHONE, profile())
     assert plan.stages[4].spec["losses"][0]["params"] == {"temperature": 2.0}

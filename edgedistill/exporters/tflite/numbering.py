@@ -22,7 +22,6 @@ class _Numbers:
 
     def of(self, index: int) -> int:
         """The new number of an old one; a private tensor gets a fresh number each time. -1 (absent) stays."""
-        index = int(index)
         if index < 0 or index in self._known:
             return self._known.get(index, index)
         self.new.append(copy.copy(self.old[index]))  # entries must stay independent of each other
@@ -50,9 +49,9 @@ def renumber(model: Any, last: set[int], private_types: set[int]) -> None:
             operator.inputs, operator.outputs = _of(numbers, operator.inputs), _of(numbers, operator.outputs)
         subgraph.outputs = _of(numbers, subgraph.outputs)
         for entry in (*signature.inputs, *signature.outputs):
-            entry.tensorIndex = numbers.of(entry.tensorIndex)
+            entry.tensorIndex = numbers.of(int(entry.tensorIndex))
         subgraph.tensors = numbers.new
 
 
 def _of(numbers: _Numbers, indices: Any) -> Any:
-    return np.asarray([numbers.of(index) for index in indices], np.int32)
+    return np.asarray([numbers.of(int(index)) for index in indices], np.int32)

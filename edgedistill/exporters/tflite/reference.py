@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from edgedistill.errors import StageError
-from edgedistill.exporters.tflite.graph import _Signature, silenced
+from edgedistill.errors import StageError, VerificationError
+from edgedistill.exporters.tflite.graph import add_signatures, silenced
+from edgedistill.exporters.tflite.running import load
+
+# A float file sums in another order than torch; more than this, relative to the largest logit, is a wrong graph.
+_LIMIT = 1e-3
 
 
-def export_float(model: nn.Module, buckets: Sequence[int], out: Path) -> None:
+def export_float(model: nn.Module, buckets: Sequence[int], samples: Sequence[Sequence[int]], out: Path) -> None:
     """A float32 .tflite of any model that answers `Outputs`, with the signatures of an exported student.
+
+    `samples` are token ids of real texts, each within the longest bucket; the file must answer them as torch does.
 
     Raises:
         StageError: if the converter refuses the model.
+        VerificationError: if the file computes something else. A reference that is wrong would flatter the student.
     """
-    import litert_torch
-
-    wrapped = _Signature(model).eval()
+    os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
+    with silenced():
+        import litert_torch
     try:
         with silenced(), torch.no_grad():
-            signatures = litert_torch
-            for length in buckets:
-                ones = torch.ones(1, length, dtype=torch.int32)
-                sample = {"input_ids": ones, "attention_mask": ones}
-                signatures = signatures.signature(f"length_{length}", wrapped, sample_kwargs=sample)
-            signatures.convert().export(str(out))
+            add_signatures(litert_torch, model.eval(), buckets).convert().export(str(out))
     except Exception as error:  # the converter raises errors of torch, jax, MLIR and plain builtins alike
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StageError(f"litert-torch cannot convert the float model ({type(error).__name__}): {first}.") from error
+    runner = load(out)
+    for ids in samples:
+        row = torch.tensor([list(ids)])
+        with torch.no_grad():
+            expected = model(row, torch.ones_like(row)).logits[0].numpy()
+        error = float(np.abs(runner(np.asarray(ids, dtype=np.int32)) - expected).max())
+        if error > _LIMIT * max(1.0, float(np.abs(expected).max())):
+            raise VerificationError(f"{out.name}: the float reference answers {error:.3g} away from torch.")
 
 
 def quantize_after_training(source: Path, out: Path) -> None:

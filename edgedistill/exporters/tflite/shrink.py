@@ -67,7 +67,7 @@ class _Edit:
                 if tensor.type != self.schema.TensorType.INT8:
                     continue
                 new = self._add_tensor(subgraph, tensor.shape, self.schema.TensorType.FLOAT32, 0)
-                subgraph.operators.append(self._operator("DEQUANTIZE", 2, [index], [new]))
+                subgraph.operators.append(self._operator("DEQUANTIZE", 2, [int(index)], [new]))
                 subgraph.outputs[place] = new
                 for entry in signature.outputs:
                     entry.tensorIndex = new if entry.tensorIndex == index else entry.tensorIndex
