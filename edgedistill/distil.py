@@ -1,4 +1,4 @@
-"""Distillation of one stage: a student, what the teacher answered, the losses of the spec, with or without fake-quant."""
+"""One stage of distillation: a student, what the teacher answered, the losses of the spec, fake-quant or not."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ def distil(
     batches = _Batches(material, spec.batch_size, seed)
     steps = steps_of(spec, len(material.sequences))
     both = nn.ModuleDict({"student": student, "projector": projector})
-    terms = [(term.weight, losses[term.loss], dict(losses[term.loss].PARAMS) | dict(term.params)) for term in spec.losses]
+    terms = [
+        (term.weight, losses[term.loss], dict(losses[term.loss].PARAMS) | dict(term.params)) for term in spec.losses
+    ]
 
     def objective(step: int) -> Tensor:
         rows = batches.rows(step)
@@ -130,8 +132,8 @@ class _Batches:
         generator = training.generator(self.seed, 0, epoch)
         order = torch.randperm(len(self.lengths), generator=generator)
         batches: list[Tensor] = []
-        for group in order.split(self.batch_size * self.GROUP):
-            batches += group[self.lengths[group].argsort(stable=True)].split(self.batch_size)
+        for group in torch.split(order, self.batch_size * self.GROUP):
+            batches += torch.split(group[self.lengths[group].argsort(stable=True)], self.batch_size)
         return [batches[int(i)] for i in torch.randperm(len(batches), generator=generator)]
 
 

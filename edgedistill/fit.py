@@ -10,11 +10,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from edgedistill import record, training
+from edgedistill import record
 from edgedistill.data import Splits
 from edgedistill.specs import FitSpec, Progress
 from edgedistill.tasks import text_classification as task
-from edgedistill.teachers.network import TeacherNetwork, width_of
+from edgedistill.teachers._network import TeacherNetwork, width_of
 
 
 def fit_network(
@@ -49,22 +49,16 @@ def fit_network(
 def fit_head(
     pooled: Float[Tensor, "rows width"], labels: Int[Tensor, " rows"], classes: int, l2: float
 ) -> tuple[Float[Tensor, "classes width"], Float[Tensor, " classes"]]:
-    """Multinomial logistic regression with an L2 penalty on standardised embeddings, by L-BFGS: convex, one answer.
-
-    The standardisation is folded into the returned weight and bias.
-    """
-    mean, deviation = pooled.mean(0), pooled.std(0).clamp(min=1e-6)
-    x = (pooled - mean) / deviation
-    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
+    """Multinomial logistic regression with an L2 penalty on the weights, by L-BFGS: convex, so there is one answer."""
+    weight = torch.zeros(classes, pooled.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, history_size=10, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=150, history_size=10, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = cross_entropy(x @ weight.T + bias, labels) + 0.5 * l2 * weight.square().sum()
+        loss = cross_entropy(pooled @ weight.T + bias, labels) + 0.5 * l2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    folded = (weight / deviation).detach()
-    return folded, bias.detach() - folded @ mean
+    return weight.detach(), bias.detach()

@@ -67,7 +67,9 @@ def answers(
 
 def save(folder: Path, recorded: Recorded) -> None:
     """Write `record.safetensors` and the ids."""
-    save_file({"logits": recorded.logits.contiguous(), "pooled": recorded.pooled.contiguous()}, folder / "record.safetensors")
+    save_file(
+        {"logits": recorded.logits.contiguous(), "pooled": recorded.pooled.contiguous()}, folder / "record.safetensors"
+    )
     (folder / "ids.json").write_text(json.dumps(list(recorded.ids)), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""build(): the stages in order. Everything slow is a stage of the store; measuring and judging are done anew each time."""
+"""build(): the stages in order. All that is slow is a stage of the store; measuring and judging are done each time."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedistill import catalog
 from edgedistill.data import fingerprint, read_splits
 from edgedistill.pipeline import arms, bundle, proofs, steps, verdict
+from edgedistill.pipeline.trained import Trained
 from edgedistill.plan import make_plan
 from edgedistill.specs import FitSpec, GateResult, Plan, Profile, Progress, Silent, Target
 from edgedistill.store import Finished, Store, key_of
 from edgedistill.teachers import Located, locate
 
 # Raised when a stage's code changes what it writes for the same input: old results are then not taken for new ones.
-REVISIONS = {"data": 1, "teacher": 1, "record": 1, "start": 1, "distil": 1, "freeze": 1, "export": 1, "verify": 1, "references": 1}
+REVISIONS = {
+    "data": 1,
+    "teacher": 1,
+    "record": 1,
+    "start": 1,
+    "distil": 1,
+    "freeze": 1,
+    "export": 1,
+    "verify": 1,
+    "references": 1,
+}
 CONVERTER = (*steps.LIBRARIES, "litert-torch", "litert-converter", "ai-edge-litert", "ai-edge-quantizer", "torchao")
 
 
@@ -55,19 +65,6 @@ class _Run:
             self.progress.end("already done")
         self.finished.append(done)
         return done
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The finished folders that everything after training needs."""
-
-    data: Finished
-    teacher: Finished
-    recorded: Finished
-    start: Finished
-    float_student: Finished
-    last: Finished
-    stages: dict[str, Finished]
 
 
 def build(
@@ -155,14 +152,12 @@ def distil_stages(
     """Every stage of `arm` in order, each continuing from the one before; `prefix` marks the honest arms."""
     before, stages = start, {}
     for index, spec in enumerate(arm.stages):
-        about = {"stage": spec.model_dump(), "scheme": profile.export.scheme.model_dump()}
+        about: dict[str, Any] = {"stage": spec.model_dump(), "scheme": profile.export.scheme.model_dump()}
         seed = key_seed(profile.seed, index)
         source = before
 
         def run(out: Path, spec: Any = spec, seed: int = seed, source: Finished = source) -> None:
-            folders = (start.folder, source.folder, data.folder, recorded.folder)
-            scheme, family = profile.export.scheme, profile.student.family
-            steps.distil_stage(spec, family, scheme, seed, profile.threads, *folders, out, watch)
+            steps.distil_stage(spec, profile, seed, start, source, data, recorded, out, watch)
 
         about |= {"seed": seed, "threads": profile.threads, "family": profile.student.family}
         label = f"{prefix}distil:{spec.name}"
@@ -196,35 +191,29 @@ def _freeze(run: _Run, profile: Profile, labels: tuple[str, ...], located: Locat
 
 
 def _export(run: _Run, profile: Profile, name: str, frozen: Finished) -> Finished:
-    buckets = profile.student.buckets
+    about = {"buckets": list(profile.student.buckets), "threads": profile.threads}
     return run.stage(
-        f"export:{name}", "export", {"buckets": list(buckets)}, [frozen],
-        lambda out: proofs.export(name, frozen.folder, buckets, profile.threads, out, run.progress), CONVERTER,
+        f"export:{name}", "export", about, [frozen],
+        lambda out: proofs.export(name, profile, frozen, out, run.progress), CONVERTER,
     )  # fmt: skip
 
 
-def _verify(
-    run: _Run, profile: Profile, name: str, frozen: Finished, exported: Finished, trained: Trained
-) -> Finished:
-    golden = profile.export.golden_samples
+def _verify(run: _Run, profile: Profile, name: str, frozen: Finished, exported: Finished, trained: Trained) -> Finished:
+    about = {"golden_samples": profile.export.golden_samples, "threads": profile.threads}
     inputs = [frozen, exported, trained.data, trained.recorded, trained.start, trained.float_student]
     return run.stage(
-        f"verify:{name}", "verify", {"golden_samples": golden, "family": profile.student.family}, inputs,
-        lambda out: proofs.verify(
-            name, profile.student.family, golden, profile.threads, *(item.folder for item in inputs), out, run.progress
-        ), CONVERTER,
+        f"verify:{name}", "verify", about, inputs,
+        lambda out: proofs.verify(name, profile, frozen, exported, trained, out, run.progress), CONVERTER,
     )  # fmt: skip
 
 
 def _references(run: _Run, profile: Profile, trained: Trained) -> Finished:
-    buckets, threads = profile.student.buckets, profile.threads
+    about = {"buckets": list(profile.student.buckets), "threads": profile.threads}
     inputs = [trained.teacher, trained.start, trained.float_student, trained.data]
     return run.stage(
-        "references", "references", {"buckets": list(buckets), "family": profile.student.family}, inputs,
-        lambda out: proofs.references(
-            profile.student.family, buckets, threads, *(item.folder for item in inputs), out, run.progress
-        ), CONVERTER,
+        "references", "references", about, inputs,
+        lambda out: proofs.references(profile, trained, out, run.progress), CONVERTER,
     )  # fmt: skip
 
 
-__all__ = ["BuildResult", "Trained", "build", "catalog", "distil_stages", "resolved_fit", "train"]
+__all__ = ["BuildResult", "build", "distil_stages", "resolved_fit", "train"]

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgedistill.pipeline import proofs, steps
+from edgedistill.pipeline.trained import Trained
 from edgedistill.specs import LossTerm, Plan, Profile, Progress, Quality
 from edgedistill.store import Finished, write_json
-
-if TYPE_CHECKING:
-    from edgedistill.pipeline import Trained
 
 ARMS = {
     "labels alone": LossTerm(loss="cross_entropy"),

@@ -9,21 +9,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import edgedistill
 from edgedistill.data import read_splits
 from edgedistill.errors import SpecError
 from edgedistill.gate import exit_error
 from edgedistill.pipeline.proofs import model_name, read_json
+from edgedistill.pipeline.trained import Trained
 from edgedistill.pipeline.verdict import SHIPPED, Judged
 from edgedistill.report import Curve, ReportData, Split, junit_xml, write_report
 from edgedistill.specs import Artifact, FitSpec, Manifest, Plan, Profile
 from edgedistill.store import Finished, sha256_of, storage_errors, version_of, write_json, write_whole
 from edgedistill.teachers import Located
-
-if TYPE_CHECKING:
-    from edgedistill.pipeline import Trained
 
 SNIPPETS = Path(__file__).parent / "snippets"
 BUILTIN_LICENCES = {
@@ -43,7 +41,9 @@ def check_destination(out: Path) -> None:
         InfrastructureError: its parent cannot be written.
     """
     if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise SpecError(f"{out}: exists and is not a bundle of edgedistill. Choose another --out, or remove it yourself.")
+        raise SpecError(
+            f"{out}: exists and is not a bundle. Choose another --out, or remove it yourself."
+        )
     with storage_errors(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         probe = out.parent / f".{out.name}.probe"
@@ -137,9 +137,7 @@ def _manifest(
     judged: Judged,
     finished: Sequence[Finished],
 ) -> Manifest:
-    files = {
-        path.relative_to(draft).as_posix(): sha256_of(path) for path in sorted(draft.rglob("*")) if path.is_file()
-    }
+    files = {path.relative_to(draft).as_posix(): sha256_of(path) for path in sorted(draft.rglob("*")) if path.is_file()}
     splits = read_splits(trained.data.folder)
     described = profile.model_dump(mode="json")
     # a path says where things lay on one machine; hashes say what they were
@@ -196,9 +194,7 @@ def _notice(licences: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _observed(
-    draft: Path, plan: Plan, profile: Profile, trained: Trained, judged: Judged, manifest: Manifest
-) -> None:
+def _observed(draft: Path, plan: Plan, profile: Profile, trained: Trained, judged: Judged, manifest: Manifest) -> None:
     """What this host saw: never hashed into the manifest."""
     error = exit_error(judged.gate, strict=False)
     data = ReportData(
@@ -226,7 +222,11 @@ def _splits(trained: Trained) -> tuple[Split, ...]:
     splits = read_splits(trained.data.folder)
     parts = ("train", "transfer", "validation", "calibration", "held_out")
     return tuple(
-        Split(name=part, rows=len(getattr(splits, part)), dropped_duplicates=splits.notes.get(f"{part}_duplicates_dropped", 0))
+        Split(
+            name=part,
+            rows=len(getattr(splits, part)),
+            dropped_duplicates=splits.notes.get(f"{part}_duplicates_dropped", 0),
+        )
         for part in parts
     )
 
@@ -238,5 +238,3 @@ def _swap(draft: Path, out: Path) -> None:
         out.rename(old)
     draft.rename(out)
     shutil.rmtree(old, ignore_errors=True)
-
-

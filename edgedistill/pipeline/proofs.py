@@ -10,8 +10,9 @@ from typing import Any
 from edgedistill import catalog
 from edgedistill.data import read_splits
 from edgedistill.pipeline import steps
-from edgedistill.specs import Artifact, Progress
-from edgedistill.store import sha256_of, write_json
+from edgedistill.pipeline.trained import Trained
+from edgedistill.specs import Artifact, Profile, Progress
+from edgedistill.store import Finished, sha256_of, write_json
 
 
 def model_name(format_name: str) -> str:
@@ -19,14 +20,14 @@ def model_name(format_name: str) -> str:
     return f"model{catalog.constants('exporters', format_name)['SUFFIX']}"
 
 
-def export(format_name: str, frozen: Path, buckets: Sequence[int], threads: int, out: Path, progress: Progress) -> None:
+def export(format_name: str, profile: Profile, frozen: Finished, out: Path, progress: Progress) -> None:
     """Write the model file; the exporter itself refuses a file that does not hold the trained codes."""
-    steps.deterministic(threads)
+    steps.deterministic(profile.threads)
     from edgedistill import quant
 
-    student = quant.FrozenStudent.load(frozen)
+    student = quant.FrozenStudent.load(frozen.folder)
     path = out / model_name(format_name)
-    catalog.load_plugin("exporters", format_name).export(student, buckets, path)
+    catalog.load_plugin("exporters", format_name).export(student, profile.student.buckets, path)
     artifact = Artifact(
         path=path.name,
         format=format_name,
@@ -40,34 +41,29 @@ def export(format_name: str, frozen: Path, buckets: Sequence[int], threads: int,
 
 def verify(
     format_name: str,
-    family: str,
-    golden_samples: int,
-    threads: int,
-    frozen: Path,
-    exported: Path,
-    data: Path,
-    recorded: Path,
-    start: Path,
-    float_student: Path,
+    profile: Profile,
+    frozen: Finished,
+    exported: Finished,
+    trained: Trained,
     out: Path,
     progress: Progress,
 ) -> None:
     """Read the file's codes back, run it on every held-out row, and compare with the frozen student and the teacher."""
-    steps.deterministic(threads)
+    steps.deterministic(profile.threads)
     import torch
 
     from edgedistill import evaluate, quant, record
     from edgedistill.gate import pair
     from edgedistill.tasks import text_classification as task
 
-    splits = read_splits(data)
+    splits = read_splits(trained.data.folder)
     truth = task.class_ids([row.label for row in splits.held_out], splits.labels)
     texts = [row.text for row in splits.held_out]
-    student = quant.FrozenStudent.load(frozen)
-    path = exported / model_name(format_name)
+    student = quant.FrozenStudent.load(frozen.folder)
+    path = exported.file(model_name(format_name))
     exporter = catalog.load_plugin("exporters", format_name)
     difference = evaluate.code_difference(student, exporter.read_back(path))
-    tokenizer = steps.load_tokenizer(start)
+    tokenizer = steps.load_tokenizer(trained.start.folder)
     module = student.to_module()
     sequences = task.encode(tokenizer, texts, student.config["max_length"])
     runner = exporter.load(path)
@@ -76,8 +72,8 @@ def verify(
     pad = task.pad_id(tokenizer)
     with torch.no_grad():
         reference = record.answers(module, sequences, lambda batch: task.collate(batch, pad), progress).logits.numpy()
-    teacher = record.load(recorded).of([row.id for row in splits.held_out]).logits.numpy()
-    plain, _, _ = steps.load_student(family, start, float_student)
+    teacher = record.load(trained.recorded.folder).of([row.id for row in splits.held_out]).logits.numpy()
+    plain, _, _ = steps.load_student(profile.student.family, trained.start.folder, trained.float_student.folder)
     parity = evaluate.parity(reference, file, truth, len(student.quantized), difference)
     answers = {
         "teacher": teacher,
@@ -86,10 +82,15 @@ def verify(
         "file": file,
     }
     write_json(out / "parity.json", parity.model_dump())
-    write_json(out / "quality.json", {name: task.quality(logits, truth).model_dump() for name, logits in answers.items()})
+    write_json(
+        out / "quality.json", {name: task.quality(logits, truth).model_dump() for name, logits in answers.items()}
+    )
     right = {name: (logits.argmax(-1) == torch.tensor(truth).numpy()).tolist() for name, logits in answers.items()}
     write_json(out / "paired.json", pair(right["teacher"], right["file"]).model_dump())
-    write_json(out / "golden.json", _golden(splits.held_out[:golden_samples], sequences, file, runner, splits.labels))
+    write_json(
+        out / "golden.json",
+        _golden(splits.held_out[: profile.export.golden_samples], sequences, file, runner, splits.labels),
+    )
     write_json(out / "parameters.json", {"student": sum(p.numel() for p in plain.parameters())})
     progress.end(
         f"codes equal, argmax agreement {parity.argmax_agreement:.4f}, held-out accuracy {parity.accuracy_file:.2%}"
@@ -107,31 +108,24 @@ def run_file(runner: Any, sequences: Sequence[Sequence[int]], progress: Progress
     return np.stack(out)
 
 
-def references(
-    family: str,
-    buckets: Sequence[int],
-    threads: int,
-    teacher: Path,
-    start: Path,
-    float_student: Path,
-    data: Path,
-    out: Path,
-    progress: Progress,
-) -> None:
+def references(profile: Profile, trained: Trained, out: Path, progress: Progress) -> None:
     """Files to compare with: teacher and student in float, and the float student quantized after training.
 
     Also the token ids that every file is timed on: real held-out texts, padded to the longest bucket.
     """
-    steps.deterministic(threads)
+    steps.deterministic(profile.threads)
     from edgedistill.exporters.tflite import load, reference
     from edgedistill.tasks import text_classification as task
-    from edgedistill.teachers import network as networks
+    from edgedistill.teachers import _network as networks
 
-    splits = read_splits(data)
+    splits = read_splits(trained.data.folder)
     truth = task.class_ids([row.label for row in splits.held_out], splits.labels)
     texts = [row.text for row in splits.held_out]
-    student, _, tokenizer = steps.load_student(family, start, float_student)
-    big, big_tokenizer, _ = networks.load(teacher)
+    student, _, tokenizer = steps.load_student(
+        profile.student.family, trained.start.folder, trained.float_student.folder
+    )
+    big, big_tokenizer, _ = networks.load(trained.teacher.folder)
+    buckets = profile.student.buckets
     longest = buckets[-1]
     sequences = task.encode(tokenizer, texts, longest)
     big_sequences = task.encode(big_tokenizer, texts[:TIMED_SAMPLES], longest)

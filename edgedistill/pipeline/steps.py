@@ -1,4 +1,4 @@
-"""The stages of a build. Each reads finished folders, writes one folder, and imports what is heavy only when it runs."""
+"""The stages of a build. Each reads finished folders and writes one; what is heavy is imported when a stage runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from edgedistill import catalog, students
 from edgedistill.data import make_splits, read_splits, write_splits
 from edgedistill.errors import TeacherError
-from edgedistill.specs import DataSpec, DistilSpec, FitSpec, Progress, QuantScheme, StudentSpec
-from edgedistill.store import write_json
+from edgedistill.specs import DataSpec, DistilSpec, FitSpec, Profile, Progress, QuantScheme, StudentSpec
+from edgedistill.store import Finished, write_json
 from edgedistill.teachers import Located
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -32,7 +32,7 @@ def fit_teacher(
     """Load the located teacher, fit it to the task, save it with its labels in the order of its logits."""
     deterministic(threads)
     from edgedistill.fit import fit_network
-    from edgedistill.teachers import network as networks
+    from edgedistill.teachers import _network as networks
 
     splits = read_splits(data)
     labels = own_labels(located, splits.labels) if fit.method == "none" else splits.labels
@@ -54,7 +54,8 @@ def own_labels(located: Located, wanted: tuple[str, ...]) -> tuple[str, ...]:
     lost = sorted(set(wanted) - set(names))
     if lost:
         raise TeacherError(
-            f"teacher {located.source}: it does not know {len(lost)} of the data's {len(wanted)} labels, e.g. {lost[0]!r}. "
+            f"teacher {located.source}: it does not know {len(lost)} of the data's {len(wanted)} labels, "
+            f"e.g. {lost[0]!r}. "
             f"It knows {', '.join(names[:5])}{' …' if len(names) > 5 else ''}. "
             'Rename the labels, or give it a new head with [teacher.fit] method = "head".'
         )
@@ -66,7 +67,7 @@ def record_teacher(teacher: Path, data: Path, max_length: int, threads: int, out
     deterministic(threads)
     from edgedistill import record
     from edgedistill.tasks import text_classification as task
-    from edgedistill.teachers import network as networks
+    from edgedistill.teachers import _network as networks
 
     network, tokenizer, labels = networks.load(teacher)
     splits = read_splits(data)
@@ -99,7 +100,7 @@ def start_student(
     import torch
     from safetensors.torch import save_file
 
-    from edgedistill.teachers import network as networks
+    from edgedistill.teachers import _network as networks
 
     network, tokenizer, _ = networks.load(teacher)
     splits = read_splits(data)
@@ -116,34 +117,32 @@ def start_student(
 
 def distil_stage(
     spec: DistilSpec,
-    family: str,
-    scheme: QuantScheme,
+    profile: Profile,
     seed: int,
-    threads: int,
-    start: Path,
-    before: Path,
-    data: Path,
-    recorded: Path,
+    start: Finished,
+    before: Finished,
+    data: Finished,
+    recorded: Finished,
     out: Path,
     progress: Progress,
 ) -> None:
     """One stage of distillation, continuing from the weights in `before`."""
-    deterministic(threads)
+    deterministic(profile.threads)
     from safetensors.torch import save_file
 
     from edgedistill import distil, quant
 
-    student, projector, tokenizer = load_student(family, start, before)
+    student, projector, tokenizer = load_student(profile.student.family, start.folder, before.folder)
     if spec.fake_quant:
-        quant.prepare(student, scheme)
-    material = _material(tokenizer, student.config.max_length, data, recorded)
+        quant.prepare(student, profile.export.scheme)
+    material = _material(tokenizer, student.config.max_length, data.folder, recorded.folder)
     progress.begin(spec.name, distil.steps_of(spec, len(material.sequences)), "step")
     losses = {term.loss: catalog.load_plugin("losses", term.loss) for term in spec.losses}
     freezer = (lambda: quant.freeze_observers(student)) if spec.fake_quant else None
     curve = distil.distil(spec, student, projector, material, losses, seed, out, progress, freezer)
     save_file({k: v.contiguous() for k, v in student.state_dict().items()}, out / "student.safetensors")
     save_file({k: v.contiguous() for k, v in projector.state_dict().items()}, out / "projector.safetensors")
-    quality = score(student, tokenizer, data, "validation")
+    quality = score(student, tokenizer, data.folder, "validation")
     write_json(out / "facts.json", {"curve": curve, "validation": quality.model_dump()})
     progress.end(f"loss {curve[-1][1]:.4f}, validation accuracy {quality.accuracy:.2%}")
 
@@ -174,7 +173,7 @@ def freeze_student(
 
 
 def load_student(family: str, start: Path, weights: Path | None) -> tuple[Any, Any, Any]:
-    """The student, its projector and its tokenizer; `weights`: a folder with trained ones, None: leave them as built."""
+    """The student, its projector and its tokenizer. `weights` is a folder with trained ones; None: as built."""
     from safetensors.torch import load_file
     from torch import nn
 

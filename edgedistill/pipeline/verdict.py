@@ -70,9 +70,7 @@ def judge(
     return Judged(tuple(ledger), measurements, result, qualities, parity)
 
 
-def _measure(
-    plan: Plan, files: Mapping[str, Path], references: Finished, watch: Progress
-) -> dict[str, Measurement]:
+def _measure(plan: Plan, files: Mapping[str, Path], references: Finished, watch: Progress) -> dict[str, Measurement]:
     inputs = read_json(references.file("inputs.json"))
     longest = f"length_{plan.profile.student.buckets[-1]}"
     jobs = {

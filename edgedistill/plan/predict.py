@@ -159,6 +159,6 @@ def _energy(target: Target, workload: Workload, latency: Prediction) -> Predicti
         low=min(fit.low_w * latency.low, by_macs / 2),
         high=max(fit.high_w * latency.high, by_macs * 2),
         confidence=latency.confidence,
-        method="whole-phone CPU power (1.2-2.2 W, of other phones) x predicted latency; interval joined with mJ/MAC",
+        method="whole-phone power (1.2-2.2 W, seen on one phone) x predicted latency; interval joined with mJ/MAC",
         terms={"power_w": fit.median_w, "latency_ms": latency.median, "by_macs_mj": by_macs},
     )

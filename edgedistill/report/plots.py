@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.report.data import Curve, ReportData
+from edgedistill.report.headline import on_host, title, where
 from edgedistill.report.svg import ACCENT, BAD, CARD, INK, MUTED, SOFT, STYLE, render
 from edgedistill.report.text import clean, figure, limited, percent, shorten
-from edgedistill.report.view import on_host, title, where
 from edgedistill.specs import Measurement
 
 if TYPE_CHECKING:

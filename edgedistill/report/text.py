@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from math import floor, log10
@@ -61,12 +60,14 @@ def shorten(text: str, length: int) -> str:
 
 
 def plain(value: object) -> str:
-    """Any JSON value as a short text: scalars as they are, the rest as compact JSON."""
+    """Any JSON value as a short text: lists with commas, mappings as `key value` pairs."""
     if isinstance(value, str):
         return value
-    if isinstance(value, Mapping | Sequence):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
+    if isinstance(value, Mapping):
+        return " · ".join(f"{str(key).replace('_', ' ')} {plain(item)}" for key, item in value.items())
+    if isinstance(value, Sequence):
+        return ", ".join(plain(item) for item in value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def listing(words: Sequence[str]) -> str:

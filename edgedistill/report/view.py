@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edgedistill.report.data import ReportData
-from edgedistill.report.text import NOT_KNOWN, clean, column, figure, limited, listing, percent, plain
+from edgedistill.report.headline import headline, limit_of, on_host, title, value, where
+from edgedistill.report.text import NOT_KNOWN, column, figure, limited, percent, plain
 from edgedistill.specs import Candidate, Check, LedgerRow, Prediction, Verdict
 
-TITLES = {
-    "size_mb": "File size",
-    "latency_p95_ms": "Latency (p95)",
-    "peak_memory_mb": "Peak memory",
-    "energy_mj": "Energy per inference",
-    "retained_min": "Accuracy kept from the teacher",
-    "accuracy_min": "Accuracy",
-    "argmax_agreement_min": "Same answers as the trained student",
-    "codes_max_difference": "Change of weight codes",
-    "scales_max_difference": "Change of weight scales",
-}
-SHARES = frozenset(("retained_min", "accuracy_min", "argmax_agreement_min"))
 TONES = {Verdict.PASS: "good", Verdict.FAIL: "bad", Verdict.INCONCLUSIVE: "open", Verdict.UNMEASURED: "open"}
 EXIT_CODES = (
     (0, "Done; nothing that could be measured failed."),
@@ -39,7 +28,7 @@ def view(data: ReportData) -> dict[str, Any]:
         "title": f"{data.plan.profile.name} for {where(data)}",
         "target": where(data),
         "on_host": on_host(data),
-        "headline": _headline(data),
+        "headline": headline(data),
         "tiles": _tiles(data),
         "checks": [_check(check) for check in data.gate.checks],
         "ledger": _ledger(data),
@@ -53,7 +42,9 @@ def view(data: ReportData) -> dict[str, Any]:
         "stages": [{"name": stage.name, "why": stage.why} for stage in data.plan.stages],
         "notes": list(data.plan.notes),
         "splits": _splits(data),
-        "data_facts": _pairs(data.manifest.data),
+        "split_notes": any(item.note for item in data.splits),
+        # The rows per part are in the table already.
+        "data_facts": _pairs({k: v for k, v in data.manifest.data.items() if k != "rows" or not data.splits}),
         "lineage": [_pairs(item) for item in data.manifest.lineage],
         "licences": _table(data.manifest.licences),
         "libraries": sorted(data.manifest.libraries.items()),
@@ -67,90 +58,6 @@ def view(data: ReportData) -> dict[str, Any]:
         "exit_meaning": dict(EXIT_CODES).get(data.exit_code, "Not a documented code."),
         "exit_codes": [{"code": str(code), "meaning": meaning} for code, meaning in EXIT_CODES],
     }
-
-
-def on_host(data: ReportData) -> bool:
-    """True when the target is the machine that built: then its own measurements count."""
-    return data.plan.target.runner == "host"
-
-
-def where(data: ReportData) -> str:
-    """The target's name within a sentence."""
-    return "this machine" if on_host(data) else clean(data.plan.target.title)
-
-
-def title(name: str) -> str:
-    """The words for a line of the gate."""
-    return TITLES.get(name, clean(name))
-
-
-def value(name: str, number: float | None, unit: str) -> str:
-    """A figure of that line: shares as percentages, the rest with its unit."""
-    return percent(number, 2) if name in SHARES else figure(number, unit)
-
-
-def limit_of(check: Check) -> str:
-    """`≤ 10 ms`: the limit as it was written, with its direction."""
-    text = percent(check.limit, 2) if check.name in SHARES else limited(check.limit, check.unit)
-    return f"{check.relation} {text}"
-
-
-def _headline(data: ReportData) -> dict[str, Any]:
-    """The first thing a reader sees: does it meet the budget on this target, and what is not known."""
-    checks, place = data.gate.checks, where(data)
-    passed = sum(check.verdict is Verdict.PASS for check in checks)
-    failed = [check for check in checks if check.verdict is Verdict.FAIL]
-    unknown = [check for check in checks if check.verdict in (Verdict.INCONCLUSIVE, Verdict.UNMEASURED)]
-    if failed:
-        why = listing([_missed(check) for check in failed]) + (f"; {_open(unknown, place)}" if unknown else "")
-        sentence = f"This build does not meet its budget on {place}: {why}."
-        return {"tone": "bad", "word": "No", "sentence": sentence, "more": _unknown(data, unknown)}
-    if unknown:
-        sentence = f"{passed} of {len(checks)} lines pass and none fails, but {_open(unknown, place)}."
-        return {"tone": "open", "word": "Not proven", "sentence": sentence, "more": _unknown(data, unknown)}
-    sentence = f"This build meets its budget on {place}: all {len(checks)} lines pass."
-    return {"tone": "good", "word": "Yes", "sentence": sentence, "more": []}
-
-
-def _open(checks: Sequence[Check], place: str) -> str:
-    """`latency (p95) and energy were not measured on Pixel 8, and peak memory is not decided`."""
-    told = []
-    for verdict, one, many in (
-        (Verdict.UNMEASURED, f"was not measured on {place}", f"were not measured on {place}"),
-        (Verdict.INCONCLUSIVE, "was measured without a clear result", "were measured without a clear result"),
-    ):
-        names = [_lower(title(check.name)) for check in checks if check.verdict is verdict]
-        if names:
-            told.append(f"{listing(names)} {one if len(names) == 1 else many}")
-    return ", and ".join(told)
-
-
-def _missed(check: Check) -> str:
-    seen, limit = value(check.name, check.measured, check.unit), limit_of(check)
-    return f"{_lower(title(check.name))} is {seen}, the limit is {limit}"
-
-
-def _lower(words: str) -> str:
-    return words[:1].lower() + words[1:]
-
-
-def _unknown(data: ReportData, checks: Iterable[Check]) -> list[str]:
-    """What is known instead about lines that are not decided; a prediction is named as one."""
-    told = []
-    predictions = {item.quantity: item for item in data.plan.chosen.predictions}
-    for check in checks:
-        item, name = predictions.get(check.name), title(check.name)
-        limit = f"limit {limited(check.limit, check.unit)}"
-        if check.verdict is Verdict.INCONCLUSIVE:
-            seen = f"measured {figure(check.measured, check.unit)}, too uncertain to decide"
-        elif item is None:
-            seen = "neither measured nor predicted"
-        else:
-            spread = f"{figure(item.low)} to {figure(item.high, item.unit)}"
-            share = percent(item.confidence, 0)
-            seen = f"not measured; predicted {figure(item.median, item.unit)} ({share} interval {spread})"
-        told.append(f"{name}: {seen}; {limit}")
-    return told
 
 
 def _tiles(data: ReportData) -> list[dict[str, str]]:
@@ -214,6 +121,7 @@ def _ledger(data: ReportData) -> list[dict[str, Any]]:
         {
             "name": row.name,
             "shipped": row.name == data.shipped,
+            "suffix": " (shipped)" if row.name == data.shipped and "shipped" not in row.name else "",
             "accuracy": percent(row.quality.accuracy),
             "interval": f"{percent(row.quality.low)} to {percent(row.quality.high)}",
             "parameters": f"{row.parameters:,}",
@@ -294,17 +202,26 @@ def _candidate(data: ReportData, item: Candidate) -> dict[str, str]:
 
 def _splits(data: ReportData) -> list[dict[str, str]]:
     return [
-        {"name": item.name, "rows": f"{item.rows:,}", "dropped": f"{item.dropped_duplicates:,}", "note": item.note}
+        {
+            "name": item.name.replace("_", " "),
+            "rows": f"{item.rows:,}",
+            "dropped": f"{item.dropped_duplicates:,}",
+            "note": item.note,
+        }
         for item in data.splits
     ]
 
 
 def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key.replace("_", " "), plain(item)) for key, item in values.items() if item not in (None, "", {}, [])]
+    """Names and values, empty ones left out; what says which thing it is comes first."""
+    first = ("role", "what", "name", "source")
+    keys = [key for key in first if key in values] + [key for key in values if key not in first]
+    return [(key.replace("_", " "), plain(values[key])) for key in keys if values[key] not in (None, "", {}, [], ())]
 
 
 def _table(rows: Iterable[Mapping[str, str]]) -> dict[str, Any]:
     """Rows of alike mappings as one table; the columns in the order in which they first appear."""
     listed = list(rows)
     columns = list(dict.fromkeys(key for row in listed for key in row))
+    columns.sort(key=lambda name: name not in ("what", "name"))  # stable: the rest keeps its order
     return {"columns": columns, "rows": [[row.get(key, NOT_KNOWN) for key in columns] for row in listed]}

@@ -90,7 +90,8 @@ def _line_of(source: str, loc: tuple[int | str, ...]) -> str:
     tomllib keeps no positions. The n-th `[[table]]` header is followed into its block, then the key is searched for.
     """
     lines = source.splitlines()
-    start, path = 0, []
+    start = 0
+    path: list[str] = []
     for part in loc:
         if isinstance(part, int):
             header = re.compile(rf"\s*\[\[\s*{re.escape('.'.join(path))}\s*\]\]")

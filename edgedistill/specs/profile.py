@@ -35,7 +35,8 @@ class TeacherSource(Spec):
 class FitSpec(Spec):
     """How the teacher is fitted to the task before it teaches.
 
-    `auto`: `none` for a teacher that is a classifier, `head` for an encoder. `none`: it already classifies these labels. `head`: a linear layer on its pooled embedding (convex, L-BFGS).
+    `auto`: `none` for a teacher that is a classifier, `head` for an encoder. `none`: it already classifies these
+    labels. `head`: a linear layer on its pooled embedding (convex, L-BFGS).
     `finetune`: the head first, then every weight, AdamW with a linear warm-up and decay.
     """
 
@@ -44,7 +45,7 @@ class FitSpec(Spec):
     batch_size: Count = 32
     learning_rate: Positive = 1e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    head_l2: Annotated[float, Field(ge=0)] = 1e-4
+    head_l2: Annotated[float, Field(ge=0)] = 1e-5
 
 
 class TeacherSpec(Spec):

@@ -2,7 +2,7 @@
 
 A source defines `locate(source) -> Located | None`: where the weights are on this machine, without importing torch;
 None when they are not here. It raises TeacherError when they are here but must not or cannot be used.
-`network.py` turns what was located into a running model; nothing is ever unpickled and no remote code is run.
+`_network.py` turns what was located into a running model; nothing is ever unpickled and no remote code is run.
 """
 
 from __future__ import annotations

@@ -68,7 +68,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise TeacherError(f"{path}: not found. A teacher folder holds config.json, model.safetensors and a tokenizer.")
+        raise TeacherError(
+            f"{path}: not found. A teacher folder holds config.json, model.safetensors and a tokenizer."
+        ) from None
     except ValueError as error:
         raise TeacherError(f"{path}: not valid JSON ({error}).") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
@@ -122,7 +124,7 @@ def count_parameters(path: Path) -> int | None:
             return None
         try:
             header = json.loads(file.read(length))
-            return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+            return sum(int(prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 

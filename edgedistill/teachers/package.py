@@ -32,6 +32,4 @@ def locate(source: TeacherSource) -> Located | None:
     if weights.suffix != ".onnx":
         raise TeacherError(f"package {source.name}: {source.file!r} is neither model.safetensors nor ONNX.")
     folder = SHIPPED / source.name
-    return Located(
-        source, folder, weights, _files.weights_hash(weights, source.sha256), _files.read_config(folder)
-    )
+    return Located(source, folder, weights, _files.weights_hash(weights, source.sha256), _files.read_config(folder))

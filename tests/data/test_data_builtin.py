@@ -18,7 +18,7 @@ FILES = ("train.csv.gz", "held_out.csv.gz")
 
 
 def test_figures(tmp_path: Path) -> None:
-    assert builtin_names() == ["banking77"]
+    assert builtin_names() == ["banking5", "banking77"]
     splits = make_splits(DataSpec(train="builtin:banking77"), 0, tmp_path)
     assert (len(splits.train), len(splits.validation), len(splits.held_out)) == (9491, 500, 1999)
     assert len(splits.calibration) == 256

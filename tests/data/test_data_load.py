@@ -93,7 +93,7 @@ def test_missing_file_names_its_neighbour(tmp_path: Path) -> None:
         (".", "is a folder"),
         ("a\0b.jsonl", "NUL characters"),
         ("x" * 300 + ".jsonl", "cannot be read .File name too long"),
-        ("builtin:banking7", r"no such data set; did you mean 'banking77'\? Allowed: banking77"),
+        ("builtin:banking7", r"no such data set; did you mean 'banking77'\? Allowed: banking5, banking77"),
         ("builtin:../data", "no such data set"),
         ("builtin:", "no such data set"),
     ],

@@ -41,9 +41,9 @@ def export_float(model: nn.Module, buckets: Sequence[int], samples: Sequence[Seq
         row = torch.tensor([list(ids)])
         with torch.no_grad():
             expected = model(row, torch.ones_like(row)).logits[0].numpy()
-        error = float(np.abs(runner(np.asarray(ids, dtype=np.int32)) - expected).max())
-        if error > _LIMIT * max(1.0, float(np.abs(expected).max())):
-            raise VerificationError(f"{out.name}: the float reference answers {error:.3g} away from torch.")
+        away = float(np.abs(runner(np.asarray(ids, dtype=np.int32)) - expected).max())
+        if away > _LIMIT * max(1.0, float(np.abs(expected).max())):
+            raise VerificationError(f"{out.name}: the float reference answers {away:.3g} away from torch.")
 
 
 def quantize_after_training(source: Path, out: Path) -> None:

@@ -40,39 +40,53 @@ def start(
     trimmed = trim(tokenizer, texts, limit)
     sizes = Config(**{**config, "vocabulary": len(trimmed.sources)})
     student = build(sizes)
-    table = body.get_input_embeddings().weight.detach()  # type: ignore[operator, union-attr]
+    encoder = body.base_model if isinstance(body.base_model, nn.Module) else body
+    width = encoder.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
     if init == "embeddings":
-        basis = copy_embeddings(student, table, trimmed)
-    else:
-        basis = torch.randn(table.shape[1], sizes.width) / sizes.width**0.5
-    note = f"{len(trimmed.sources)} of {len(table)} word pieces kept, {init} start"
-    projector = {"weight": basis.contiguous(), "bias": torch.zeros(len(basis))}
-    weights = {name: value.contiguous() for name, value in student.state_dict().items()}
-    return Started(sizes.model_dump(), weights, projector, trimmed.tokenizer, note)
+        reduce_embeddings(student, encoder, trimmed)
+    projector = nn.Linear(sizes.width, _pooled_width(encoder, width))
+    note = f"{len(trimmed.sources)} word pieces kept, {init} start"
+    tensors = {name: value.contiguous() for name, value in student.state_dict().items()}
+    return Started(sizes.model_dump(), tensors, dict(projector.state_dict()), trimmed.tokenizer, note)
 
 
 @torch.no_grad()
-def copy_embeddings(
-    student: BertClassifier, table: Float[Tensor, "pieces wide"], trimmed: Trimmed
-) -> Float[Tensor, "wide narrow"]:
-    """Fill the word embeddings with the teacher's, reduced by PCA; return the orthonormal basis of the reduction.
+def reduce_embeddings(student: BertClassifier, encoder: nn.Module, trimmed: Trimmed) -> None:
+    """Fill the student's word and position embeddings with the teacher's, their width reduced by PCA.
 
-    A piece that the teacher spells with several gets their mean. The basis is rotated at random: PCA sorts its axes by
-    variance, and a layer norm over axes of very different size would drown the small ones. Rows are scaled so that the
-    layer norm's input has unit variance, as a trained encoder's has.
+    A piece that the teacher spells with several gets their mean. The gain of the teacher's layer norm is folded in, as
+    the student's own starts at 1. PCA is weighted by how often a piece occurs. Its axes are rotated at random, since it
+    sorts them by variance and a layer norm over axes of very different size drowns the small ones. Both tables are
+    scaled alike, so that the layer norm sees unit variance.
     """
-    width = student.config.width
-    rows = torch.stack(
-        [table[list(ids)].mean(0) if ids else torch.full((table.shape[1],), torch.nan) for ids in trimmed.sources]
-    )
-    known = ~rows.isnan().any(1)
-    centred = rows - rows[known].mean(0)
-    kept = min(width, table.shape[1])
-    _, vectors = torch.linalg.eigh(centred[known].double().T @ centred[known].double())
-    basis = torch.zeros(table.shape[1], width)
-    rotation, upper = torch.linalg.qr(torch.randn(kept, kept, dtype=torch.float64))
-    basis[:, :kept] = (vectors[:, -kept:] @ (rotation * upper.diagonal().sign())).float()
+    table = encoder.get_input_embeddings().weight  # type: ignore[operator]
+    parts = getattr(encoder, "embeddings", None)
+    gain = getattr(getattr(parts, "LayerNorm", None), "weight", torch.ones(table.shape[1]))
+    known = torch.tensor([bool(ids) for ids in trimmed.sources])
+    rows = torch.stack([table[list(ids)].mean(0) for ids in trimmed.sources if ids]) * gain
+    weights = torch.tensor([float(count) for count, ids in zip(trimmed.counts, trimmed.sources, strict=True) if ids])
+    weights = (weights / weights.sum())[:, None]
+    centred = rows - (rows * weights).sum(0)
+    basis = _rotated_axes(centred * weights.sqrt(), student.config.width)
     reduced = centred @ basis
-    reduced = reduced / reduced[known].std(1).mean()
-    student.embeddings.word.weight[known] = reduced[known]
+    scale = 1.0 / (reduced.std(1, keepdim=True) * weights).sum()
+    student.embeddings.word.weight[known] = reduced * scale
+    positions = getattr(getattr(parts, "position_embeddings", None), "weight", None)
+    if positions is not None and len(positions) >= student.config.max_length:
+        used = positions[: student.config.max_length] * gain
+        student.embeddings.position.copy_((used - used.mean(0)) @ basis * scale)
+
+
+def _rotated_axes(centred: Float[Tensor, "rows wide"], width: int) -> Float[Tensor, "wide narrow"]:
+    """An orthonormal basis of the `width` directions of most variance; zero columns where there are not so many."""
+    kept = min(width, centred.shape[1])
+    _, vectors = torch.linalg.eigh(centred.double().T @ centred.double())
+    rotation, upper = torch.linalg.qr(torch.randn(kept, kept, dtype=torch.float64))
+    basis = torch.zeros(centred.shape[1], width)
+    basis[:, :kept] = (vectors[:, -kept:] @ (rotation * upper.diagonal().sign())).float()
     return basis
+
+
+def _pooled_width(encoder: nn.Module, fallback: int) -> int:
+    """The width of the teacher's last hidden states, which is not that of its embeddings in every architecture."""
+    return int(getattr(encoder.config, "hidden_size", None) or getattr(encoder.config, "dim", None) or fallback)

@@ -19,10 +19,14 @@ SAFETY = frozenset(chr(code) for code in range(33, 127))
 
 @dataclass(frozen=True)
 class Trimmed:
-    """A student's tokenizer. `sources[n]` are the teacher's ids whose text piece n stands for (one id when trimmed)."""
+    """A student's tokenizer. `sources[n]` are the teacher's ids whose text piece n stands for (one id when trimmed).
+
+    `counts[n]` is how often piece n occurs in the texts, plus one.
+    """
 
     tokenizer: Tokenizer
     sources: tuple[tuple[int, ...], ...]
+    counts: tuple[int, ...]
 
 
 def trim(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
@@ -42,7 +46,7 @@ def trim(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
     # in the teacher's order, so that the file reads like the vocabulary it came from
     kept = [*SPECIAL, *sorted(set(kept) - set(SPECIAL), key=vocabulary.__getitem__)]
     sources = tuple((vocabulary[piece],) if piece in vocabulary else () for piece in kept)
-    return Trimmed(_wordpiece(kept, teacher.normalizer, teacher.pre_tokenizer), sources)
+    return _counted(_wordpiece(kept, teacher.normalizer, teacher.pre_tokenizer), sources, texts)
 
 
 def _trained(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
@@ -60,7 +64,12 @@ def _trained(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
         text = "" if piece in SPECIAL else piece.removeprefix(CONTINUES)
         lead = "" if piece.startswith(CONTINUES) else " "
         sources.append(tuple(teacher.encode(lead + text, add_special_tokens=False).ids) if text else ())
-    return Trimmed(_wordpiece(kept, raw.normalizer, raw.pre_tokenizer), tuple(sources))
+    return _counted(_wordpiece(kept, raw.normalizer, raw.pre_tokenizer), tuple(sources), texts)
+
+
+def _counted(tokenizer: Tokenizer, sources: tuple[tuple[int, ...], ...], texts: Sequence[str]) -> Trimmed:
+    used = Counter(index for item in tokenizer.encode_batch(list(texts)) for index in item.ids)
+    return Trimmed(tokenizer, sources, tuple(1 + used[index] for index in range(len(sources))))
 
 
 def _wordpiece(

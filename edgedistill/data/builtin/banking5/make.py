@@ -1,4 +1,4 @@
-"""Makes train.csv.gz and held_out.csv.gz from the banking77 beside it: `python make.py`. Not imported by the package."""
+"""Makes both files of this folder from the banking77 beside it: `python make.py`. The package does not import it."""
 
 from __future__ import annotations
 

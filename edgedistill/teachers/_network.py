@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from edgedistill.data.tensors import Outputs
 from edgedistill.errors import TeacherError
@@ -26,15 +27,17 @@ class TeacherNetwork(nn.Module):
         super().__init__()
         self.body, self.head = body, head
 
-    def forward(
-        self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]
-    ) -> Outputs:
+    def forward(self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]) -> Outputs:
         """Class logits and the mean of the last hidden states over the text's tokens."""
         own_head = self.head is None
         answer = self.body(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=own_head)
         hidden = answer.hidden_states[-1] if own_head else answer.last_hidden_state
         pooled = mean_pool(hidden, attention_mask)
-        return Outputs(answer.logits if self.head is None else self.head(pooled), pooled)
+        if self.head is None:
+            return Outputs(answer.logits, pooled)
+        # unit length: sentence encoders are trained on angles, and the head should not see lengths
+        pooled = normalize(pooled, dim=-1)
+        return Outputs(self.head(pooled), pooled)
 
 
 def mean_pool(
@@ -61,7 +64,8 @@ def load_body(located: Located, *, classifier: bool) -> nn.Module:
         missing = body.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False).missing_keys
     except RuntimeError as error:
         lines = str(error).splitlines()
-        raise TeacherError(f"{located.weights}: does not fit its config.json: {lines[min(1, len(lines) - 1)].strip()}")
+        reason = lines[min(1, len(lines) - 1)].strip()
+        raise TeacherError(f"{located.weights}: does not fit its config.json: {reason}") from None
     needed = [name for name in missing if not name.startswith("pooler.")]
     if needed:
         raise TeacherError(f"{located.weights}: {len(needed)} weights are missing, the first is {needed[0]}.")
