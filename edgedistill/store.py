@@ -50,8 +50,9 @@ class Store:
         with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)
 
+    @staticmethod
     def describe(
-        self, name: str, revision: int, spec: Mapping[str, Any], inputs: Sequence[Finished], libraries: Sequence[str]
+        name: str, revision: int, spec: Mapping[str, Any], inputs: Sequence[Finished], libraries: Sequence[str]
     ) -> dict[str, Any]:
         """The readable description that a stage's key is the hash of."""
         return {

@@ -31,6 +31,14 @@ def train_arms(
     stage: Callable[..., Finished], plan: Plan, profile: Profile, trained: Trained, watch: Progress
 ) -> dict[str, Quality]:
     """Train every arm and return its held-out quality, with fake-quant on as shipped."""
+    done = arm_stages(stage, profile, trained, watch)
+    return {name: Quality(**proofs.read_json(scored.file("quality.json"))) for name, scored in done.items()}
+
+
+def arm_stages(
+    stage: Callable[..., Finished], profile: Profile, trained: Trained, watch: Progress
+) -> dict[str, Finished]:
+    """Every stage of every arm in order; returns the last one of each, which scores it."""
     from edgedistill.pipeline import distil_stages
 
     found = {}
@@ -46,8 +54,7 @@ def train_arms(
         def run(out: Path, last: Finished = last) -> None:
             _score(profile, trained, last, out, watch)
 
-        done = stage(f"{prefix}score", "verify", about, inputs, run)
-        found[name] = Quality(**proofs.read_json(done.file("quality.json")))
+        found[name] = stage(f"{prefix}score", "verify", about, inputs, run)
     return found
 
 

@@ -40,6 +40,7 @@ def fit_teacher(
     tokenizer = networks.load_tokenizer(located.folder, body.get_input_embeddings().num_embeddings)  # type: ignore[operator]
     network = fit_network(body, tokenizer, splits, fit, max_length, seed, out, progress)
     networks.save(out, network, tokenizer, labels)
+    progress.end(f"fit: {fit.method}, {len(labels)} labels")
 
 
 def own_labels(located: Located, wanted: tuple[str, ...]) -> tuple[str, ...]:

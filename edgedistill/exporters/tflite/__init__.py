@@ -26,9 +26,12 @@ SUFFIX = ".tflite"
 HOLDS = {"weight_bits": (8,), "activations": ("dynamic_int8", "static_int8")}
 REQUIRES = ("litert_torch", "ai_edge_litert")
 # The file and torch compute the same integers, but their float operators (layer norm, GELU, softmax) round differently
-# by 1e-7, and a value that lies on the boundary of two codes then takes the other one. These limits, as fractions of
+# by 1e-7, and a value that lies on the boundary of two codes then takes the other one, which later layers amplify. In a
+# static file GELU is a table of 256 codes; one entry on a boundary is off by a step for every text (once: 2.5000007
+# against 2.4999998 steps, in the first of 4 layers, gave 3 of 255 steps at the logits). These limits, as fractions of
 # the largest logit, pass that and no wrong graph; the pipeline's parity check on real samples is the strict one.
-_MEDIAN_LIMIT, _WORST_LIMIT = 0.02, 0.3
+_MEDIAN_LIMITS = {"dynamic_int8": 0.02, "static_int8": 0.1}
+_WORST_LIMIT = 0.3
 _SAMPLES_PER_BUCKET = 8
 
 
@@ -78,7 +81,10 @@ def _executes(frozen: FrozenStudent, runner: TfliteRunner) -> None:
                 expected = module(torch.from_numpy(ids)[None], torch.from_numpy(mask)[None]).logits[0].numpy()
             errors.append(float(np.abs(runner(ids, mask) - expected).max()))
             largest = max(largest, float(np.abs(expected).max()))
-        if not (np.median(errors) <= _MEDIAN_LIMIT * largest and max(errors) <= _WORST_LIMIT * largest):
+        if not (
+            np.median(errors) <= _MEDIAN_LIMITS[frozen.scheme.activations] * largest
+            and max(errors) <= _WORST_LIMIT * largest
+        ):
             raise VerificationError(
                 f"Signature length_{length} answers up to {max(errors):.3g} away from the student on random texts "
                 f"(largest logit {largest:.3g}): the runtime does not compute what was trained."

@@ -1,0 +1,269 @@
+"""A finished bundle, looked at again: its files, its codes, its answers, its verdict, its report.
+
+A bundle is untrusted input. It may come from anywhere, so a path in its manifest must stay inside it, nothing in it may
+be a link, and a figure that can be had from a file's bytes is taken from there and not from what a JSON file claims.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edgedistill.errors import SpecError, VerificationError
+from edgedistill.gate import GateFacts, gate
+from edgedistill.pipeline.verdict import SHIPPED
+from edgedistill.report import ReportData, write_report
+from edgedistill.runners import Job
+from edgedistill.runners.host import Timing, measure_many
+from edgedistill.specs import (
+    Artifact,
+    Budget,
+    GateResult,
+    Manifest,
+    Measurement,
+    Prediction,
+    Profile,
+    Progress,
+    Silent,
+    Spec,
+    Target,
+)
+from edgedistill.specs.results import SCHEMA_VERSION
+from edgedistill.store import sha256_of
+
+JSON_LIMIT = 200_000_000  # bytes; a larger file is not one that a build wrote
+# What every check builds on: a manifest that leaves one of these out vouches for nothing.
+NEEDED = ("frozen/student.json", "frozen/student.safetensors", "golden.json", "labels.txt", "tokenizer.json")
+REPORTS = ("report.html", "report.md")
+# Longer than in a build, where the time is paid on every run.
+BENCH = Timing(warmup_s=0.5, runs_min=200, time_s=2.0)
+
+
+class GoldenSample(Spec):
+    """One replayable sample: a text, the ids it becomes, the signature to call and what the file answered."""
+
+    id: str
+    text: str
+    input_ids: tuple[int, ...]
+    signature: str
+    logits: tuple[float, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder, and the manifest with the two specs that it describes."""
+
+    folder: Path
+    manifest: Manifest
+    target: Target
+    profile: Profile
+
+    @property
+    def shipped(self) -> Artifact:
+        """The file that the gate judges."""
+        return self.manifest.artifacts[0]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was compared and found equal, in numbers."""
+
+    files: int
+    tensors: int
+    golden: int
+    logits_max_difference: float
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read and check the manifest; no other file is opened.
+
+    Raises:
+        SpecError: this is not a bundle, or its manifest is missing, damaged or names a file outside the bundle.
+    """
+    if not folder.is_dir():
+        raise SpecError(f"{folder}: no such folder. Give the folder that `edgedistill build` wrote.")
+    where = f"{folder / 'manifest.json'}"
+    value = read_object(folder, "manifest.json")
+    if value.get("schema_version") != SCHEMA_VERSION:
+        raise SpecError(
+            f"{where}: schema_version = {value.get('schema_version')!r}, this edgedistill reads {SCHEMA_VERSION}."
+        )
+    manifest = Manifest.decode(value, where)
+    absent = sorted({*NEEDED, *(item.path for item in manifest.artifacts)} - set(manifest.files))
+    if absent or not manifest.artifacts:
+        raise SpecError(f"{where}: lists no {absent[0] if absent else 'artifact'}. It is not whole: build again.")
+    for name in manifest.files:
+        inside(folder, name)
+    target = Target.decode(manifest.target, f"{where}: target")
+    return Bundle(folder, manifest, target, Profile.decode(manifest.profile, f"{where}: profile"))
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of a regular file of the bundle.
+
+    Raises:
+        SpecError: the name leads out of the bundle, or the file is missing, a link or not a file.
+    """
+    pure = PurePosixPath(name)
+    if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name or ":" in pure.parts[0]:
+        raise SpecError(f"{folder}: the manifest names {name!r}, which is not a path inside the bundle.")
+    path = folder
+    for part in pure.parts:
+        path = path / part
+        if path.is_symlink():
+            raise SpecError(f"{path}: is a symbolic link. A bundle holds its own files; copy the file in its place.")
+    if not path.is_file():
+        raise SpecError(f"{path}: no such file in the bundle.")
+    return path
+
+
+def read_json(folder: Path, name: str) -> Any:
+    """The value of one of the bundle's JSON files.
+
+    Raises:
+        SpecError: it is missing, too large, not UTF-8 or not JSON.
+    """
+    path = inside(folder, name)
+    try:
+        if path.stat().st_size > JSON_LIMIT:
+            raise SpecError(f"{path}: larger than {JSON_LIMIT / 1e6:.0f} MB, so no build wrote it.")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: not UTF-8 JSON: {str(error)[:200]}.") from None
+
+
+def read_object(folder: Path, name: str) -> dict[str, Any]:
+    """As `read_json`, for a file that holds a JSON object.
+
+    Raises:
+        SpecError: as `read_json`, or the value is no object.
+    """
+    value = read_json(folder, name)
+    if not isinstance(value, dict):
+        raise SpecError(f"{folder / name}: not a JSON object.")
+    return value
+
+
+def check_files(bundle: Bundle) -> int:
+    """Compare every listed file with its hash, and every artifact with its size; returns the number of files.
+
+    Raises:
+        VerificationError: naming the first file that is not what the manifest says.
+    """
+    for name, expected in sorted(bundle.manifest.files.items()):
+        path = inside(bundle.folder, name)
+        found = sha256_of(path)
+        if found != expected:
+            raise VerificationError(
+                f"{path}: changed since it was built: sha256 is {found[:16]}…, the manifest says {expected[:16]}…."
+            )
+    for artifact in bundle.manifest.artifacts:
+        size = inside(bundle.folder, artifact.path).stat().st_size / 1e6
+        if bundle.manifest.files[artifact.path] != artifact.sha256 or size != artifact.size_mb:
+            raise VerificationError(f"{bundle.folder}: the manifest contradicts itself about {artifact.path}.")
+    return len(bundle.manifest.files)
+
+
+def gate_again(bundle: Bundle, limits: Mapping[str, float]) -> GateResult:
+    """Judge the bundle on its stored facts; `limits` replace lines of its budget. Nothing is written.
+
+    Raises:
+        VerificationError: a file is not what the manifest says, so the facts are another file's.
+        SpecError: a stored fact cannot be read.
+    """
+    check_files(bundle)
+    manifest, where = bundle.manifest, str(bundle.folder / "manifest.json")
+    stored = manifest.plan.get("budget")
+    budget = Budget.decode({**(stored if isinstance(stored, dict) else {}), **limits}, f"{where}: plan.budget")
+    chosen = manifest.plan.get("chosen")
+    told = chosen.get("predictions", ()) if isinstance(chosen, dict) else ()
+    if bundle.shipped.format not in manifest.parity:
+        raise SpecError(f"{where}: parity of format {bundle.shipped.format!r} is missing.")
+    facts = GateFacts(
+        artifact=bundle.shipped,
+        teacher=manifest.teacher_quality,
+        file=manifest.artifact_quality,
+        parity=manifest.parity[bundle.shipped.format],
+        host=_host(bundle),
+        predictions=tuple(Prediction.decode(item, f"{where}: plan.chosen.predictions") for item in told),
+    )
+    return gate(bundle.target, budget, bundle.profile.quality, facts)
+
+
+def render(bundle: Bundle) -> tuple[Path, Path]:
+    """Write report.html and report.md anew from report.json.
+
+    Raises:
+        SpecError: report.json is missing, damaged or another build's, or a report to be replaced is a link.
+    """
+    where = str(bundle.folder / "report.json")
+    data = ReportData.decode(read_object(bundle.folder, "report.json"), where)
+    if data.manifest != bundle.manifest:
+        raise SpecError(f"{where}: belongs to another build than manifest.json. Build again.")
+    for name in REPORTS:  # writing through a link would change a file elsewhere
+        if (bundle.folder / name).is_symlink():
+            raise SpecError(f"{bundle.folder / name}: is a symbolic link and is not written to. Remove it.")
+    return write_report(bundle.folder, data)
+
+
+def bench(
+    bundle: Bundle, *, launches: int, threads: int | None = None, progress: Progress | None = None
+) -> dict[str, Measurement]:
+    """Time each signature of the shipped file on this machine, on the golden samples; nothing is written.
+
+    Raises:
+        VerificationError: the file is not the one that was built.
+        SpecError: no golden sample fits.
+    """
+    check_files(bundle)
+    watch, path = progress or Silent(), inside(bundle.folder, bundle.shipped.path)
+    samples = golden_samples(bundle)
+    jobs = {}
+    for length in bundle.profile.student.buckets:
+        name = f"length_{length}"
+        fitting = [item for item in samples if item.signature == name] or [
+            item for item in samples if len(item.input_ids) <= length
+        ]
+        if not fitting:
+            continue
+        inputs = {
+            "input_ids": [[*item.input_ids, *[0] * (length - len(item.input_ids))] for item in fitting],
+            "attention_mask": [[1] * len(i.input_ids) + [0] * (length - len(i.input_ids)) for i in fitting],
+        }
+        jobs[name] = Job(path, name, inputs, threads or bundle.target.threads)
+    if not jobs:
+        raise SpecError(f"{bundle.folder / 'golden.json'}: no sample fits a signature of the model.")
+    watch.begin("bench", len(jobs) * launches, "launch")
+    found = measure_many(jobs, launches=launches, timing=BENCH, progress=watch)
+    watch.end(f"{len(jobs)} signatures, {launches} launches each")
+    return found
+
+
+def golden_samples(bundle: Bundle) -> tuple[GoldenSample, ...]:
+    """The bundle's replayable samples.
+
+    Raises:
+        SpecError: golden.json is damaged or empty.
+    """
+    where = str(bundle.folder / "golden.json")
+    value = read_json(bundle.folder, "golden.json")
+    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+        raise SpecError(f"{where}: not a list of samples.")
+    return tuple(GoldenSample.decode(item, f"{where}: sample {number}") for number, item in enumerate(value))
+
+
+def _host(bundle: Bundle) -> Measurement | None:
+    """This file's timings on the machine that built it; None when the bundle came without them."""
+    if not (bundle.folder / "measurements.json").exists():
+        return None
+    value = read_object(bundle.folder, "measurements.json").get(SHIPPED)
+    where = f"{bundle.folder / 'measurements.json'}: {SHIPPED}"
+    return Measurement.decode(value, where) if isinstance(value, dict) else None
+
+
