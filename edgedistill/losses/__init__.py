@@ -13,21 +13,17 @@ The contract tests in `tests/losses` run over every file of this folder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor
 
 
 @dataclass(frozen=True)
 class LossBatch:
-    """What a loss may look at. Shapes: logits [batch, classes], pooled [batch, width], labels [batch].
+    """What a loss may look at. `labels` is -1 where a row has none; `student_pooled` has the teacher's width already."""
 
-    `labels` is -1 where a row has none. `student_pooled` is already projected to the teacher's width.
-    """
-
-    student_logits: Tensor
-    teacher_logits: Tensor
-    student_pooled: Tensor
-    teacher_pooled: Tensor
-    labels: Tensor
+    student_logits: Float[Tensor, "batch classes"]
+    teacher_logits: Float[Tensor, "batch classes"]
+    student_pooled: Float[Tensor, "batch width"]
+    teacher_pooled: Float[Tensor, "batch width"]
+    labels: Int[Tensor, " batch"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -12,7 +13,7 @@ NEEDS = ("labels",)
 ZERO_AT_TEACHER = False
 
 
-def loss(batch: LossBatch, smoothing: float) -> Tensor:
+def loss(batch: LossBatch, smoothing: float) -> Float[Tensor, ""]:
     """Mean over the rows that have a label, in nats; 0 when no row has one.
 
     `smoothing` in [0, 1): that share of the target is spread evenly over all classes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -12,6 +13,6 @@ NEEDS = ("logits",)
 ZERO_AT_TEACHER = False
 
 
-def loss(batch: LossBatch) -> Tensor:
+def loss(batch: LossBatch) -> Float[Tensor, ""]:
     """Mean over rows, in nats."""
     return cross_entropy(batch.student_logits, batch.teacher_logits.argmax(-1))

@@ -5,6 +5,7 @@ The cosine term of DistilBERT (Sanh et al. 2019, section 3), taken on the pooled
 
 from __future__ import annotations
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -15,6 +16,6 @@ NEEDS = ("pooled",)
 ZERO_AT_TEACHER = True
 
 
-def loss(batch: LossBatch) -> Tensor:
+def loss(batch: LossBatch) -> Float[Tensor, ""]:
     """Mean over rows, in [0, 2], without a unit."""
     return (1.0 - cosine_similarity(batch.student_pooled, batch.teacher_pooled, dim=-1)).mean()

@@ -265,5 +265,3 @@ def _host(bundle: Bundle) -> Measurement | None:
     value = read_object(bundle.folder, "measurements.json").get(SHIPPED)
     where = f"{bundle.folder / 'measurements.json'}: {SHIPPED}"
     return Measurement.decode(value, where) if isinstance(value, dict) else None
-
-

@@ -95,6 +95,6 @@ def _replay(bundle: Bundle, frozen: Any, runner: Any, sample: GoldenSample, tole
     if not difference <= allowed:  # written so that NaN is a mismatch
         raise VerificationError(
             f"golden sample {sample.id}: a logit differs by {difference:.3g}, allowed {allowed:.3g}. On another "
-            "kind of processor than the one it was built on, small differences are normal: --tolerance 0.02 accepts them."
+            "kind of processor than the one that built it small differences are normal: --tolerance 0.02 accepts them."
         )
     return difference

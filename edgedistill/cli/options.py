@@ -1,0 +1,66 @@
+"""The options that commands share, each described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BUILD, BUNDLE, ABOUT = "Make a model", "Check a bundle", "Look around"
+
+
+def complete_target(incomplete: str) -> list[str]:
+    """Names of devices for the shell."""
+    from edgedistill import catalog
+
+    return [name for name in catalog.target_names() if name.startswith(incomplete)]
+
+
+def complete_profile(incomplete: str) -> list[str]:
+    """Names of builds for the shell."""
+    from edgedistill import catalog
+
+    return [name for name in catalog.profile_names() if name.startswith(incomplete)]
+
+
+TargetName = Annotated[
+    str,
+    typer.Option("--target", "-t", metavar="NAME|FILE", help="Device to build for.", autocompletion=complete_target),
+]
+ProfileName = Annotated[
+    str,
+    typer.Option("--profile", "-p", metavar="NAME|FILE", help="What to build.", autocompletion=complete_profile),
+]
+DataFile = Annotated[
+    str | None,
+    typer.Option("--data", metavar="FILE", help="Your rows: JSONL, CSV or Parquet with 'text' and 'label'."),
+]
+HeldOutFile = Annotated[
+    str | None,
+    typer.Option("--held-out", metavar="FILE", help="Rows to judge on; without it a part of --data."),
+]
+TeacherName = Annotated[
+    str | None,
+    typer.Option("--teacher", metavar="FOLDER|ORG/NAME|package:NAME", help="Teacher to use, not the profile's."),
+]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="FOLDER",
+        envvar="EDGEDISTILL_STORE",
+        help="Where finished stages are kept; by default the user's cache.",
+    ),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Another seed than the profile's.")]
+Baselines = Annotated[
+    bool, typer.Option("--baselines", help="Also train the same student without the teacher, for comparison.")
+]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--budget", metavar="LINE=NUMBER,…", help="Limits to use, e.g. size_mb=8,latency_p95_ms=15."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `edgedistill build` wrote.")]

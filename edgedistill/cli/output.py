@@ -1,0 +1,97 @@
+"""What commands write: tables and lines on stdout, or one JSON document; nothing else goes there.
+
+Rich is imported when something is drawn. Texts from files are shown as they are: never as markup, and without the
+control characters that could move a terminal's cursor or change its title.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+WIDE = 160  # columns when nobody says how wide the output is: in a file a line need not be broken
+STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "UNMEASURED": "yellow"}
+
+
+@dataclass
+class _State:
+    json_wanted: bool = False
+    json_written: bool = False
+    quiet: bool = False
+
+
+_state = _State()
+
+
+def choose(*, as_json: bool = False, quiet: bool = False) -> None:
+    """Say once, at the start of a command, how it speaks."""
+    _state.json_wanted, _state.json_written, _state.quiet = as_json, False, quiet
+
+
+def wants_json() -> bool:
+    """Whether this command was asked for a JSON document."""
+    return _state.json_wanted
+
+
+def wrote_json() -> bool:
+    """Whether the document is written already."""
+    return _state.json_written
+
+
+def is_quiet() -> bool:
+    """Whether only errors are wanted."""
+    return _state.quiet
+
+
+def json_document(value: Any) -> None:
+    """Write the command's one JSON document."""
+    _state.json_written = True
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def clean(text: object) -> str:
+    """The text without control characters, line ends and tabs apart."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf") else "\ufffd" for c in str(text))
+
+
+def say(text: str = "", style: str = "") -> None:
+    """A line of human output; nothing when JSON or silence is wanted."""
+    if not (_state.json_wanted or _state.quiet):
+        _console().print(styled(text, style), soft_wrap=True)
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> None:
+    """A table of human output; the columns in `right` are figures. A cell that is a verdict is coloured."""
+    if _state.json_wanted or _state.quiet:
+        return
+    from rich import box
+    from rich.table import Table
+
+    drawn = Table(title=styled(title, "bold") if title else None, title_justify="left", box=box.SIMPLE_HEAD)
+    for place, name in enumerate(header):
+        drawn.add_column(name, justify="right" if place in right else "left", overflow="fold", no_wrap=place == 0)
+    for row in rows:
+        drawn.add_row(*(styled(str(cell), STYLES.get(str(cell), "")) for cell in row))
+    _console().print(drawn)
+
+
+def styled(text: str, style: str = "") -> Text:
+    """The text as Rich shows it, with no markup in it."""
+    from rich.text import Text
+
+    return Text(clean(text), style=style)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Rich takes the width from COLUMNS or the terminal, and leaves colours out for NO_COLOR and for files.
+    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)

