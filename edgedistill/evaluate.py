@@ -17,13 +17,16 @@ def code_difference(frozen: FrozenStudent, stored: dict[str, QuantizedTensor]) -
     """The largest difference of any integer code and of any scale between the file's own bytes and the student.
 
     Raises:
-        VerificationError: if a tensor is missing in the file or has another shape.
+        VerificationError: if a tensor is missing in the file, has another shape or a scale that is not finite.
     """
     codes, scales = 0, 0.0
     for name, tensor in frozen.quantized.items():
         if name not in stored or stored[name].codes.shape != tensor.codes.shape:
             seen = stored[name].codes.shape if name in stored else "nothing"
             raise VerificationError(f"the file stores {seen} for {name!r}, expected {tensor.codes.shape}.")
+        if stored[name].scales.shape != tensor.scales.shape or not np.isfinite(stored[name].scales).all():
+            # compared here, as numpy would stretch one scale over all channels, and max() would pass over a nan
+            raise VerificationError(f"the file's scales of {name!r} are not {tensor.scales.shape}, or not finite.")
         codes = max(codes, int(np.abs(stored[name].codes.astype(int) - tensor.codes.astype(int)).max()))
         scales = max(scales, float(np.abs(stored[name].scales - tensor.scales).max()))
     return codes, scales
@@ -36,7 +39,14 @@ def parity(
     tensors: int,
     difference: tuple[int, float],
 ) -> Parity:
-    """Compare logits row by row. `mean_kl` is KL(frozen student ‖ file) in nats."""
+    """Compare logits row by row. `mean_kl` is KL(frozen student ‖ file) in nats.
+
+    Raises:
+        VerificationError: if the file answers something that is not a number.
+    """
+    broken = int((~np.isfinite(file)).any(-1).sum())
+    if broken:
+        raise VerificationError(f"the file answers {broken} of {len(file)} rows with logits that are not finite.")
     truth = np.asarray(labels)
     log_p, log_q = _log_softmax(reference), _log_softmax(file)
     return Parity(

@@ -7,6 +7,7 @@ that is killed and continued ends with the same bytes as one that was not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -115,10 +117,9 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 def generator(*parts: int) -> torch.Generator:
     """A random generator that depends on its parts alone, e.g. (seed, stage, step)."""
-    mixed = 0
-    for part in parts:  # splitmix-style mixing, so that neighbouring parts give unrelated streams
-        mixed = (mixed ^ (part + 0x9E3779B97F4A7C15 + (mixed << 6) + (mixed >> 2))) & (2**63 - 1)
-    return torch.Generator().manual_seed(mixed)
+    # hashed, so that neighbouring parts give unrelated streams: torch looks at no more than 32 bits of a seed
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def _adamw(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -164,15 +165,17 @@ class _Checkpoint:
         draft.replace(self.folder / "state.safetensors")
 
     def restore(self) -> tuple[int, list[tuple[int, float]]]:
-        """Load the last checkpoint into model, average and optimizer; (0, []) when there is none."""
-        path = self.folder / "state.safetensors"
-        if not path.is_file():
-            return 0, []
-        from safetensors import safe_open
+        """Load the last checkpoint into model, average and optimizer; (0, []) when there is none.
 
-        with safe_open(path, "pt") as file:
-            facts = file.metadata()
-        tensors = load_file(path)
+        One that a power loss cut short counts as none: the work is done again, to the same bytes.
+        """
+        path = self.folder / "state.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                facts = file.metadata()
+            tensors = load_file(path)
+        except (FileNotFoundError, SafetensorError):
+            return 0, []
         part = {
             prefix: {k.removeprefix(f"{prefix}/"): v for k, v in tensors.items() if k.startswith(f"{prefix}/")}
             for prefix in ("model", "average", "optimizer")

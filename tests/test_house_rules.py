@@ -58,6 +58,7 @@ def test_broad_excepts_are_only_where_they_must_be() -> None:
     allowed = {
         "edgedistill/exporters/tflite/graph.py",  # the converter raises errors of torch, jax and MLIR alike
         "edgedistill/exporters/tflite/reference.py",
+        "edgedistill/pipeline/replay.py",  # tokenizers raises plain Exception for a damaged file
     }
     found = {
         str(path.relative_to(ROOT))

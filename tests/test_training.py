@@ -326,7 +326,13 @@ def test_before_step_is_told_every_step_in_order_also_when_continued(tmp_path: P
 
 
 def test_generators_with_different_parts_are_unrelated() -> None:
-    parts = [(s, p, n) for s in (0, 1, 2, 77) for p in (0, 1) for n in range(100)] + [(0,), (1,), (0, 0), (0, 1), (1, 0)]
+    parts = [(s, p, n) for s in (0, 1, 2, 77) for p in (0, 1) for n in range(100)] + [
+        (0,),
+        (1,),
+        (0, 0),
+        (0, 1),
+        (1, 0),
+    ]
     draws = torch.stack([torch.randn(64, generator=generator(*part)) for part in parts])
     assert len({tuple(row.tolist()) for row in draws}) == len(parts)
     together = torch.corrcoef(draws)[~torch.eye(len(parts), dtype=torch.bool)]

@@ -67,7 +67,7 @@ def bench(
 
     if on not in catalog.plugins("runners"):
         known = ("adb", "ssh", "ios")
-        tail = " is not available yet: devices cannot be driven." if on in known else " is no runner"
+        tail = " not available yet, devices cannot be driven" if on in known else " no such runner"
         raise SpecError(f"--on {on}:{tail}{did_you_mean(on, catalog.plugins('runners'))}")
     from edgedistill.cli.progress import Watch
     from edgedistill.store import storage_errors, write_json

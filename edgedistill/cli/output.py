@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
     from rich.text import Text
 
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 WIDE = 160  # columns when nobody says how wide the output is: in a file a line need not be broken
 STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "UNMEASURED": "yellow"}
 
@@ -54,7 +55,7 @@ def is_quiet() -> bool:
 def json_document(value: Any) -> None:
     """Write the command's one JSON document."""
     _state.json_written = True
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    _write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def clean(text: object) -> str:
@@ -65,7 +66,7 @@ def clean(text: object) -> str:
 def say(text: str = "", style: str = "") -> None:
     """A line of human output; nothing when JSON or silence is wanted."""
     if not (_state.json_wanted or _state.quiet):
-        _console().print(styled(text, style), soft_wrap=True)
+        _draw(styled(text, style), soft_wrap=True)
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> None:
@@ -80,7 +81,7 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *
         drawn.add_column(name, justify="right" if place in right else "left", overflow="fold", no_wrap=place == 0)
     for row in rows:
         drawn.add_row(*(styled(str(cell), STYLES.get(str(cell), "")) for cell in row))
-    _console().print(drawn)
+    _draw(drawn)
 
 
 def styled(text: str, style: str = "") -> Text:
@@ -90,8 +91,19 @@ def styled(text: str, style: str = "") -> Text:
     return Text(clean(text), style=style)
 
 
-def _console() -> Console:
+def _draw(what: RenderableType, *, soft_wrap: bool = False) -> None:
     from rich.console import Console
 
     # Rich takes the width from COLUMNS or the terminal, and leaves colours out for NO_COLOR and for files.
-    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+    with console.capture() as captured:
+        console.print(what, soft_wrap=soft_wrap)
+    _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in `| head`
+        raise SystemExit(BROKEN_PIPE) from None

@@ -127,6 +127,7 @@ class Watch:
             return
         text = f"{output.clean(stage):<18} {seconds:7.1f} s  {output.clean(note)}".rstrip()
         if self._console:
+            self._live.refresh()  # else the line of the stage that has ended is drawn once more, below its result
             self._console.print(output.styled(mark, style) + output.styled(f" {text}"), soft_wrap=True)
         else:
             word = {"✗": "failed", "·": "cached", "✓": "done"}[mark]
@@ -145,13 +146,13 @@ class Watch:
             line.append("─" * (BAR - round(done * BAR)), style="dim")
             line.append(f" {running.units:,}/{running.total:,} {running.unit}")
         elapsed = now - running.counted_from
-        if running.units and elapsed > 0:
-            rate = running.units / elapsed
-            line.append(f"  {rate:,.3g}/s")
-            if running.total > running.units:
-                line.append(f"  {clock((running.total - running.units) / rate)} left")
+        rate = running.units / elapsed if elapsed > 0 else 0.0
+        if rate and running.total > running.units:
+            line.append(f"  {clock((running.total - running.units) / rate)} left")
         for name, value in running.facts.items():
             line.append(f"  {output.clean(name)} {value:.4g}")
+        if rate:
+            line.append(f"  {rate:,.3g}/s")
         return line
 
 

@@ -112,7 +112,7 @@ def teacher_source(text: str) -> TeacherSource:
     if text.startswith(PACKAGE):
         return _package(text.removeprefix(PACKAGE))
     folder = Path(text).expanduser()
-    if folder.is_dir():
+    if text and folder.is_dir():
         return TeacherSource(kind="folder", name=str(folder.resolve()))
     if folder.is_file():
         raise TeacherError(f"--teacher {text}: is a file. Give its folder, with config.json and the tokenizer.")

@@ -41,11 +41,10 @@ class BuildResult:
 
 
 class _Run:
-    """One build: the store, the progress and the order in which stages were finished."""
+    """One build: where its stages are kept and who watches them."""
 
     def __init__(self, store: Store, progress: Progress) -> None:
         self.store, self.progress = store, progress
-        self.finished: list[Finished] = []
 
     def stage(
         self,
@@ -63,7 +62,6 @@ class _Run:
         )
         if done.cached:
             self.progress.end("already done")
-        self.finished.append(done)
         return done
 
 
@@ -102,7 +100,9 @@ def build(
     references = _references(run, profile, trained)
     honest = arms.train_arms(run.stage, plan, profile, trained, watch) if baselines else {}
     judged = verdict.judge(plan, verified, exported, references, trained.recorded, honest, watch)
-    folder = bundle.write(out, plan, profile, located, fit, trained, frozen, exported, verified, judged, run.finished)
+    shipped = [data, trained.teacher, trained.recorded, trained.start, *trained.stages.values(), frozen]
+    shipped += [*exported.values(), *verified.values()]
+    folder = bundle.write(out, plan, profile, located, fit, trained, frozen, exported, verified, judged, shipped)
     return BuildResult(folder, plan, judged.gate, {})
 
 

@@ -24,13 +24,12 @@ from edgedistill.store import Finished, sha256_of, storage_errors, version_of, w
 from edgedistill.teachers import Located
 
 SNIPPETS = Path(__file__).parent / "snippets"
-BUILTIN_LICENCES = {
-    "builtin:banking77": {
-        "what": "BANKING77 (a subset), Casanueva et al. 2020, PolyAI",
-        "licence": "CC-BY-4.0",
-        "use": "training data; texts in golden.json",
-    }
+BANKING77 = {
+    "what": "BANKING77 (a subset), Casanueva et al. 2020, PolyAI",
+    "licence": "CC-BY-4.0",
+    "use": "training data; texts in golden.json",
 }
+BUILTIN_LICENCES = {"builtin:banking77": BANKING77, "builtin:banking5": BANKING77}
 
 
 def check_destination(out: Path) -> None:

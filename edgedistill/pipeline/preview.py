@@ -6,6 +6,7 @@ cannot drift from the build. Nothing is written and torch is not imported.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,6 @@ class _Recorder(pipeline._Run):
 
     def __init__(self, root: Path) -> None:
         self.root, self.progress = root, Silent()
-        self.finished: list[Finished] = []
         self.states: list[StageState] = []
 
     def stage(
@@ -133,7 +133,8 @@ def why(root: Path, state: StageState) -> list[str]:
     before = newest(root, name)
     if before is None:
         return [f"no stage {name!r} was ever finished in {root}"]
-    return difference(_by_input(before), _by_input(state.description))
+    stored = json.loads(json.dumps(state.description))  # as the store would read it back: tuples are lists there
+    return difference(_by_input(before), _by_input(stored))
 
 
 def _by_input(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from edgedistill.specs import DataSpec, DistilSpec, FitSpec, Profile, Progress, 
 from edgedistill.store import Finished, write_json
 from edgedistill.teachers import Located
 
+CALIBRATION_BATCH = 32
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -136,6 +137,7 @@ def distil_stage(
     student, projector, tokenizer = load_student(profile.student.family, start.folder, before.folder)
     if spec.fake_quant:
         quant.prepare(student, profile.export.scheme)
+        _calibrate(student, tokenizer, data.folder)
     material = _material(tokenizer, student.config.max_length, data.folder, recorded.folder)
     progress.begin(spec.name, distil.steps_of(spec, len(material.sequences)), "step")
     losses = {term.loss: catalog.load_plugin("losses", term.loss) for term in spec.losses}
@@ -224,6 +226,20 @@ def logits_of(student: Any, tokenizer: Any, texts: list[str]) -> Any:
     sequences = task.encode(tokenizer, texts, student.config.max_length)
     pad = task.pad_id(tokenizer)
     return record.answers(student, sequences, lambda batch: task.collate(batch, pad), Silent()).logits.numpy()
+
+
+def _calibrate(student: Any, tokenizer: Any, data: Path) -> None:
+    """Show the calibration rows to a student with static activations, so that training starts from sane ranges."""
+    import torch
+
+    from edgedistill.tasks import text_classification as task
+
+    texts = [row.text for row in read_splits(data).calibration]
+    sequences, pad = task.encode(tokenizer, texts, student.config.max_length), task.pad_id(tokenizer)
+    student.train()
+    with torch.no_grad():
+        for start in range(0, len(sequences), CALIBRATION_BATCH):
+            student(*task.collate(sequences[start : start + CALIBRATION_BATCH], pad))
 
 
 def _material(tokenizer: Any, max_length: int, data: Path, recorded: Path) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable  # the tests check annotations at run time
 class Progress(Protocol):
     """Receives what happens; every method returns at once."""
 

@@ -57,5 +57,5 @@ def wilson(correct: int, rows: int) -> Quality:
     z, share = 1.959963984540054, correct / rows
     centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
     half = z * ((share * (1 - share) + z * z / (4 * rows)) / rows) ** 0.5 / (1 + z * z / rows)
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    low, high = max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))  # whatever the rounding
     return Quality(accuracy=share, low=low, high=high, correct=correct, rows=rows)

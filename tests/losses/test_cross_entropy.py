@@ -9,7 +9,12 @@ from torch.nn.functional import log_softmax
 
 from edgedistill.losses import LossBatch, cross_entropy, hard_pseudo_label
 
-NOTHING = torch.zeros(0)
+
+def batch_of(student: Tensor, teacher: Tensor | None = None, labels: Tensor | None = None) -> LossBatch:
+    unused = torch.full((len(student), 1), float("nan"), dtype=student.dtype)
+    if teacher is None:
+        teacher = torch.full_like(student, float("nan"))
+    return LossBatch(student, teacher, unused, unused, torch.full((len(student),), -1) if labels is None else labels)
 
 
 def logits_of(rows: int = 5, classes: int = 4) -> Tensor:
@@ -17,7 +22,7 @@ def logits_of(rows: int = 5, classes: int = 4) -> Tensor:
 
 
 def ours(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    return cross_entropy.loss(LossBatch(logits, NOTHING, NOTHING, NOTHING, labels), smoothing)
+    return cross_entropy.loss(batch_of(logits, labels=labels), smoothing)
 
 
 def test_the_value_is_the_mean_negative_log_probability_of_the_label() -> None:
@@ -67,14 +72,11 @@ def test_the_gradient_is_probability_minus_target() -> None:
 
 def test_hard_pseudo_labels_are_cross_entropy_with_the_argmax_of_the_teacher() -> None:
     student, teacher = logits_of(), logits_of().flip(0)
-    hard = hard_pseudo_label.loss(LossBatch(student, teacher, NOTHING, NOTHING, torch.full((5,), -1)))
+    hard = hard_pseudo_label.loss(batch_of(student, teacher))
     torch.testing.assert_close(hard, ours(student, teacher.argmax(-1)))
 
 
 def test_hard_pseudo_labels_do_not_see_how_sure_the_teacher_is() -> None:
     student, teacher = logits_of(), logits_of().flip(0)
-    values = {
-        float(hard_pseudo_label.loss(LossBatch(student, scale * teacher, NOTHING, NOTHING, NOTHING)))
-        for scale in (0.1, 1.0, 50.0)
-    }
+    values = {float(hard_pseudo_label.loss(batch_of(student, scale * teacher))) for scale in (0.1, 1.0, 50.0)}
     assert len(values) == 1

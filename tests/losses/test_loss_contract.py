@@ -116,7 +116,9 @@ def test_the_gradient_is_the_one_of_finite_differences(name: str) -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_gradient_is_finite_for_silent_and_for_loud_logits_in_float32(name: str, scale: float) -> None:
-    loud = {key: (scale * value).float() if value.is_floating_point() else value for key, value in vars(batch_of()).items()}
+    loud = {
+        key: (scale * value).float() if value.is_floating_point() else value for key, value in vars(batch_of()).items()
+    }
     batch = learnable(LossBatch(**loud))
     value_of(name, batch).backward()
     grads = [item.grad for item in (batch.student_logits, batch.student_pooled) if item.grad is not None]

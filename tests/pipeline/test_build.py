@@ -1,0 +1,145 @@
+"""Builds through the command line, as a user and a CI run them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SAME = ("manifest.json", "model.tflite", "vocab.txt", "labels.txt", "golden.json", "frozen/student.safetensors")
+
+
+def command(store: Path, out: Path, *options: str) -> list[str]:
+    base = [sys.executable, "-m", "edgedistill", "build", "--target", "pixel8", "--profile", "tiny", "--quiet"]
+    return [*base, "--store", str(store), "--out", str(out), *options]
+
+
+def build(store: Path, out: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(store, out, *options),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    done = build(folder / "store", folder / "out", PYTHONHASHSEED="1")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_killed_build_continues_to_the_same_bytes(first: Path, tmp_path: Path) -> None:
+    store, out = tmp_path / "store", tmp_path / "deep" / "out"
+    for seconds in (2.0, 5.0, 9.0, 14.0):
+        process = subprocess.Popen(command(store, out), cwd=ROOT, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not out.exists() or (out / "manifest.json").is_file()
+    done = build(store, out, PYTHONHASHSEED="2")
+    assert done.returncode == 0, done.stderr
+    for name in SAME:
+        assert (out / name).read_bytes() == (first / "out" / name).read_bytes(), name
+
+
+def test_a_second_build_does_no_stage_again_and_replaces_the_bundle(first: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (first / "store").rglob("done.json")}
+    manifest = (first / "out" / "manifest.json").read_bytes()
+    done = build(first / "store", first / "out")
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (first / "store").rglob("done.json")} == before
+    assert (first / "out" / "manifest.json").read_bytes() == manifest
+    assert sorted(path.name for path in first.iterdir()) == ["out", "store"]
+
+
+def test_a_damaged_stage_is_made_again_with_the_same_bytes(first: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(first / "store", tmp_path / "store")
+    (damaged,) = (store / "freeze").glob("*/student.safetensors")
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    done = build(store, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.tflite").read_bytes() == (first / "out" / "model.tflite").read_bytes()
+
+
+def test_another_seed_is_another_student(first: Path, tmp_path: Path) -> None:
+    done = build(first / "store", tmp_path / "out", "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.tflite").read_bytes() != (first / "out" / "model.tflite").read_bytes()
+
+
+def test_the_manifest_tells_no_path_time_or_host(first: Path) -> None:
+    text = (first / "out" / "manifest.json").read_text()
+    assert str(first) not in text
+    assert str(ROOT) not in text
+    assert os.uname().nodename not in text
+    manifest = json.loads(text)
+    assert manifest["parity"]["tflite"]["codes_max_difference"] == 0
+    assert manifest["parity"]["tflite"]["scales_max_difference"] == 0
+    assert manifest["parity"]["tflite"]["argmax_agreement"] >= 0.99
+    assert {item["licence"] for item in manifest["licences"]} == {"Apache-2.0", "CC-BY-4.0"}
+    assert set(SAME[1:]) <= set(manifest["files"])
+    assert not {"report.html", "measurements.json", "manifest.json"} & set(manifest["files"])
+
+
+def test_the_golden_samples_are_held_out_rows_and_the_file_answers_them(first: Path) -> None:
+    import numpy as np
+
+    from edgedistill.exporters.tflite import load
+
+    golden = json.loads((first / "out" / "golden.json").read_text())
+    held_out = next((first / "store" / "data").glob("*/held_out.jsonl"))  # the same rows for every seed
+    texts = {json.loads(line)["text"] for line in held_out.read_text().splitlines()}
+    runner = load(first / "out" / "model.tflite")
+    labels = (first / "out" / "labels.txt").read_text().splitlines()
+    assert len(golden) == 16
+    for sample in golden:
+        assert sample["text"] in texts
+        answer = runner(np.array(sample["input_ids"], dtype=np.int32))
+        assert np.abs(answer - np.array(sample["logits"])).max() < 1e-4
+        assert labels[int(answer.argmax())] == sample["label"]
+
+
+def test_honest_arms_are_trained_with_the_same_steps(first: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(first / "store", tmp_path / "store")
+    done = build(store, tmp_path / "out", "--baselines")
+    assert done.returncode == 0, done.stderr
+    ledger = {row["name"]: row for row in json.loads((tmp_path / "out" / "report.json").read_text())["ledger"]}
+    assert {"labels alone", "label smoothing", "hard pseudo-labels"} <= set(ledger)
+    steps = set()
+    for folder in ("distil-distil", "labels-alone-distil-distil", "label-smoothing-distil-distil"):
+        (facts,) = (store / folder).glob("*/facts.json")
+        steps.add(json.loads(facts.read_text())["curve"][-1][0])
+    assert len(steps) == 1
+
+
+def test_a_static_scheme_is_exact_too(first: Path, tmp_path: Path) -> None:
+    text = (ROOT / "profiles" / "tiny.toml").read_text()
+    text = text.replace("[budget]", '[export]\nscheme = { activations = "static_int8" }\n\n[budget]')
+    (tmp_path / "static.toml").write_text(text)
+    store = shutil.copytree(first / "store", tmp_path / "store")
+    base = [sys.executable, "-m", "edgedistill", "build", "--target", "rpi5", "--profile", str(tmp_path / "static.toml")]
+    done = subprocess.run(
+        [*base, "--store", str(store), "--out", str(tmp_path / "out"), "--quiet"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    parity = json.loads((tmp_path / "out" / "manifest.json").read_text())["parity"]["tflite"]
+    assert parity["codes_max_difference"] == 0
+    assert parity["argmax_agreement"] >= 0.97
