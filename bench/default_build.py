@@ -54,7 +54,12 @@ def one(seed: int, arms: bool, folder: Path) -> dict[str, object]:
 
 
 def table(runs: list[dict]) -> str:
-    lines = ["# The default build", "", f"Seeds {', '.join(str(run['seed']) for run in runs)}; 1 999 held-out rows.", ""]
+    lines = [
+        "# The default build",
+        "",
+        f"Seeds {', '.join(str(run['seed']) for run in runs)}; 1 999 held-out rows.",
+        "",
+    ]
     lines += ["| model | accuracy by seed, % | mean, % | share of the teacher's |", "|---|---|--:|--:|"]
     teacher = statistics.mean(run["accuracy"]["teacher"] for run in runs)
     for name in runs[0]["accuracy"]:

@@ -37,7 +37,6 @@ class BuildResult:
     folder: Path
     plan: Plan
     gate: GateResult
-    seconds: dict[str, float]
 
 
 class _Run:
@@ -85,6 +84,30 @@ def build(
     """
     watch = progress or Silent()
     run = _Run(store, watch)
+    bundle.check_destination(out)
+    plan, trained, located, fit = _train(run, target, profile, base)
+    labels = read_splits(trained.data.folder).labels
+    frozen = _freeze(run, profile, labels, located, trained)
+    exported = {name: _export(run, profile, name, frozen) for name in plan.formats}
+    verified = {name: _verify(run, profile, name, frozen, exported[name], trained) for name in plan.formats}
+    references = _references(run, profile, trained)
+    honest = arms.train_arms(run.stage, plan, profile, trained, watch) if baselines else {}
+    judged = verdict.judge(plan, verified, exported, references, trained.recorded, honest, watch)
+    shipped = [trained.data, trained.teacher, trained.recorded, trained.start, *trained.stages.values(), frozen]
+    shipped += [*exported.values(), *verified.values()]
+    folder = bundle.write(out, plan, profile, located, fit, trained, frozen, exported, verified, judged, shipped)
+    return BuildResult(folder, plan, judged.gate)
+
+
+def train_student(
+    target: Target, profile: Profile, *, store: Store, base: Path, progress: Progress | None = None
+) -> tuple[Plan, Trained]:
+    """The first half of `build`: plan and train, for those who only want to know how good a student gets."""
+    plan, trained, _, _ = _train(_Run(store, progress or Silent()), target, profile, base)
+    return plan, trained
+
+
+def _train(run: _Run, target: Target, profile: Profile, base: Path) -> tuple[Plan, Trained, Located, FitSpec]:
     located = locate(profile.teacher.sources)
     data = _data(run, profile, base)
     splits = read_splits(data.folder)
@@ -92,18 +115,7 @@ def build(
     plan = make_plan(
         target, profile, rows=len(splits.train), classes=len(splits.labels), teacher_parameters=located.parameters
     )
-    bundle.check_destination(out)
-    trained = train(run, plan, profile, located, fit, data)
-    frozen = _freeze(run, profile, splits.labels, located, trained)
-    exported = {name: _export(run, profile, name, frozen) for name in plan.formats}
-    verified = {name: _verify(run, profile, name, frozen, exported[name], trained) for name in plan.formats}
-    references = _references(run, profile, trained)
-    honest = arms.train_arms(run.stage, plan, profile, trained, watch) if baselines else {}
-    judged = verdict.judge(plan, verified, exported, references, trained.recorded, honest, watch)
-    shipped = [data, trained.teacher, trained.recorded, trained.start, *trained.stages.values(), frozen]
-    shipped += [*exported.values(), *verified.values()]
-    folder = bundle.write(out, plan, profile, located, fit, trained, frozen, exported, verified, judged, shipped)
-    return BuildResult(folder, plan, judged.gate, {})
+    return plan, train(run, plan, profile, located, fit, data), located, fit
 
 
 def resolved_fit(fit: FitSpec, located: Located, labels: tuple[str, ...]) -> FitSpec:
