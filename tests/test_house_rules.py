@@ -48,7 +48,7 @@ def test_no_dangerous_or_forbidden_habit(path: Path) -> None:
     assert path.name != "utils.py"
     for habit in (r"\bpickle\b", r"torch\.load\(", r"shell=True", r"trust_remote_code=True", r"\beval\("):
         found = re.search(habit, text)
-        assert not found or found.group() == "eval(" and ".eval(" in text, habit
+        assert not found or (found.group() == "eval(" and ".eval(" in text), habit
     if "cli" not in path.parts:
         assert "sys.exit" not in text
         assert not re.search(r"(?m)^\s*print\(", text)

@@ -55,7 +55,7 @@ def build(
     from edgedistill.store import Store
 
     folder = out or OUT / f"{chosen.target.name}-{chosen.profile.name}"
-    with Watch() as watch:
+    with select.naming_the_option(chosen), Watch() as watch:
         result = pipeline.build(
             chosen.target,
             chosen.profile,

@@ -47,9 +47,11 @@ def plan(
 def show(chosen: Selection, root: Path, *, baselines: bool, explain: bool, why: bool, states: bool) -> None:
     """Make the plan and print it; `states` adds what the store has already, `why` how the rest differs."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan looks at what is here and fetches nothing
+    from edgedistill.cli.select import naming_the_option
     from edgedistill.pipeline import preview as previews
 
-    seen = previews.preview(chosen.target, chosen.profile, store=root, base=chosen.base, baselines=baselines)
+    with naming_the_option(chosen):
+        seen = previews.preview(chosen.target, chosen.profile, store=root, base=chosen.base, baselines=baselines)
     reasons = {state.name: previews.why(root, state) for state in seen.stages if not state.done} if why else {}
     if output.wants_json():
         output.json_document(_document(seen, reasons, why))

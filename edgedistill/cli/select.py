@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from edgedistill import catalog
-from edgedistill.errors import SpecError, TeacherError, did_you_mean
+from edgedistill.errors import InfeasibleError, SpecError, TeacherError, did_you_mean
 from edgedistill.specs import Budget, Profile, Target, TeacherSource
 
 UNITS = {"_mb": "MB (10^6 bytes)", "_ms": "ms", "_mj": "mJ"}
@@ -20,11 +21,12 @@ PACKAGE = "package:"
 
 @dataclass(frozen=True)
 class Selection:
-    """What to build for what; `base` is the folder that relative paths of the profile start at."""
+    """What to build for what; `base` is where relative paths of the profile start, `limits` came with --budget."""
 
     target: Target
     profile: Profile
     base: Path
+    limits: Mapping[str, float]
 
 
 def select(
@@ -60,7 +62,23 @@ def select(
     if asked:
         device = Target.decode({**device.model_dump(), "budget": _replaced(device.budget, asked)}, "--budget")
         build = Profile.decode({**build.model_dump(), "budget": _replaced(build.budget, asked)}, "--budget")
-    return Selection(device, build, base)
+    return Selection(device, build, base, asked)
+
+
+@contextlib.contextmanager
+def naming_the_option(chosen: Selection) -> Iterator[None]:
+    """Say of a budget that cannot be met that the option gave it: the planner sees only a target and a profile.
+
+    Raises:
+        InfeasibleError: as it came, with the option named.
+    """
+    try:
+        yield
+    except InfeasibleError as error:
+        if not chosen.limits:
+            raise
+        given = ",".join(f"{name}={value:g}" for name, value in chosen.limits.items())
+        raise InfeasibleError(f"{error}\n  --budget {given} stands in place of the limits in both files.") from None
 
 
 def parse_limits(texts: Sequence[str]) -> dict[str, float]:

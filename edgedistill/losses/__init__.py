@@ -20,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossBatch:
-    """What a loss may look at. `labels` is -1 where a row has none; `student_pooled` has the teacher's width already."""
+    """What a loss may look at. `labels` is -1 where a row has none; `student_pooled` has the teacher's width."""
 
     student_logits: Float[Tensor, "batch classes"]
     teacher_logits: Float[Tensor, "batch classes"]

@@ -40,9 +40,7 @@ def check_destination(out: Path) -> None:
         InfrastructureError: its parent cannot be written.
     """
     if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise SpecError(
-            f"{out}: exists and is not a bundle. Choose another --out, or remove it yourself."
-        )
+        raise SpecError(f"{out}: exists and is not a bundle. Choose another --out, or remove it yourself.")
     with storage_errors(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
         probe = out.parent / f".{out.name}.probe"
@@ -212,7 +210,8 @@ def _observed(draft: Path, plan: Plan, profile: Profile, trained: Trained, judge
     )
     write_json(draft / "measurements.json", {k: m.model_dump(mode="json") for k, m in judged.measurements.items()})
     write_json(draft / "gate.json", judged.gate.model_dump(mode="json") | {"verdict": judged.gate.verdict})
-    write_json(draft / "report.json", data.model_dump(mode="json"))
+    # In the order that the report shows, so that `edgedistill report` writes the very same page from it.
+    write_whole(draft / "report.json", f"{data.model_dump_json(indent=1)}\n".encode())
     write_whole(draft / "gate.junit.xml", junit_xml(judged.gate).encode())
     write_report(draft, data)
 

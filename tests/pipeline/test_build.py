@@ -131,9 +131,18 @@ def test_a_static_scheme_is_exact_too(first: Path, tmp_path: Path) -> None:
     text = text.replace("[budget]", '[export]\nscheme = { activations = "static_int8" }\n\n[budget]')
     (tmp_path / "static.toml").write_text(text)
     store = shutil.copytree(first / "store", tmp_path / "store")
-    base = [sys.executable, "-m", "edgedistill", "build", "--target", "rpi5", "--profile", str(tmp_path / "static.toml")]
+    base = [sys.executable, "-m", "edgedistill", "build", "--target", "rpi5"]
     done = subprocess.run(
-        [*base, "--store", str(store), "--out", str(tmp_path / "out"), "--quiet"],
+        [
+            *base,
+            "--profile",
+            str(tmp_path / "static.toml"),
+            "--store",
+            str(store),
+            "--out",
+            str(tmp_path / "out"),
+            "--quiet",
+        ],
         capture_output=True,
         text=True,
         timeout=500,
