@@ -158,14 +158,14 @@ def test_method_none_keeps_the_head_the_teacher_came_with(tmp_path: Path) -> Non
         torch.testing.assert_close(network(ids, mask).logits, own)
 
 
-FINETUNE = FitSpec(method="finetune", epochs=4, batch_size=8, learning_rate=2e-3)
+FINETUNE = FitSpec(method="finetune", epochs=10, batch_size=8, learning_rate=2e-3, head_l2=1e-2)
 
 
 def test_method_finetune_moves_the_body_and_fits_better_than_the_head_alone(tmp_path: Path) -> None:
-    head, tuned = fitted(FitSpec(method="head"), tmp_path), fitted(FINETUNE, tmp_path)
+    head, tuned = fitted(FitSpec(method="head", head_l2=1e-2), tmp_path), fitted(FINETUNE, tmp_path)
     moved = [n for n, v in tuned.body.state_dict().items() if not torch.equal(v, body().state_dict()[n])]
     assert any("attention" in name for name in moved)
-    assert loss_of(tuned) < 0.8 * loss_of(head)
+    assert loss_of(tuned) < 0.5 * loss_of(head)
     assert not tuned.training
 
 
