@@ -49,7 +49,7 @@ def test_no_dangerous_or_forbidden_habit(path: Path) -> None:
     for habit in (r"\bpickle\b", r"torch\.load\(", r"shell=True", r"trust_remote_code=True", r"\beval\("):
         found = re.search(habit, text)
         assert not found or (found.group() == "eval(" and ".eval(" in text), habit
-    if "cli" not in path.parts:
+    if "cli" not in path.parts and path.name != "_host_child.py":  # the child is a program of its own
         assert "sys.exit" not in text
         assert not re.search(r"(?m)^\s*print\(", text)
 
@@ -58,6 +58,7 @@ def test_broad_excepts_are_only_where_they_must_be() -> None:
     allowed = {
         "edgedistill/exporters/tflite/graph.py",  # the converter raises errors of torch, jax and MLIR alike
         "edgedistill/exporters/tflite/reference.py",
+        "edgedistill/exporters/tflite/reading.py",  # damaged offsets surface as struct, index or memory errors
         "edgedistill/pipeline/replay.py",  # tokenizers raises plain Exception for a damaged file
     }
     found = {

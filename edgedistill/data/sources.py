@@ -119,4 +119,6 @@ def _neighbours(path: Path) -> str:
         names = sorted(entry.name for entry in path.parent.iterdir() if entry.name.lower().endswith(KINDS))
     except OSError:
         return ", nor is there such a folder. Relative paths start at the profile's folder."
+    if not names:
+        return f"; {path.parent} holds no data file. Allowed extensions: {', '.join(KINDS)}."
     return did_you_mean(path.name, names[:50])

@@ -139,8 +139,8 @@ def references(profile: Profile, trained: Trained, out: Path, progress: Progress
     ptq = task.quality(run_file(load(out / "student_ptq.tflite"), sequences, progress), truth)
     write_json(out / "quality.json", {"ptq": ptq.model_dump()})
     write_json(out / "inputs.json", {
-        "student": _padded(sequences[:TIMED_SAMPLES], longest, task.pad_id(tokenizer)),
-        "teacher": _padded(big_sequences, longest, task.pad_id(big_tokenizer)),
+        "student": padded(sequences[:TIMED_SAMPLES], longest, task.pad_id(tokenizer)),
+        "teacher": padded(big_sequences, longest, task.pad_id(big_tokenizer)),
     })  # fmt: skip
     progress.end(f"post-training int8: held-out accuracy {ptq.accuracy:.2%}")
 
@@ -148,7 +148,8 @@ def references(profile: Profile, trained: Trained, out: Path, progress: Progress
 TIMED_SAMPLES = 32
 
 
-def _padded(sequences: Sequence[Sequence[int]], length: int, pad: int) -> dict[str, list[list[int]]]:
+def padded(sequences: Sequence[Sequence[int]], length: int, pad: int) -> dict[str, list[list[int]]]:
+    """The inputs of signature `length_N` for every sequence, as JSON."""
     return {
         "input_ids": [[*item, *[pad] * (length - len(item))] for item in sequences],
         "attention_mask": [[1] * len(item) + [0] * (length - len(item)) for item in sequences],

@@ -137,7 +137,7 @@ def _ledger(data: ReportData) -> list[dict[str, Any]]:
 
 def _host(data: ReportData) -> dict[str, str] | None:
     """The machine and the circumstances of the host figures, in one line each."""
-    seen = next(iter(data.measurements.values()), None)
+    seen = data.measurements.get(data.shipped) or next(iter(data.measurements.values()), None)
     if seen is None:
         return None
     context = [

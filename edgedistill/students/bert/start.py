@@ -71,9 +71,12 @@ def reduce_embeddings(student: BertClassifier, encoder: nn.Module, trimmed: Trim
     reduced = centred @ basis
     scale = 1.0 / (reduced.std(1, keepdim=True) * weights).sum()
     student.embeddings.word.weight[known] = reduced * scale
-    positions = getattr(getattr(parts, "position_embeddings", None), "weight", None)
-    if positions is not None and len(positions) >= student.config.max_length:
-        used = positions[: student.config.max_length] * gain
+    positions = getattr(parts, "position_embeddings", None)
+    if isinstance(positions, nn.Embedding):
+        # RoBERTa counts positions from its padding id on, and its table says so
+        first = 0 if positions.padding_idx is None else positions.padding_idx + 1
+        used = positions.weight[first : first + student.config.max_length] * gain
+    if isinstance(positions, nn.Embedding) and len(used) == student.config.max_length:
         student.embeddings.position.copy_((used - used.mean(0)) @ basis * scale)
 
 

@@ -30,7 +30,7 @@ class Trimmed:
 
 
 def trim(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
-    """At most `limit` pieces: special tokens, the safety set, then the pieces the texts use most.
+    """At most `limit` pieces: special tokens, the safety set, characters of the texts, then the pieces they use most.
 
     A teacher without WordPiece (byte-pair or unigram) cannot be cut this way: a WordPiece vocabulary is trained on the
     texts instead, and each new piece remembers the teacher's pieces of its text.
@@ -41,7 +41,8 @@ def trim(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
     teacher.no_truncation()
     used = Counter(piece for item in teacher.encode_batch(list(texts)) for piece in item.tokens)
     safety = {piece for piece in vocabulary if piece.removeprefix(CONTINUES) in SAFETY}
-    ranked = [piece for piece, _ in sorted(used.items(), key=lambda pair: (-pair[1], pair[0]))]
+    characters = Counter(form for piece in used.elements() if piece not in SPECIAL for form in _characters(piece))
+    ranked = [piece for piece in (*_ranked(characters), *_ranked(used)) if piece in vocabulary]
     kept = list(dict.fromkeys([*SPECIAL, *sorted(safety), *ranked]))[: max(limit, len(SPECIAL) + len(safety))]
     # in the teacher's order, so that the file reads like the vocabulary it came from
     kept = [*SPECIAL, *sorted(set(kept) - set(SPECIAL), key=vocabulary.__getitem__)]
@@ -52,9 +53,15 @@ def trim(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
 def _trained(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
     raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
-    alphabet = sorted(SAFETY)
+    typable = sorted({letter.lower() for letter in SAFETY})
+    safety = [*typable, *(f"{CONTINUES}{letter}" for letter in typable if letter.isalnum())]
+    words = (word for text in texts for word, _ in _split(raw, text))
+    characters = _ranked(Counter(form for word in words for form in _characters(word)))
+    first = list(dict.fromkeys([*SPECIAL, *safety, *characters]))[: max(limit, len(SPECIAL) + len(safety))]
+    # given as special tokens, as the trainer numbers the characters it finds itself in another order in each process,
+    # and breaks ties by number
     trainer = trainers.WordPieceTrainer(
-        vocab_size=limit, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=limit, special_tokens=first, initial_alphabet=[], limit_alphabet=0, show_progress=False
     )
     raw.train_from_iterator(texts, trainer)
     vocabulary = raw.get_vocab(with_added_tokens=True)
@@ -65,6 +72,24 @@ def _trained(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
         lead = "" if piece.startswith(CONTINUES) else " "
         sources.append(tuple(teacher.encode(lead + text, add_special_tokens=False).ids) if text else ())
     return _counted(_wordpiece(kept, raw.normalizer, raw.pre_tokenizer), tuple(sources), texts)
+
+
+def _split(tokenizer: Tokenizer, text: str) -> list[tuple[str, tuple[int, int]]]:
+    found: list[tuple[str, tuple[int, int]]] = tokenizer.pre_tokenizer.pre_tokenize_str(
+        tokenizer.normalizer.normalize_str(text)
+    )
+    return found
+
+
+def _characters(piece: str) -> list[str]:
+    """The pieces of one character that spell `piece`."""
+    text = piece.removeprefix(CONTINUES)
+    forms = [f"{CONTINUES}{letter}" for letter in text]
+    return forms if piece.startswith(CONTINUES) else [text[:1], *forms[1:]]
+
+
+def _ranked(counts: Counter[str]) -> list[str]:
+    return [piece for piece, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
 
 
 def _counted(tokenizer: Tokenizer, sources: tuple[tuple[int, ...], ...], texts: Sequence[str]) -> Trimmed:
