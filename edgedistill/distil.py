@@ -135,12 +135,3 @@ class _Batches:
         for group in torch.split(order, self.batch_size * self.GROUP):
             batches += torch.split(group[self.lengths[group].argsort(stable=True)], self.batch_size)
         return [batches[int(i)] for i in torch.randperm(len(batches), generator=generator)]
-
-
-def project_onto(
-    student: Float[Tensor, "rows width"], teacher: Float[Tensor, "rows teacher_width"]
-) -> tuple[Float[Tensor, "teacher_width width"], Float[Tensor, " teacher_width"]]:
-    """The least-squares map from the student's pooled embedding to the teacher's: a projector's starting point."""
-    mean_s, mean_t = student.mean(0), teacher.mean(0)
-    weight = torch.linalg.lstsq((student - mean_s).double(), (teacher - mean_t).double()).solution.T.float()
-    return weight, mean_t - weight @ mean_s

@@ -348,3 +348,22 @@ def test_a_rate_of_zero_hides_nothing() -> None:
     sequences, recorded = taught(20)
     ids, mask = task.collate(sequences, PAD)
     assert torch.equal(hide(ids, mask, 0.0, material(sequences, recorded), training.generator(1)), ids)
+
+
+def test_each_step_hides_other_tokens_and_each_seed_others_again(tmp_path: Path) -> None:
+    _, recorded = taught(1)
+    stuff = material([[CLS, *range(5, 17), SEP]], recorded)
+
+    def seen(seed: int) -> list[list[int]]:
+        inputs: list[list[int]] = []
+
+        def prepare(student: BertClassifier) -> None:
+            student.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0][0].tolist()))
+
+        run(spec_of(SOFT, epochs=20, mask_rate=0.5), stuff, tmp_path, seed, prepare)
+        return inputs
+
+    first = seen(1)
+    assert len({tuple(ids) for ids in first}) > 18
+    assert seen(1) == first
+    assert seen(2) != first

@@ -176,7 +176,7 @@ training.CHECKPOINT_EVERY_S = 0
 model = here.net()
 here.train(model, here.regression(model), here.LONG, Path(sys.argv[1]), here.Silent())
 """
-LONG = replace(RECIPE, steps=3000)
+LONG = replace(RECIPE, steps=1500)
 
 
 def test_a_killed_process_that_is_continued_ends_with_the_same_bits(tmp_path: Path) -> None:

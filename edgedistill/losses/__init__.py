@@ -3,6 +3,7 @@
 A loss file defines:
 
 - `PARAMS`: a literal dict of its parameters and their defaults, read at plan time without importing torch;
+- `LIMITS`: a literal dict, for each parameter the lowest and highest value that is allowed;
 - `NEEDS`: a literal tuple of what it asks of the teacher: "logits", "pooled", or "labels" of the data;
 - `ZERO_AT_TEACHER`: True when the loss is 0 if the student answers exactly as the teacher does;
 - `loss(batch, **params) -> Tensor`: the mean over the rows of the batch, in nats where it is a divergence.

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from edgedistill.losses import LossBatch
 
 PARAMS = {"smoothing": 0.0}
+LIMITS = {"smoothing": (0.0, 0.99)}
 NEEDS = ("labels",)
 ZERO_AT_TEACHER = False
 

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from edgedistill.losses import LossBatch
 
 PARAMS: dict[str, float] = {}
+LIMITS: dict[str, tuple[float, float]] = {}
 NEEDS = ("logits",)
 ZERO_AT_TEACHER = False
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 from edgedistill.losses import LossBatch
 
 PARAMS: dict[str, float] = {}
+LIMITS: dict[str, tuple[float, float]] = {}
 NEEDS = ("pooled",)
 ZERO_AT_TEACHER = True
 

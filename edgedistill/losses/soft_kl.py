@@ -9,6 +9,7 @@ from torch.nn.functional import kl_div, log_softmax
 from edgedistill.losses import LossBatch
 
 PARAMS = {"temperature": 2.0}
+LIMITS = {"temperature": (0.01, 100.0)}
 NEEDS = ("logits",)
 ZERO_AT_TEACHER = True
 

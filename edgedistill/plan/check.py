@@ -43,9 +43,13 @@ def resolve(stage: DistilSpec, profile: Profile) -> DistilSpec:
         where = f"profile {profile.name!r}: stage {stage.name!r}, losses[{number}]"
         _known("losses", term.loss, where)
         allowed: Mapping[str, float] = _constant("losses", term.loss, "PARAMS")
-        for name in term.params:
+        limits: Mapping[str, tuple[float, float]] = _constant("losses", term.loss, "LIMITS")
+        for name, value in term.params.items():
             if name not in allowed:
                 raise SpecError(f"{where}: loss {term.loss!r} has no parameter {name!r}{did_you_mean(name, allowed)}")
+            low, high = limits[name]
+            if not low <= value <= high:
+                raise SpecError(f"{where}: {name} = {value:g}. Allowed: {low:g} to {high:g}.")
         terms.append(term.model_copy(update={"params": {**allowed, **term.params}}))
     return stage.model_copy(update={"losses": tuple(terms)})
 

@@ -9,6 +9,12 @@ from edgedistill.plan.check import resolve, teacher_outputs
 from edgedistill.plan.search import describe
 from edgedistill.specs import Budget, Candidate, DistilSpec, PlannedStage, Profile, Target
 
+STARTS = {
+    "layers": "the teacher's own layers, reduced where the student is smaller",
+    "embeddings": "the teacher's word vectors, their width reduced by PCA",
+    "random": "random weights",
+}
+
 
 def stages(
     target: Target, profile: Profile, budget: Budget, chosen: Candidate, rows: int | None
@@ -32,9 +38,6 @@ def _prepare(profile: Profile, chosen: Candidate, training: list[DistilSpec]) ->
     student, teacher = profile.student, profile.teacher
     outputs = teacher_outputs(tuple(term for spec in training for term in spec.losses))
     config = {"init": student.init, "family": student.family, "config": dict(chosen.config)}
-    start = (
-        "the teacher's word vectors, their width reduced by PCA" if student.init == "embeddings" else "random weights"
-    )
     return [
         _stage(
             "data",
@@ -51,7 +54,7 @@ def _prepare(profile: Profile, chosen: Candidate, training: list[DistilSpec]) ->
             {"outputs": list(outputs), "max_length": teacher.max_length},
             f"the teacher runs once; the losses ask for {', '.join(outputs) or 'nothing of it'}",
         ),
-        _stage("init", config, f"{start}; {describe(chosen)}"),
+        _stage("init", config, f"{STARTS[student.init]}; {describe(chosen)}"),
     ]
 
 

@@ -47,6 +47,12 @@ class FitSpec(Spec):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     head_l2: Annotated[float, Field(ge=0)] = 1e-5
 
+    @model_validator(mode="after")
+    def _epochs(self) -> FitSpec:
+        if self.method == "finetune" and self.epochs < 1:
+            raise ValueError('method = "finetune" needs epochs of 1 or more')
+        return self
+
 
 class TeacherSpec(Spec):
     """The teacher: the first source that is present on this machine is used, in the order given."""
@@ -76,8 +82,10 @@ class StudentSpec(Spec):
     """The family and the sizes the planner may choose from. `candidates` are the family's own configurations."""
 
     family: Name = "bert"
-    init: Literal["embeddings", "random"] = Field(
-        default="embeddings", description="embeddings: the teacher's word vectors, their width reduced by PCA"
+    init: Literal["layers", "embeddings", "random"] = Field(
+        default="embeddings",
+        description="layers: the teacher's own layers, reduced where the student is smaller; for a student near its "
+        "BERT teacher's width. embeddings: the teacher's word vectors, their width reduced by PCA. random: nothing",
     )
     vocabulary: Annotated[int, Field(ge=100, le=200_000)] = Field(default=3000, description="most pieces to keep")
     buckets: Annotated[tuple[Count, ...], Field(min_length=1)] = (16, 32, 64)

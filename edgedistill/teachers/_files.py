@@ -46,10 +46,17 @@ class Located:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classifier's label names in the order of its outputs; empty when it has none."""
-        id2label = self.config.get("id2label")
-        if not self.is_classifier or not isinstance(id2label, dict):
+        """The classifier's label names in the order of its outputs; empty for another model.
+
+        Raises:
+            TeacherError: if the config numbers them with what is not a number.
+        """
+        # transformers leaves the two names it would give itself out of the file
+        id2label = self.config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+        if not self.is_classifier:
             return ()
+        if not isinstance(id2label, dict) or not all(key.isdecimal() for key in id2label):
+            raise TeacherError(f"{self.folder / 'config.json'}: `id2label` must map output numbers to label names.")
         return tuple(str(id2label[key]) for key in sorted(id2label, key=int))
 
     @property
@@ -71,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise TeacherError(
             f"{path}: not found. A teacher folder holds config.json, model.safetensors and a tokenizer."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TeacherError(f"{path}: not valid JSON ({error}).") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise TeacherError(f"{path}: has no `model_type`, so the architecture is unknown.")
@@ -125,7 +132,7 @@ def count_parameters(path: Path) -> int | None:
         try:
             header = json.loads(file.read(length))
             return sum(int(prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
 

@@ -72,15 +72,24 @@ def load_body(located: Located, *, classifier: bool) -> nn.Module:
     return body.eval()
 
 
+def _trusted(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without the keys that name code to fetch and run: the folder's own, or a kernel of the hub."""
+    names = ["auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal"]
+    names += ["experts_implementation", "_experts_implementation", "_experts_implementation_internal"]
+    return {key: _trusted(v) if isinstance(v, dict) else v for key, v in config.items() if key not in names}
+
+
 def _empty(config: dict[str, Any], classifier: bool, where: Path) -> nn.Module:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
-    known = {key: value for key, value in config.items() if key not in ("auto_map", "transformers_version")}
+    known = {key: value for key, value in _trusted(config).items() if key != "transformers_version"}
+    wrong = (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ArithmeticError, ImportError)
     try:
         built = AutoConfig.for_model(**known)
         factory = AutoModelForSequenceClassification if classifier else AutoModel
         body: nn.Module = factory.from_config(built, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*wrong, StrictDataclassError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TeacherError(f"{where / 'config.json'}: cannot build {config['model_type']!r}: {reason}") from None
     return body.float()

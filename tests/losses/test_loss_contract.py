@@ -59,12 +59,14 @@ def stepped(name: str, batch: LossBatch, rate: float) -> LossBatch:
 @pytest.mark.parametrize("name", LOSSES)
 def test_constants_are_literals_that_a_plan_can_read_without_importing_the_loss(name: str) -> None:
     found, plugin = catalog.constants("losses", name), catalog.load_plugin("losses", name)
-    for constant in ("PARAMS", "NEEDS", "ZERO_AT_TEACHER"):
+    for constant in ("PARAMS", "LIMITS", "NEEDS", "ZERO_AT_TEACHER"):
         assert found[constant] == getattr(plugin, constant)
     assert set(found["NEEDS"]) <= set(FIELDS)
     assert found["NEEDS"]
     assert isinstance(found["ZERO_AT_TEACHER"], bool)
     assert list(inspect.signature(plugin.loss).parameters) == ["batch", *found["PARAMS"]]
+    assert all(low <= found["PARAMS"][key] <= high for key, (low, high) in found["LIMITS"].items())
+    assert set(found["LIMITS"]) == set(found["PARAMS"])
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -100,6 +100,23 @@ def test_a_profile_with_an_unknown_key_names_file_line_and_key(tmp_path: Path) -
     refused(done, 2, f"mine.toml:{line}", "'student.vocabularry'", "did you mean 'vocabulary'", folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ('{ loss = "soft_kl", weight = 0.9, params = { temperature = -1.0 } },', ["temperature = -1", "0.01 to 100"]),
+        ('{ loss = "soft_kl", weight = 0.9, params = { temprature = 2.0 } },', ["did you mean 'temperature'"]),
+        ('{ loss = "soft_kll", weight = 0.9 },', ["did you mean 'soft_kl'"]),
+    ],
+)
+def test_a_loss_is_checked_before_anything_slow(tmp_path: Path, line: str, parts: list[str]) -> None:
+    text = (ROOT / "profiles" / "tiny.toml").read_text()
+    good = '{ loss = "soft_kl", weight = 0.9, params = { temperature = 2.0 } },'
+    assert good in text
+    (tmp_path / "mine.toml").write_text(text.replace(good, line))
+    refused(build(tmp_path, "--profile", "mine.toml"), 2, *parts, folder=tmp_path)
+    assert not list((tmp_path / "store").glob("teacher*"))
+
+
 def teacher_folder(folder: Path, files: dict[str, bytes]) -> None:
     config = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 32, "num_hidden_layers": 1}
     config |= {"num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 30522}

@@ -121,8 +121,8 @@ def test_honest_arms_are_trained_with_the_same_steps(first: Path, tmp_path: Path
     assert {"labels alone", "label smoothing", "hard pseudo-labels"} <= set(ledger)
     steps = set()
     for folder in ("distil-distil", "labels-alone-distil-distil", "label-smoothing-distil-distil"):
-        (facts,) = (store / folder).glob("*/facts.json")
-        steps.add(json.loads(facts.read_text())["curve"][-1][0])
+        for facts in (store / folder).glob("*/facts.json"):
+            steps.add(json.loads(facts.read_text())["curve"][-1][0])
     assert len(steps) == 1
 
 

@@ -79,7 +79,8 @@ class WordPiece(vocabulary: List<String>) {
             if (Character.getType(code) != Character.NON_SPACING_MARK.toInt()) plain.appendCodePoint(code)
         }
         val split = StringBuilder()
-        plain.toString().lowercase().codePoints().forEach { code ->
+        plain.codePoints().forEach { upper ->
+            val code = Character.toLowerCase(upper)
             if (isPunctuation(code)) split.append(' ').appendCodePoint(code).append(' ') else split.appendCodePoint(code)
         }
         return split.split(' ').filter { it.isNotEmpty() }
@@ -100,11 +101,11 @@ class WordPiece(vocabulary: List<String>) {
     }
 
     private fun isSpace(code: Int) =
-        code == '\t'.code || code == '\n'.code || code == '\r'.code || Character.isSpaceChar(code)
+        code == 9 || code == 10 || code == 13 || Character.isSpaceChar(code)
 
     private companion object {
         val INVISIBLE = setOf(
-            Character.CONTROL, Character.FORMAT, Character.PRIVATE_USE, Character.SURROGATE, Character.UNASSIGNED,
+            Character.CONTROL, Character.FORMAT, Character.PRIVATE_USE, Character.SURROGATE
         ).map { it.toInt() }
     }
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from edgedistill.students.bert import Config
+from edgedistill.students.bert.layers import check, start_from_layers
 from edgedistill.students.bert.module import BertClassifier, build
+from edgedistill.students.bert.reduction import rotated_axes
 from edgedistill.students.bert.vocabulary import Trimmed, trim
 
 
@@ -35,17 +36,28 @@ def start(
 ) -> Started:
     """Build the student. Random draws come from torch's global generator, which the caller has seeded.
 
-    `init` is `embeddings` (the teacher's word vectors, their width reduced by PCA) or `random`.
+    `init` is `layers` (the teacher's own layers, reduced where the student is smaller), `embeddings` (the teacher's
+    word vectors, their width reduced by PCA) or `random`.
+
+    Raises:
+        TeacherError: `init` is `layers` and the teacher is not a BERT encoder.
+        SpecError: `init` is `layers` and the student's sizes do not fit the teacher's.
     """
+    encoder = body.base_model if isinstance(body.base_model, nn.Module) else body
+    if init == "layers":
+        check(Config(**config), encoder)
     trimmed = trim(tokenizer, texts, limit)
     sizes = Config(**{**config, "vocabulary": len(trimmed.sources)})
     student = build(sizes)
-    encoder = body.base_model if isinstance(body.base_model, nn.Module) else body
     width = encoder.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
     if init == "embeddings":
         reduce_embeddings(student, encoder, trimmed)
     projector = nn.Linear(sizes.width, _pooled_width(encoder, width))
     note = f"{len(trimmed.sources)} word pieces kept, {init} start"
+    if init == "layers":
+        widening, copied = start_from_layers(student, encoder, trimmed, texts)
+        projector.load_state_dict({"weight": widening.basis, "bias": widening.shift})
+        note += f": {copied}"
     tensors = {name: value.contiguous() for name, value in student.state_dict().items()}
     return Started(sizes.model_dump(), tensors, dict(projector.state_dict()), trimmed.tokenizer, note)
 
@@ -55,9 +67,8 @@ def reduce_embeddings(student: BertClassifier, encoder: nn.Module, trimmed: Trim
     """Fill the student's word and position embeddings with the teacher's, their width reduced by PCA.
 
     A piece that the teacher spells with several gets their mean. The gain of the teacher's layer norm is folded in, as
-    the student's own starts at 1. PCA is weighted by how often a piece occurs. Its axes are rotated at random, since it
-    sorts them by variance and a layer norm over axes of very different size drowns the small ones. Both tables are
-    scaled alike, so that the layer norm sees unit variance.
+    the student's own starts at 1. PCA is weighted by how often a piece occurs. Both tables are scaled alike, so that
+    the layer norm sees unit variance.
     """
     table = encoder.get_input_embeddings().weight  # type: ignore[operator]
     parts = getattr(encoder, "embeddings", None)
@@ -67,7 +78,8 @@ def reduce_embeddings(student: BertClassifier, encoder: nn.Module, trimmed: Trim
     weights = torch.tensor([float(count) for count, ids in zip(trimmed.counts, trimmed.sources, strict=True) if ids])
     weights = (weights / weights.sum())[:, None]
     centred = rows - (rows * weights).sum(0)
-    basis = _rotated_axes(centred * weights.sqrt(), student.config.width)
+    weighted = (centred * weights.sqrt()).double()
+    basis = rotated_axes(weighted.T @ weighted, student.config.width)
     reduced = centred @ basis
     scale = 1.0 / (reduced.std(1, keepdim=True) * weights).sum()
     student.embeddings.word.weight[known] = reduced * scale
@@ -78,16 +90,6 @@ def reduce_embeddings(student: BertClassifier, encoder: nn.Module, trimmed: Trim
         used = positions.weight[first : first + student.config.max_length] * gain
     if isinstance(positions, nn.Embedding) and len(used) == student.config.max_length:
         student.embeddings.position.copy_((used - used.mean(0)) @ basis * scale)
-
-
-def _rotated_axes(centred: Float[Tensor, "rows wide"], width: int) -> Float[Tensor, "wide narrow"]:
-    """An orthonormal basis of the `width` directions of most variance; zero columns where there are not so many."""
-    kept = min(width, centred.shape[1])
-    _, vectors = torch.linalg.eigh(centred.double().T @ centred.double())
-    rotation, upper = torch.linalg.qr(torch.randn(kept, kept, dtype=torch.float64))
-    basis = torch.zeros(centred.shape[1], width)
-    basis[:, :kept] = (vectors[:, -kept:] @ (rotation * upper.diagonal().sign())).float()
-    return basis
 
 
 def _pooled_width(encoder: nn.Module, fallback: int) -> int:
