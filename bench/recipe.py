@@ -28,8 +28,17 @@ def student(profile: Profile, **changes: object) -> Profile:
     return profile.model_copy(update={"student": changed})
 
 
+def started(profile: Profile, init: str) -> Profile:
+    return profile.model_copy(update={"student": profile.student.model_copy(update={"init": init})})
+
+
 def stages(profile: Profile, **changes: object) -> Profile:
     changed = tuple(stage.model_copy(update=changes) for stage in profile.stages)
+    return profile.model_copy(update={"stages": changed})
+
+
+def slower(profile: Profile, factor: float) -> Profile:
+    changed = tuple(s.model_copy(update={"learning_rate": s.learning_rate * factor}) for s in profile.stages)
     return profile.model_copy(update={"stages": changed})
 
 
@@ -58,7 +67,9 @@ VARIANTS: dict[str, Callable[[Profile], Profile]] = {
     "width 96, 3 layers, vocabulary 1700": lambda p: student(p, layers=3, width=96, ffn=384, vocabulary=1700),
     "1 layer": lambda p: student(p, layers=1),
     "3 layers": lambda p: student(p, layers=3),
-    "random start": lambda p: p.model_copy(update={"student": p.student.model_copy(update={"init": "random"})}),
+    "random start": lambda p: started(p, "random"),
+    "layers start": lambda p: started(p, "layers"),
+    "layers start, half the rate": lambda p: slower(started(p, "layers"), 0.5),
     "cosine weight 5": lambda p: weights(p, pooled_cosine=5.0),
     "cosine weight 0": lambda p: weights(p, pooled_cosine=0.0),
     "no labels": lambda p: weights(p, cross_entropy=0.0),

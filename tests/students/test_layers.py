@@ -112,7 +112,7 @@ def test_with_all_sizes_of_the_teacher_the_student_answers_as_the_teacher(
     assert gap(made, teacher, wordpiece, texts) < 1e-5
     pooled = of_student(made, texts)
     torch.testing.assert_close(pooled, of_teacher(teacher, wordpiece, texts), rtol=0, atol=1e-5)
-    assert "layers start: layers 1, 2, 3 of the teacher's 3, unchanged" in made.note
+    assert "layers start: layer 1, 2, 3 of the teacher's 3, unchanged" in made.note
 
 
 def test_what_is_copied_is_bit_identical(wordpiece: Tokenizer, texts: list[str]) -> None:
@@ -150,7 +150,7 @@ def test_fewer_layers_are_those_of_the_map(wordpiece: Tokenizer, texts: list[str
     for n, source in enumerate((2, 5)):
         wanted = teacher.state_dict()[f"encoder.layer.{source}.output.dense.weight"]
         assert torch.equal(made.weights[f"layers.{n}.down.weight"], wanted)
-    assert "layers 3, 6 of the teacher's 6" in made.note
+    assert "layer 3, 6 of the teacher's 6" in made.note
 
 
 def test_a_whole_classifier_as_teacher_starts_the_same_student_as_its_encoder(
@@ -308,6 +308,50 @@ def test_every_axis_of_a_narrower_student_has_the_mean_and_deviation_of_the_teac
     torch.testing.assert_close(widened.mean(0), wide.mean(0), rtol=0, atol=1e-4)
 
 
+@torch.no_grad()
+def test_tables_hold_what_the_layer_norm_of_the_teacher_makes_of_them_but_for_its_division() -> None:
+    torch.manual_seed(4)
+    large = build(Config(layers=1, width=32, heads=4, ffn=36, vocabulary=60, max_length=8))
+    randomised(large, 8)
+    student = build(large.config.model_copy(update={"width": 16, "heads": 2, "ffn": 24}))
+    basis = torch.linalg.qr(torch.randn(32, 16)).Q
+    seen = observe(large, [0], [torch.randint(0, 60, (40, 6))])
+    reduce_layers(student, layers_of(large), large.embeddings, basis, seen)
+    large.embeddings.norm.bias.zero_()
+    scales = []
+    for own, table in (
+        (student.embeddings.word.weight, large.embeddings.word.weight),
+        (student.embeddings.position, large.embeddings.position),
+    ):
+        undivided = large.embeddings.norm(table) * table.std(1, correction=0, keepdim=True)
+        ratio = own / (undivided @ basis)
+        torch.testing.assert_close(ratio, ratio.median().expand_as(ratio), rtol=1e-2, atol=0)
+        scales.append(float(ratio.median()))
+    assert scales[0] == pytest.approx(scales[1], rel=1e-4)
+    assert float(student.embeddings.word.weight.std(1).mean()) == pytest.approx(1, rel=1e-4)
+
+
+@torch.no_grad()
+def test_between_two_layers_the_stream_is_what_the_next_layer_read_in_the_teacher(
+    wordpiece: Tokenizer, texts: list[str]
+) -> None:
+    teacher = bert(num_hidden_layers=6)
+    made = started(teacher, wordpiece, texts, layers=2, width=16, heads=2)
+    own: list[Tensor] = []
+    student = student_of(made)
+    layers_of(student)[0].register_forward_hook(lambda _, __, out: own.append(out.flatten(0, 1)))
+    states: list[list[Tensor]] = [[] for _ in range(7)]
+    for text in texts:
+        ids = torch.tensor([wordpiece.encode(text).ids])
+        student(torch.tensor([made.tokenizer.encode(text).ids]), torch.ones_like(ids))
+        for found, state in zip(states, teacher(input_ids=ids, output_hidden_states=True).hidden_states, strict=True):
+            found.append(state.flatten(0, 1))
+    means = [(torch.cat(found) @ made.projector["weight"]).mean(0) for found in states]
+    gaps = [float((torch.cat(own).mean(0) - mean).abs().max()) for mean in means]
+    assert gaps[5] < 1e-4, "layers 3 and 6 are used, so the sixth reads the fifth's output"
+    assert min(gaps[:5] + gaps[6:]) > 1e-2
+
+
 def test_the_basis_holds_the_directions_of_most_variance_and_no_axis_has_much_more_than_another() -> None:
     torch.manual_seed(0)
     turn = torch.linalg.qr(torch.randn(24, 24, dtype=torch.float64)).Q
@@ -345,7 +389,7 @@ def test_long_texts_are_cut_to_the_length_of_the_student(wordpiece: Tokenizer, t
 def test_another_architecture_is_refused_by_name(
     body: Callable[..., nn.Module], wordpiece: Tokenizer, texts: list[str], kind: str
 ) -> None:
-    with pytest.raises(TeacherError, match=rf"'{kind}' model.*Set init = \"embeddings\""):
+    with pytest.raises(TeacherError, match=rf"'{kind}' model.*set init = \"embeddings\""):
         started(body(kind, 30522), wordpiece, texts)
 
 
@@ -354,21 +398,21 @@ def test_a_bert_that_computes_something_else_is_refused(
     wordpiece: Tokenizer, texts: list[str], change: dict[str, Any]
 ) -> None:
     (name,) = change
-    with pytest.raises(TeacherError, match=rf"{name} = .*Set init = \"embeddings\""):
+    with pytest.raises(TeacherError, match=rf"{name} = .*set init = \"embeddings\""):
         started(bert(**change), wordpiece, texts)
 
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"layers": 4}, "layers = 4: at most 3"),
-        ({"ffn": 49}, "ffn = 49: at most 48"),
-        ({"max_length": 21}, "max_length = 21: at most 20"),
-        ({"width": 20}, "width = 20: a multiple of 8, at most 32"),
-        ({"width": 40, "heads": 5}, "width = 40: a multiple of 8, at most 32"),
-        ({"width": 16, "heads": 4}, "heads = 4: 2 at width 16, as the teacher's have 8 values"),
-        ({"heads": 2}, "heads = 2: 4 at width 32"),
-        ({"layers": 9, "ffn": 64}, "layers = 9: at most 3; ffn = 64: at most 48"),
+        ({"layers": 4}, "layers = 4 (at most 3)"),
+        ({"ffn": 49}, "ffn = 49 (at most 48)"),
+        ({"max_length": 21}, "max_length = 21 (at most 20)"),
+        ({"width": 20}, "width = 20 (a multiple of 8, at most 32)"),
+        ({"width": 40, "heads": 5}, "width = 40 (a multiple of 8, at most 32)"),
+        ({"width": 16, "heads": 4}, "heads = 4 (2 at width 16, as the teacher's have 8 values)"),
+        ({"heads": 2}, "heads = 2 (4 at width 32"),
+        ({"layers": 9, "ffn": 64}, "layers = 9 (at most 3), ffn = 64 (at most 48)"),
     ],
 )
 def test_sizes_that_the_teacher_does_not_have_are_refused_with_those_allowed(

@@ -47,7 +47,7 @@ def start_from_layers(
     """
     whole = whole_teacher(student.config, encoder, trimmed)
     wide, config, used = whole.config, student.config, uniform_map(whole.config.layers, student.config.layers)
-    note = f"layers {', '.join(str(n + 1) for n in used)} of the teacher's {wide.layers}"
+    note = f"layer {', '.join(str(n + 1) for n in used)} of the teacher's {wide.layers}"
     if (config.width, config.ffn) == (wide.width, wide.ffn):
         student.embeddings.load_state_dict(whole.embeddings.state_dict())
         for layer, n in zip(layers_of(student), used, strict=True):
@@ -76,15 +76,15 @@ def check(config: Config, encoder: nn.Module) -> None:
     """
     about = getattr(encoder, "config", None)
     kind = getattr(about, "model_type", type(encoder).__name__)
-    advice = 'Set init = "embeddings" in [student].'
+    advice = 'set init = "embeddings" in [student].'
     if about is None or kind != "bert":
         raise TeacherError(
-            f'the teacher is a {kind!r} model, and init = "layers" copies the layers of "bert". {advice}'
+            f'the teacher is a {kind!r} model, and init = "layers" copies the layers of "bert": {advice}'
         )
     if about.hidden_act not in GELUS or about.is_decoder:
         seen = "is_decoder = true" if about.is_decoder else f"hidden_act = {about.hidden_act!r}"
         raise TeacherError(
-            f"the teacher is a {kind!r} model with {seen}, and a student has plain GELU layers. {advice}"
+            f"the teacher is a {kind!r} model with {seen}, and a student has plain GELU layers: {advice}"
         )
     width, size = about.hidden_size, about.hidden_size // about.num_attention_heads
     most = {
@@ -92,14 +92,14 @@ def check(config: Config, encoder: nn.Module) -> None:
         "ffn": about.intermediate_size,
         "max_length": about.max_position_embeddings,
     }
-    wrong = [f"{name} = {getattr(config, name)}: at most {n}" for name, n in most.items() if getattr(config, name) > n]
+    wrong = [f"{name} = {getattr(config, name)} (at most {n})" for name, n in most.items() if getattr(config, name) > n]
     if config.width > width or config.width % size:
-        wrong.append(f"width = {config.width}: a multiple of {size}, at most {width}")
+        wrong.append(f"width = {config.width} (a multiple of {size}, at most {width})")
     elif config.heads != config.width // size:
         heads = config.width // size
-        wrong.append(f"heads = {config.heads}: {heads} at width {config.width}, as the teacher's have {size} values")
+        wrong.append(f"heads = {config.heads} ({heads} at width {config.width}, as the teacher's have {size} values)")
     if wrong:
-        raise SpecError(f'init = "layers" cuts the student from the teacher. Allowed: {"; ".join(wrong)}. Or {advice}')
+        raise SpecError(f'init = "layers" cannot cut this student from its teacher: {", ".join(wrong)}. Or {advice}')
 
 
 def uniform_map(deep: int, layers: int) -> list[int]:
