@@ -286,3 +286,10 @@ def test_impossible_buckets_are_refused_before_anything_slow(buckets: list[int],
 def test_the_format_holds_every_scheme_there_is() -> None:
     assert tflite.check(QuantScheme()) is None
     assert tflite.check(QuantScheme(activations="static_int8")) is None
+
+
+def test_a_student_with_one_attention_head_is_exact_too(folder: Path) -> None:
+    config = bert.TINY.model_copy(update={"heads": 1})
+    frozen, path = _exported(folder, "one_head", student(config), (8,))
+    ours, theirs = answers(frozen, path, 40)
+    assert float(np.abs(ours - theirs).max()) < 0.05 * float(np.abs(theirs).max())
