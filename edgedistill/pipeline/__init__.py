@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedistill import catalog
 from edgedistill.data import fingerprint, read_splits
+from edgedistill.errors import SpecError, TeacherError
 from edgedistill.pipeline import arms, bundle, proofs, steps, verdict
 from edgedistill.pipeline.trained import Trained
 from edgedistill.plan import make_plan
-from edgedistill.specs import FitSpec, GateResult, Plan, Profile, Progress, Silent, Target
+from edgedistill.specs import FitSpec, GateResult, Plan, Profile, Progress, Silent, StudentSpec, Target
 from edgedistill.store import Finished, Store, key_of
 from edgedistill.teachers import Located, locate
 
@@ -125,8 +127,28 @@ def resolved_fit(fit: FitSpec, located: Located, labels: tuple[str, ...]) -> Fit
     return fit.model_copy(update={"method": "none" if located.is_classifier else "head"})
 
 
+def resolved_start(student: StudentSpec, config: dict[str, Any], located: Located) -> StudentSpec:
+    """The start that is really taken, known before anything slow: `auto` is `layers` where they fit, else `embeddings`.
+
+    Raises:
+        TeacherError, SpecError: `layers` was asked for, and this student cannot be cut from this teacher.
+    """
+    if student.init not in ("auto", "layers"):
+        return student
+    family = catalog.load_plugin("students", student.family)
+    try:
+        family.check_layers(family.Config(**config), located.config)
+    except (TeacherError, SpecError):
+        if student.init == "layers":
+            raise
+        return student.model_copy(update={"init": "embeddings"})
+    return student.model_copy(update={"init": "layers"})
+
+
 def train(run: _Run, plan: Plan, profile: Profile, located: Located, fit: FitSpec, data: Finished) -> Trained:
     """Teacher, record, start and every stage of distillation."""
+    config = dict(plan.chosen.config)
+    student = resolved_start(profile.student, config, located)
     seed, threads, length = profile.seed, profile.threads, profile.teacher.max_length
     watch = run.progress
     about = {"weights": located.sha256, "files": located.files_sha256, "max_length": length, "fit": fit.model_dump()}
@@ -139,7 +161,6 @@ def train(run: _Run, plan: Plan, profile: Profile, located: Located, fit: FitSpe
         "record", "record", {"max_length": length, "threads": threads}, [data, teacher],
         lambda out: steps.record_teacher(teacher.folder, data.folder, length, threads, out, watch),
     )  # fmt: skip
-    student, config = profile.student, dict(plan.chosen.config)
     about = {"family": student.family, "config": config, "init": student.init, "vocabulary": student.vocabulary}
     start = run.stage(
         "start", "start", about | {"seed": seed, "threads": threads}, [data, teacher],

@@ -158,7 +158,11 @@ def _manifest(
                 "fit": fit.model_dump(mode="json"),
                 "parameters": read_json(trained.recorded.file("facts.json"))["parameters"],
             },
-            {"role": "student", "stages": [f"{item.name}:{item.key}" for item in finished]},
+            {
+                "role": "student",
+                "start": read_json(trained.start.file("facts.json"))["init"],
+                "stages": [f"{item.name}:{item.key}" for item in finished],
+            },
         ),
         licences=tuple(_licences(profile, located)),
         libraries={name: version_of(name) for name in ("torch", "transformers", "litert-torch", "ai-edge-litert")},

@@ -114,6 +114,7 @@ def start_student(
     save_file(started.projector, out / "projector.safetensors")
     started.tokenizer.save(str(out / "tokenizer.json"))
     write_json(out / "config.json", started.config)
+    write_json(out / "facts.json", {"init": spec.init})
     progress.end(started.note)
 
 

@@ -10,6 +10,8 @@ from edgedistill.plan.search import describe
 from edgedistill.specs import Budget, Candidate, DistilSpec, PlannedStage, Profile, Target
 
 STARTS = {
+    "auto": "the teacher's own layers, reduced where the student is smaller, if it is a BERT they can be cut from; "
+    "else its word vectors, their width reduced by PCA",
     "layers": "the teacher's own layers, reduced where the student is smaller",
     "embeddings": "the teacher's word vectors, their width reduced by PCA",
     "random": "random weights",

@@ -82,10 +82,11 @@ class StudentSpec(Spec):
     """The family and the sizes the planner may choose from. `candidates` are the family's own configurations."""
 
     family: Name = "bert"
-    init: Literal["layers", "embeddings", "random"] = Field(
-        default="embeddings",
-        description="layers: the teacher's own layers, reduced where the student is smaller; for a student near its "
-        "BERT teacher's width. embeddings: the teacher's word vectors, their width reduced by PCA. random: nothing",
+    init: Literal["auto", "layers", "embeddings", "random"] = Field(
+        default="auto",
+        description="layers: the teacher's own layers, reduced where the student is smaller; needs a BERT teacher and "
+        "its size of attention head. embeddings: the teacher's word vectors, their width reduced by PCA. random: "
+        "nothing. auto: layers where they can be cut from the teacher, else embeddings",
     )
     vocabulary: Annotated[int, Field(ge=100, le=200_000)] = Field(default=3000, description="most pieces to keep")
     buckets: Annotated[tuple[Count, ...], Field(min_length=1)] = (16, 32, 64)

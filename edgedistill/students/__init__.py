@@ -7,7 +7,8 @@ A family defines:
 - `Config`: its sizes, a Spec;
 - `TINY`: the config that contract tests build;
 - `parameters(config)`, `macs(config, length)`: known before it is built;
-- `tensors(config)`: name, shape and kind of each stored tensor, from which bytes are predicted.
+- `tensors(config)`: name, shape and kind of each stored tensor, from which bytes are predicted;
+- `check_layers(config, teacher)`: raises where a student cannot start from the layers of the teacher's config.json.
 
 Its `module.py` defines `build(config) -> Module` whose forward takes the task's batch and returns `Outputs`, and its
 `start.py` defines `start(config, init, limit, tokenizer, body, texts) -> Started`: the student before training.

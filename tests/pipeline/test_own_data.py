@@ -81,6 +81,8 @@ def test_own_classifier_and_jsonl(tmp_path: Path, kind: str) -> None:
     assert manifest["teacher_quality"]["accuracy"] > 0.5
     assert manifest["lineage"][0]["fit"]["method"] == "none"
     assert manifest["lineage"][0]["source"] == "folder:my_hf_model"
+    # a BERT's layers can be cut to size, another architecture gives its word vectors
+    assert manifest["lineage"][1]["start"] == ("layers" if kind == "bert" else "embeddings")
     assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
     assert (tmp_path / "out" / "labels.txt").read_text().split() == sorted(labels)
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from edgedistill.errors import SpecError, TeacherError
 from edgedistill.specs import Spec
 from edgedistill.students import StoredTensor
 
 FORMATS = ("tflite",)
+GELUS = ("gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh")
+LARGEST = {"layers": "num_hidden_layers", "ffn": "intermediate_size", "max_length": "max_position_embeddings"}
+# what a config.json that leaves a key out means in transformers
+BERT_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "hidden_act": "gelu",
+    "is_decoder": False,
+}
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -62,6 +76,37 @@ def macs(config: Config, length: int) -> int:
     linear = 4 * config.width**2 + 2 * config.width * config.ffn
     attention = 2 * length * config.width
     return config.layers * length * (linear + attention) + config.width * config.classes
+
+
+def check_layers(config: Config, teacher: Mapping[str, Any]) -> None:
+    """Refuse a student that cannot start from its teacher's layers; `teacher` is the content of its config.json.
+
+    Raises:
+        TeacherError: the teacher is not a BERT encoder with layers like the student's.
+        SpecError: the student's sizes cannot be cut from the teacher's.
+    """
+    advice = 'set init = "embeddings" in [student].'
+    kind = teacher.get("model_type")
+    if kind != "bert":
+        raise TeacherError(
+            f'the teacher is a {kind!r} model, and init = "layers" copies the layers of "bert": {advice}'
+        )
+    about = BERT_DEFAULTS | {key: value for key, value in teacher.items() if value is not None}
+    if about["hidden_act"] not in GELUS or about["is_decoder"]:
+        seen = "is_decoder = true" if about["is_decoder"] else f"hidden_act = {about['hidden_act']!r}"
+        raise TeacherError(
+            f"the teacher is a {kind!r} model with {seen}, and a student has plain GELU layers: {advice}"
+        )
+    width, size = about["hidden_size"], about["hidden_size"] // about["num_attention_heads"]
+    most = {name: about[key] for name, key in LARGEST.items()}
+    wrong = [f"{name} = {getattr(config, name)} (at most {n})" for name, n in most.items() if getattr(config, name) > n]
+    if config.width > width or config.width % size:
+        wrong.append(f"width = {config.width} (a multiple of {size}, at most {width})")
+    elif config.heads != config.width // size:
+        heads = config.width // size
+        wrong.append(f"heads = {config.heads} ({heads} at width {config.width}, as the teacher's have {size} values)")
+    if wrong:
+        raise SpecError(f'init = "layers" cannot cut this student from its teacher: {", ".join(wrong)}. Or {advice}')
 
 
 def _linear(name: str, out_features: int, in_features: int) -> list[StoredTensor]:

@@ -10,14 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from edgedistill.errors import SpecError, TeacherError
-from edgedistill.students.bert import Config
+from edgedistill.students.bert import Config, check_layers
 from edgedistill.students.bert.module import BertClassifier, build
 from edgedistill.students.bert.reduction import fit_norms, layers_of, observe, outside, reduce_layers, rotated_axes
 from edgedistill.students.bert.vocabulary import Trimmed
 
 MOST_TEXTS, BATCH = 1000, 64
-GELUS = ("gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh")
 NAMES = {
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -75,31 +73,7 @@ def check(config: Config, encoder: nn.Module) -> None:
         SpecError: the student's sizes cannot be cut from the teacher's.
     """
     about = getattr(encoder, "config", None)
-    kind = getattr(about, "model_type", type(encoder).__name__)
-    advice = 'set init = "embeddings" in [student].'
-    if about is None or kind != "bert":
-        raise TeacherError(
-            f'the teacher is a {kind!r} model, and init = "layers" copies the layers of "bert": {advice}'
-        )
-    if about.hidden_act not in GELUS or about.is_decoder:
-        seen = "is_decoder = true" if about.is_decoder else f"hidden_act = {about.hidden_act!r}"
-        raise TeacherError(
-            f"the teacher is a {kind!r} model with {seen}, and a student has plain GELU layers: {advice}"
-        )
-    width, size = about.hidden_size, about.hidden_size // about.num_attention_heads
-    most = {
-        "layers": about.num_hidden_layers,
-        "ffn": about.intermediate_size,
-        "max_length": about.max_position_embeddings,
-    }
-    wrong = [f"{name} = {getattr(config, name)} (at most {n})" for name, n in most.items() if getattr(config, name) > n]
-    if config.width > width or config.width % size:
-        wrong.append(f"width = {config.width} (a multiple of {size}, at most {width})")
-    elif config.heads != config.width // size:
-        heads = config.width // size
-        wrong.append(f"heads = {config.heads} ({heads} at width {config.width}, as the teacher's have {size} values)")
-    if wrong:
-        raise SpecError(f'init = "layers" cannot cut this student from its teacher: {", ".join(wrong)}. Or {advice}')
+    check_layers(config, {"model_type": type(encoder).__name__} if about is None else about.to_dict())
 
 
 def uniform_map(deep: int, layers: int) -> list[int]:
