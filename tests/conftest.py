@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# The suite runs as two processes on two cores; more threads in each would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -23,7 +23,7 @@ REVISIONS = {
     "teacher": 1,
     "record": 1,
     "start": 2,
-    "distil": 2,
+    "distil": 3,
     "freeze": 1,
     "export": 1,
     "verify": 1,

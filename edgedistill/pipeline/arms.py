@@ -1,7 +1,7 @@
 """The honest arms: the same student, data, augmentation and number of steps, without the teacher's soft answers.
 
-They say what distillation itself is worth. Rows without a label (the transfer set) are of use only to the arms that may
-ask the teacher; the arms trained on labels see them with no loss.
+They say what distillation itself is worth. An arm that may not ask the teacher has no use for the transfer set, whose
+rows have no labels: it spends the same number of steps on labelled rows alone.
 """
 
 from __future__ import annotations

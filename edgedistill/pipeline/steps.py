@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill import catalog, students
-from edgedistill.data import make_splits, read_splits, write_splits
+from edgedistill.data import Row, make_splits, read_splits, write_splits
 from edgedistill.errors import TeacherError
 from edgedistill.specs import DataSpec, DistilSpec, FitSpec, Profile, Progress, QuantScheme, StudentSpec
 from edgedistill.store import Finished, write_json
@@ -139,9 +139,15 @@ def distil_stage(
     if spec.fake_quant:
         quant.prepare(student, profile.export.scheme)
         _calibrate(student, tokenizer, data.folder)
-    material = _material(tokenizer, student.config.max_length, data.folder, recorded.folder)
-    progress.begin(spec.name, distil.steps_of(spec, len(material.sequences)), "step")
     losses = {term.loss: catalog.load_plugin("losses", term.loss) for term in spec.losses}
+    asks_teacher = any(need != "labels" for loss in losses.values() for need in loss.NEEDS)
+    splits = read_splits(data.folder)
+    steps = distil.steps_of(spec, len(splits.train) + len(splits.transfer))
+    # without the teacher, unlabelled rows teach nothing: the same number of steps is spent on labelled ones
+    rows = [*splits.train, *(splits.transfer if asks_teacher else ())]
+    spec = spec.model_copy(update={"epochs": steps / -(-len(rows) // spec.batch_size), "steps_min": 1})
+    material = _material(tokenizer, student.config.max_length, rows, splits.labels, recorded.folder)
+    progress.begin(spec.name, steps, "step")
     freezer = (lambda: quant.freeze_observers(student)) if spec.fake_quant else None
     curve = distil.distil(spec, student, projector, material, losses, seed, out, progress, freezer)
     save_file({k: v.contiguous() for k, v in student.state_dict().items()}, out / "student.safetensors")
@@ -243,19 +249,17 @@ def _calibrate(student: Any, tokenizer: Any, data: Path) -> None:
             student(*task.collate(sequences[start : start + CALIBRATION_BATCH], pad))
 
 
-def _material(tokenizer: Any, max_length: int, data: Path, recorded: Path) -> Any:
+def _material(tokenizer: Any, max_length: int, rows: list[Row], labels: tuple[str, ...], recorded: Path) -> Any:
     import torch
 
     from edgedistill import distil, record
     from edgedistill.tasks import text_classification as task
 
-    splits = read_splits(data)
-    rows = [*splits.train, *splits.transfer]
     pad = task.pad_id(tokenizer)
     special = [tokenizer.token_to_id(name) for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
     return distil.Material(
         sequences=task.encode(tokenizer, [row.text for row in rows], max_length),
-        labels=torch.tensor(task.class_ids([row.label for row in rows], splits.labels)),
+        labels=torch.tensor(task.class_ids([row.label for row in rows], labels)),
         teacher=record.load(recorded).of([row.id for row in rows]),
         collate=lambda batch: task.collate(batch, pad),
         mask_id=special[-1],
