@@ -28,9 +28,9 @@ def pairs(source: str, base: Path) -> list[tuple[str, str | None]]:
     [
         ("a.jsonl", GOOD),
         ("A.JSONL", GOOD),
-        ("a.jsonl.gz", gzip.compress(GOOD)),
+        ("a.jsonl.gz", gzip.compress(GOOD, mtime=0)),
         ("a.csv", GOOD_CSV),
-        ("a.csv.gz", gzip.compress(GOOD_CSV)),
+        ("a.csv.gz", gzip.compress(GOOD_CSV, mtime=0)),
         ("bom.jsonl", b"\xef\xbb\xbf" + GOOD),
         ("bom.csv", b"\xef\xbb\xbf" + GOOD_CSV),
         ("crlf.jsonl", GOOD.replace(b"\n", b"\r\n")),
