@@ -1,9 +1,9 @@
 """edgedistill: from a big model, a phone and data to a small quantized student that provably meets the budget.
 
-from edgedistill import Store, build, load_profile, load_target
-
-result = build(load_target("pixel8"), load_profile("default"), store=Store(Path("s")), out=Path("o"), base=Path())
-print(result.gate.verdict)
+>>> from edgedistill import Store, build, load_profile, load_target
+>>> store, out = Store(Path("store")), Path("out")
+>>> build(load_target("pixel8"), load_profile("default"), store=store, out=out, base=Path()).gate.verdict
+<Verdict.UNMEASURED: 'UNMEASURED'>
 """
 
 from __future__ import annotations

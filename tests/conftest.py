@@ -1,6 +1,7 @@
 """The command line as a person runs it, and one real build of the tiny profile that tests share."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ import pytest
 
 # The suite runs as two processes on two cores; more threads in each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A suite started in the background of a shell inherits an ignored SIGINT, and so would every build that a test starts;
+# a program's Ctrl-C could then not be tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
