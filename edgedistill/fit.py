@@ -1,7 +1,7 @@
 """Fit a teacher to the task before it teaches: a linear head on its embedding, then, if asked, every weight.
 
 The default profile asks for the head only: on BANKING77 tuning the teacher's upper layers was worth 0.5 points to the
-teacher and nothing to the student, for five times the time (`bench/results/recipe.md`).
+teacher and nothing to the student, for five times the time (`bench/results/recipe_exploration.md`).
 """
 
 from __future__ import annotations
