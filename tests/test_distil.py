@@ -144,7 +144,7 @@ def test_a_stage_that_is_cut_and_continued_ends_with_the_same_bits(
     scheme = QuantScheme(activations="static_int8")
 
     def prepare(student: BertClassifier) -> None:
-        quant.prepare(student, scheme)
+        quant.prepare(student, scheme, bert.tensors(bert.TINY))
 
     for name in ("cut", "whole"):
         (tmp_path / name).mkdir()
@@ -313,7 +313,7 @@ def test_ranges_move_until_they_are_frozen_and_not_after(tmp_path: Path) -> None
         models: list[BertClassifier] = []
 
         def prepare(student: BertClassifier) -> None:
-            quant.prepare(student, scheme)
+            quant.prepare(student, scheme, bert.tensors(bert.TINY))
             models.append(student)
 
         def collate(batch: list[list[int]]) -> tuple[Tensor, Tensor]:

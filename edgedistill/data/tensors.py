@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Outputs(NamedTuple):
-    """Class logits and the pooled embedding they were computed from."""
+    """Logits and the embedding they were computed from: of the whole sample, or of each token of a language model."""
 
-    logits: Float[Tensor, "batch classes"]
-    pooled: Float[Tensor, "batch width"]
+    logits: Float[Tensor, "*batch classes"]
+    pooled: Float[Tensor, "*batch width"]

@@ -6,15 +6,15 @@ write a file that is not the student; `read_back` and `load` are what the pipeli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.quant.frozen import FrozenStudent, QuantizedTensor
-from edgedistill.specs.quant import QuantScheme
+from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.quant.stored import QuantizedTensor
+from edgedistill.students import Signature
 
 
 @runtime_checkable
@@ -22,23 +22,14 @@ class Runner(Protocol):
     """An exported file, loaded by the runtime that the format names."""
 
     @property
-    def buckets(self) -> tuple[int, ...]:
-        """The lengths, in tokens, that the file was exported for, ascending."""
+    def signatures(self) -> Mapping[str, Signature]:
+        """The entry points by name, as the file itself describes them; a size of -1 may be anything."""
 
-    def signature(self, tokens: int) -> str:
-        """Name of the entry point that runs a text of `tokens` tokens.
-
-        Raises:
-            DataError: if no bucket holds the text.
-        """
-
-    def __call__(
-        self, input_ids: NDArray[np.integer[Any]], attention_mask: NDArray[np.integer[Any]] | None = None
-    ) -> NDArray[np.float32]:
-        """Logits [classes] of one text of token ids [tokens]; the mask [tokens] is 1 at tokens, all 1 if left out.
+    def run(self, signature: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs of one call, by name; `feeds` has the shapes and dtypes of the signature's inputs.
 
         Raises:
-            DataError: if no bucket holds the text.
+            DataError: if an input is missing or does not fit.
             StageError: if the runtime fails.
         """
 
@@ -47,15 +38,19 @@ class Exporter(Protocol):
     """What a module of this folder defines."""
 
     SUFFIX: str
-    """File suffix, with the dot."""
+    """Suffix of the file, or of the folder where a format is one, with the dot."""
     REQUIRES: tuple[str, ...]
     """Importable names of the packages that export and execution need."""
-
-    def check(self, scheme: QuantScheme) -> str | None:
-        """None if the format holds the scheme exactly, else why it does not. Cheap: the planner asks."""
+    EXTRA: str
+    """The extra of this package that installs them, e.g. `edgedistill[coreml]`; empty if they always are."""
+    HOLDS: Mapping[str, tuple[str, ...]]
+    """What the format stores exactly (`QuantScheme.misfit`), as a literal: the planner reads it unimported."""
+    COMPUTES: Mapping[str, str]
+    """For each kind of activations: "as_trained" where the runtime computes exactly that, "float" where it keeps
+    activations float and only the weights are the trained ones. A literal too."""
 
     def export(self, frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
-        """Write the file `out` with one entry point per length bucket, verified.
+        """Write the file `out` with the student's signatures, verified; the same bytes in every process.
 
         Raises:
             MissingDependency: if a package of `REQUIRES` is not installed.
@@ -63,14 +58,15 @@ class Exporter(Protocol):
         """
 
     def read_back(self, path: Path) -> dict[str, QuantizedTensor]:
-        """Codes and scales by tensor name, from the file's own bytes.
+        """Codes and scales by tensor name, from the file's own bytes, by a reader of our own.
 
         Raises:
-            VerificationError: if they cannot be found or are stored in more than one version.
+            VerificationError: if the file is foreign or damaged, or holds a weight in more than one version. Sizes in
+                the file are checked against its length before anything is allocated.
         """
 
     def verify(self, frozen: FrozenStudent, path: Path) -> None:
-        """Compare the file with the student; the difference must be 0.
+        """Compare the file with the student, quantized tensors and float rest; the difference must be 0.
 
         Raises:
             VerificationError: naming the tensor that differs.
@@ -83,3 +79,23 @@ class Exporter(Protocol):
             MissingDependency: if the runtime is not installed.
             StageError: if the runtime refuses the file.
         """
+
+
+def same_weights(path: Path, found: Mapping[str, QuantizedTensor], frozen: FrozenStudent) -> None:
+    """Compare what `read_back` found with the student, number by number.
+
+    Raises:
+        VerificationError: naming the first tensor that differs, and how many of its codes or scales.
+    """
+    import numpy as np
+
+    from edgedistill.errors import VerificationError
+
+    if found.keys() != frozen.quantized.keys():
+        odd = ", ".join(sorted(found.keys() ^ frozen.quantized.keys()))
+        raise VerificationError(f"{path}: quantized weights of file and student differ: {odd}. Export it again.")
+    for name, expected in frozen.quantized.items():
+        for part, a, b in (("code", found[name].codes, expected.codes), ("scale", found[name].scales, expected.scales)):
+            if a.shape != b.shape or not np.array_equal(a, b):
+                count = int((a != b).sum()) if a.shape == b.shape else max(a.size, b.size)
+                raise VerificationError(f"{path}: {count} of {b.size} {part}s of {name} are not the student's.")

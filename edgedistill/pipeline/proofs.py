@@ -101,9 +101,11 @@ def run_file(runner: Any, sequences: Sequence[Sequence[int]], progress: Progress
     """The file's logits for every sequence, as a numpy array [rows, classes]."""
     import numpy as np
 
+    from edgedistill.tasks import text_classification as task
+
     out = []
     for item in sequences:
-        out.append(runner(np.asarray(item, dtype=np.int32)))
+        out.append(task.run_file(runner, item))
         progress.advance(1)
     return np.stack(out)
 
@@ -158,12 +160,14 @@ def padded(sequences: Sequence[Sequence[int]], length: int, pad: int) -> dict[st
 
 def _golden(rows: Any, sequences: Any, logits: Any, runner: Any, labels: tuple[str, ...]) -> list[dict[str, Any]]:
     """Real samples that an app can replay: text, ids, the signature to call and what this file answered."""
+    from edgedistill.tasks import text_classification as task
+
     return [
         {
             "id": row.id,
             "text": row.text,
             "input_ids": list(ids),
-            "signature": runner.signature(len(ids)),
+            "signature": task.signature_for(runner.signatures, len(ids)).name,
             "logits": [round(float(value), 6) for value in answer],
             "label": labels[int(answer.argmax())],
         }

@@ -78,12 +78,13 @@ def _replay(bundle: Bundle, frozen: Any, runner: Any, sample: GoldenSample, tole
     """Run one sample; returns the largest difference of a logit."""
     import numpy as np
 
+    task = catalog.load_plugin("tasks", bundle.profile.task)
     labels = frozen.task["labels"]
     vocabulary = frozen.config["vocabulary"]
     if not all(0 <= item < vocabulary for item in sample.input_ids) or len(sample.logits) != len(labels):
         raise SpecError(f"{bundle.folder / 'golden.json'}: sample {sample.id} does not fit the model.")
-    answer = runner(np.asarray(sample.input_ids, np.int32))
-    signature = runner.signature(len(sample.input_ids))
+    answer = task.run_file(runner, sample.input_ids)
+    signature = task.signature_for(runner.signatures, len(sample.input_ids)).name
     difference = float(np.abs(answer - np.asarray(sample.logits)).max())
     allowed = ROUNDING + tolerance * float(np.abs(answer).max())
     label = labels[int(answer.argmax())]

@@ -137,7 +137,7 @@ def distil_stage(
 
     student, projector, tokenizer = load_student(profile.student.family, start.folder, before.folder)
     if spec.fake_quant:
-        quant.prepare(student, profile.export.scheme)
+        quant.prepare(student, profile.export.scheme, _tensors(profile.student.family, student))
         _calibrate(student, tokenizer, data.folder)
     losses = {term.loss: catalog.load_plugin("losses", term.loss) for term in spec.losses}
     asks_teacher = any(need != "labels" for loss in losses.values() for need in loss.NEEDS)
@@ -172,7 +172,7 @@ def freeze_student(
     from edgedistill import quant
 
     student, _, tokenizer = load_student(family, start, None)
-    quant.prepare(student, scheme)
+    quant.prepare(student, scheme, _tensors(family, student))
     load_weights(student, last)
     quant.freeze_observers(student)
     student.eval()
@@ -198,6 +198,11 @@ def load_student(family: str, start: Path, weights: Path | None) -> tuple[Any, A
     if weights:
         load_weights(student, weights)
     return student, projector, load_tokenizer(start)
+
+
+def _tensors(family: str, student: Any) -> Any:
+    """The family's list of what is stored of this student: it decides which weight lies on which grid."""
+    return catalog.load_plugin("students", family).tensors(student.config)
 
 
 def load_tokenizer(start: Path) -> Any:

@@ -29,6 +29,12 @@ def check(target: Target, profile: Profile) -> ModuleType:
                 f" {profile.student.family!r} of {where}. It can be held by: {', '.join(family.FORMATS)}."
             )
         _holds(name, profile.export.scheme, where)
+    kinds = getattr(family, "ACTIVATIONS", None)
+    if kinds is not None and profile.export.scheme.activations not in kinds:
+        raise SpecError(
+            f"{where}: a {profile.student.family!r} student cannot have export.scheme.activations = "
+            f"{profile.export.scheme.activations!r}. Allowed: {', '.join(map(repr, kinds))}."
+        )
     return family
 
 
@@ -67,14 +73,9 @@ def _known(kind: catalog.PluginKind, name: str, where: str) -> None:
 
 
 def _holds(name: str, scheme: QuantScheme, where: str) -> None:
-    held: Mapping[str, tuple[Any, ...]] = _constant("exporters", name, "HOLDS")
-    for field, values in held.items():
-        seen = getattr(scheme, field)
-        if seen not in values:
-            raise SpecError(
-                f"{where}: export.scheme.{field} = {seen!r} cannot be stored exactly in format {name!r}."
-                f" Allowed there: {', '.join(map(repr, values))}."
-            )
+    reason = scheme.misfit(_constant("exporters", name, "HOLDS"))
+    if reason is not None:
+        raise SpecError(f"{where}: format {name!r} cannot store exactly {reason}.")
 
 
 def _constant(kind: catalog.PluginKind, name: str, constant: str) -> Any:

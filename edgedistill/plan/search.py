@@ -122,7 +122,7 @@ def _workload(
     Activations are those of the linear layers: each reads its input, and its output is written and read again by what
     follows. Softmax and layer norm, smaller, are left to the interval.
     """
-    linears = [tensor.shape for tensor in tensors if tensor.kind == "linear"]
+    linears = [tensor.shape for tensor in tensors if tensor.kind in ("linear", "head")]
     longest = buckets[-1]
     return Workload(
         macs=macs,

@@ -34,7 +34,7 @@ def tflite_size(tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: S
     """
     quantized = [tensor for tensor in tensors if tensor.kind != "float"]
     parts = {
-        "codes": sum(prod(tensor.shape) for tensor in quantized) * scheme.weight_bits / 8,
+        "codes": sum(prod(tensor.shape) * grid.bits / 8 for tensor in tensors if (grid := tensor.grid(scheme))),
         "scales": sum(tensor.shape[0] for tensor in quantized) * SCALE_BYTES,
         "zero_points": sum({tensor.shape[0] for tensor in quantized}) * ZERO_POINT_BYTES,
         "floats": sum(prod(tensor.shape) for tensor in tensors if tensor.kind == "float") * FLOAT_BYTES,
@@ -45,7 +45,7 @@ def tflite_size(tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: S
 
 def _graph(tensors: Sequence[StoredTensor], scheme: QuantScheme, signatures: int) -> float:
     """Bytes of everything that is not a number of the student."""
-    channels = [tensor.shape[0] for tensor in tensors if tensor.kind == "linear"]
+    channels = [tensor.shape[0] for tensor in tensors if tensor.kind in ("linear", "head")]
     linears = len(channels)
     total = FILE_BYTES + LINEAR_BYTES * linears
     if signatures > 1:

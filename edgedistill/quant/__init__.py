@@ -1,6 +1,7 @@
 """The grid: fake-quant in training, freezing to integer codes, and the frozen student that every export starts from."""
 
 from edgedistill.quant.fake import freeze_observers, prepare
-from edgedistill.quant.frozen import FrozenStudent, QuantizedTensor, freeze
+from edgedistill.quant.frozen import FrozenStudent, freeze
+from edgedistill.quant.stored import QuantizedTensor
 
 __all__ = ["FrozenStudent", "QuantizedTensor", "freeze", "freeze_observers", "prepare"]

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgedistill.quant.grid import SCALE_MIN, channel_scales, dequantize, quantize
+from edgedistill.quant.grid import INT8, SCALE_MIN, ScaleDtype, dequantize, quantize, scales_of
+from edgedistill.specs.quant import WeightGrid
 
 LOW, HIGH = -128, 127
 # A sum of this many products |255 * 127| stays below 2^24, so a float32 matrix product of integers is exact, in any
@@ -69,11 +70,16 @@ def integer_matmul(
 def dynamic_linear(
     x: Float[Tensor, "rows width"],
     codes: Float[Tensor, "channels width"],
-    scales: Float[Tensor, " channels"],
+    scales: Float[Tensor, "channels *groups"],
     bias: Float[Tensor, " channels"],
 ) -> Float[Tensor, "rows channels"]:
-    """A dynamic-range fully-connected layer as XNNPACK runs it: `(acc * row step) * channel scale + bias`."""
+    """A dynamic-range fully-connected layer as XNNPACK runs it: `(acc * row step) * channel scale + bias`.
+
+    With groups each group's accumulator is scaled before they are added.
+    """
     shifted, step = quantize_rows(x)
+    if scales.dim() == 2:
+        return shifted @ dequantize(codes, scales).t() * step + bias
     return torch.addcmul(bias, integer_matmul(shifted, codes) * step, scales)
 
 
@@ -118,20 +124,24 @@ class DynamicLinear(torch.autograd.Function):
     """`dynamic_linear` on the weight's own grid; the gradient is that of a float layer at the quantized values."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, grid: WeightGrid = INT8, dtype: ScaleDtype = "fp16"
+    ) -> Tensor:
         """Quantize the weight and the rows of `x`, then multiply integers."""
-        scales = channel_scales(weight)
-        codes = quantize(weight, scales)
+        scales = scales_of(weight, grid, dtype)
+        codes = quantize(weight, scales, grid)
         shifted, step = quantize_rows(x)
         ctx.save_for_backward(shifted, step, codes, scales)
+        if scales.dim() == 2:
+            return shifted @ dequantize(codes, scales).t() * step + bias
         return torch.addcmul(bias, integer_matmul(shifted, codes) * step, scales)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         """Straight through both roundings."""
         (grad,) = grads
         shifted, step, codes, scales = ctx.saved_tensors
-        return grad @ dequantize(codes, scales), (grad * step).t() @ shifted, grad.sum(0)
+        return grad @ dequantize(codes, scales), (grad * step).t() @ shifted, grad.sum(0), None, None
 
 
 class StaticLinear(torch.autograd.Function):
@@ -139,11 +149,18 @@ class StaticLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, source: Range, result_of: Callable[[Tensor], Range]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        source: Range,
+        result_of: Callable[[Tensor], Range],
+        grid: WeightGrid = INT8,
+        dtype: ScaleDtype = "fp16",
     ) -> Tensor:
         """`result_of` sees the float output and answers its grid, so that an observer needs no second product."""
-        scales = channel_scales(weight)
-        codes = quantize(weight, scales)
+        scales = scales_of(weight, grid, dtype)
+        codes = quantize(weight, scales, grid)
         shifted = quantize_static(x, source)
         acc = integer_matmul(shifted, codes) + bias_codes(bias, source.scale, scales)
         result = result_of(acc * (source.scale * scales))
@@ -155,9 +172,26 @@ class StaticLinear(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
         """Straight through the roundings, zero where a range clipped."""
         shifted, codes, scales, inside, kept = ctx.saved_tensors
         grad = grads[0] * kept
         to_weight = (grad.t() @ shifted) * ctx.scale
-        return grad @ dequantize(codes, scales) * inside, to_weight, grad.sum(0), None, None
+        return grad @ dequantize(codes, scales) * inside, to_weight, grad.sum(0), None, None, None, None
+
+
+class StaticPoint(torch.autograd.Function):
+    """A whole tensor moved to a fixed grid; the gradient is 1, and 0 where the range clipped."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grid: Range) -> Tensor:
+        """The values as the file has them."""
+        out = quantize_static(x, grid) * grid.scale
+        ctx.save_for_backward((x - out).abs() <= grid.scale)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Straight through the rounding."""
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None

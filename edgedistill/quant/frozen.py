@@ -10,38 +10,32 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from edgedistill.errors import SpecError, StageError
-from edgedistill.quant.activations import HIGH, LOW, Range
-from edgedistill.quant.fake import StaticQuantLinear
-from edgedistill.quant.grid import CODE_MAX, channel_scales, codes_of
-from edgedistill.quant.modules import FrozenEmbedding, FrozenLinear
+from edgedistill.quant.activations import Range
+from edgedistill.quant.fake import StaticQuantLinear, StaticQuantPoint
+from edgedistill.quant.grid import codes_of, scales_of
+from edgedistill.quant.modules import FrozenEmbedding, FrozenLinear, FrozenPoint
+from edgedistill.quant.stored import QuantizedTensor, decode_ranges, split
 from edgedistill.specs.base import Spec
-from edgedistill.specs.quant import QuantScheme
-from edgedistill.students import StoredTensor
+from edgedistill.specs.quant import QuantScheme, WeightGrid
+from edgedistill.students import Signature, StoredTensor
+from edgedistill.students._points import Point
 
-SCHEMA = 1
+SCHEMA = 2
 TENSORS, DESCRIPTION = "student.safetensors", "student.json"
-_KEYS = {"schema", "family", "config", "scheme", "ranges", "task", "tensors_sha256"}
-
-
-class QuantizedTensor(NamedTuple):
-    """`weight = codes * scales`, one scale per index along `axis` (always 0)."""
-
-    codes: NDArray[np.int8]
-    scales: NDArray[np.float32]
-    axis: int = 0
+_KEYS = {"schema", "family", "config", "scheme", "ranges", "points", "task", "tensors_sha256"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +43,8 @@ class FrozenStudent:
     """A trained student lowered to the numbers that files store.
 
     `quantized` and `floats` together hold every tensor that the family's `tensors(config)` names. `ranges` holds the
-    input and output grid of each linear layer by layer name (`layers.0.query`); it is empty for a dynamic scheme.
-    `task` is JSON of the caller: labels, preprocessing.
+    input and output grid of each linear layer by layer name (`layers.0.query`), `points` the grid of each other place
+    that has one; both are empty unless activations are static. `task` is JSON of the caller: labels, preprocessing.
     """
 
     family: str
@@ -59,26 +53,64 @@ class FrozenStudent:
     quantized: dict[str, QuantizedTensor]
     floats: dict[str, NDArray[np.float32]]
     ranges: dict[str, tuple[Range, Range]]
+    points: dict[str, Range]
     task: dict[str, Any]
 
     @property
+    def tensors(self) -> list[StoredTensor]:
+        """The family's list of what is stored, with names, shapes and kinds."""
+        return _stored(self.family, _decode_config(self.family, self.config, "config"))
+
+    def grids(self) -> dict[str, WeightGrid]:
+        """The grid of each quantized tensor."""
+        found = {tensor.name: tensor.grid(self.scheme) for tensor in self.tensors}
+        return {name: grid for name, grid in found.items() if grid is not None}
+
+    def signatures(self, buckets: Sequence[int]) -> tuple[Signature, ...]:
+        """The entry points that a file of this student has, one for each bucket where the family has lengths."""
+        family = importlib.import_module(f"edgedistill.students.{self.family}")
+        out: tuple[Signature, ...] = family.signatures(_decode_config(self.family, self.config, "config"), buckets)
+        return out
+
+    def sample(self, signature: Signature, random: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """Random inputs that the network accepts, by the signature's names."""
+        family = importlib.import_module(f"edgedistill.students.{self.family}")
+        config = _decode_config(self.family, self.config, "config")
+        out: dict[str, NDArray[Any]] = family.sample(config, signature, random)
+        return out
+
+    @property
     def parameter_bytes(self) -> int:
-        """Bytes of codes, float32 scales and float32 rest: the floor of any file that holds this student."""
-        coded = sum(tensor.codes.nbytes + tensor.scales.nbytes for tensor in self.quantized.values())
+        """Bytes of packed codes, float32 scales and float32 rest: the floor of any file that holds this student."""
+        grids = self.grids()
+        coded = sum(t.codes.size * grids[name].bits // 8 + t.scales.nbytes for name, t in self.quantized.items())
         return coded + sum(tensor.nbytes for tensor in self.floats.values())
 
-    def to_module(self) -> nn.Module:
-        """The student in eval mode, computing what an exported file computes, activation quantization included."""
+    def to_module(self, activations: Literal["as_trained", "float"] = "as_trained") -> nn.Module:
+        """The student in eval mode, computing what an exported file computes, activation quantization included.
+
+        "float": only the weights are on their grids, as a runtime computes that does not quantize activations.
+        """
         model = self.build()
+        if activations == "float" or self.scheme.activations == "float":
+            return model
+        owners = _owners(model)
         for name, tensor in self.quantized.items():
-            owner = name.removesuffix(".weight")
-            codes, scales = torch.from_numpy(tensor.codes.copy()), torch.from_numpy(tensor.scales.copy())
-            if isinstance(model.get_submodule(owner), nn.Embedding):
-                model.set_submodule(owner, FrozenEmbedding(codes, scales))
-            else:
-                bias = self.floats.get(f"{owner}.bias", np.zeros(len(scales), np.float32))
-                frozen = FrozenLinear(codes, scales, torch.from_numpy(bias.copy()), self.ranges.get(owner))
-                model.set_submodule(owner, frozen)
+            for owner in owners[name]:
+                layer = model.get_submodule(owner)
+                codes, scales = torch.from_numpy(tensor.codes.copy()), torch.from_numpy(tensor.scales.copy())
+                if isinstance(layer, nn.Embedding):
+                    model.set_submodule(owner, FrozenEmbedding(codes, scales))
+                elif isinstance(layer, nn.Linear):
+                    bias = self.floats.get(f"{owner}.bias", np.zeros(len(scales), np.float32))
+                    frozen = FrozenLinear(codes, scales, torch.from_numpy(bias.copy()), self.ranges.get(owner))
+                    model.set_submodule(owner, frozen)
+        places = {name for name, module in model.named_modules() if isinstance(module, Point)}
+        if self.points.keys() - places:
+            odd = ", ".join(sorted(self.points.keys() - places)[:3])
+            raise SpecError(f"A {self.family} student has no point {odd}: its description is damaged.")
+        for name, grid in self.points.items():
+            model.set_submodule(name, FrozenPoint(grid))
         return model.eval()
 
     def build(self) -> nn.Module:
@@ -86,8 +118,11 @@ class FrozenStudent:
         model: nn.Module = importlib.import_module(f"edgedistill.students.{self.family}.module").build(
             _decode_config(self.family, self.config, "config")
         )
-        state = {name: torch.from_numpy(t.codes * t.scales[:, None]) for name, t in self.quantized.items()}
+        state = {name: torch.from_numpy(tensor.values()) for name, tensor in self.quantized.items()}
         state |= {name: torch.from_numpy(values.copy()) for name, values in self.floats.items()}
+        for names in _owners(model).values():  # a weight that is tied is stored under one of its names
+            given = next((state[f"{n}.weight"] for n in names if f"{n}.weight" in state), None)
+            state |= {f"{n}.weight": given for n in names if given is not None}
         model.load_state_dict(state)
         return model.eval()
 
@@ -103,6 +138,7 @@ class FrozenStudent:
             "config": self.config,
             "scheme": self.scheme.model_dump(mode="json"),
             "ranges": {name: [list(grid) for grid in pair] for name, pair in self.ranges.items()},
+            "points": {name: list(grid) for name, grid in self.points.items()},
             "task": self.task,
             "tensors_sha256": hashlib.sha256(payload).hexdigest(),
         }
@@ -135,39 +171,55 @@ class FrozenStudent:
             arrays = safetensors.numpy.load(payload)
         except safetensors.SafetensorError as error:
             raise SpecError(f"{folder / TENSORS}: not a safetensors file: {error}.") from None
-        if not all(isinstance(values[key], dict) for key in ("config", "scheme", "ranges", "task")):
-            raise SpecError(f"{where}: config, scheme, ranges and task must be JSON objects.")
+        if not all(isinstance(values[key], dict) for key in ("config", "scheme", "ranges", "points", "task")):
+            raise SpecError(f"{where}: config, scheme, ranges, points and task must be JSON objects.")
         scheme = QuantScheme.decode(values["scheme"], where)
         family = str(values["family"])
         config = _decode_config(family, values["config"], where)
-        quantized, floats = _split(_stored(family, config), arrays, str(folder / TENSORS))
-        ranges = _decode_ranges(values["ranges"], scheme, quantized, where)
-        return cls(family, config.model_dump(mode="json"), scheme, quantized, floats, ranges, values["task"])
+        quantized, floats = split(_stored(family, config), scheme, arrays, str(folder / TENSORS))
+        ranges, points = decode_ranges(values["ranges"], values["points"], scheme, quantized, where)
+        return cls(family, config.model_dump(mode="json"), scheme, quantized, floats, ranges, points, values["task"])
 
 
 def freeze(model: nn.Module, family: str, config: Spec, scheme: QuantScheme, task: Mapping[str, Any]) -> FrozenStudent:
-    """Lower a trained student to codes; `model` may be prepared (`quant.fake.prepare`) or, if dynamic, plain float.
+    """Lower a trained student to codes; `model` may be prepared (`quant.fake.prepare`) or, unless static, plain float.
 
     Raises:
-        StageError: if a weight is not finite, or a static layer has no activation ranges.
+        StageError: if a weight is not finite, its grid does not fit it, or a static layer has no activation ranges.
     """
     state = {name: value.detach() for name, value in model.state_dict().items()}
     quantized, floats = {}, {}
     for tensor in _stored(family, config):
-        value = state[tensor.name].float()
+        value, grid = state[tensor.name].float(), tensor.grid(scheme)
         if not bool(value.isfinite().all()):
             raise StageError(f"{tensor.name} holds values that are not finite: training diverged; lower the rate.")
-        if tensor.kind == "float":
+        if grid is None:
             floats[tensor.name] = value.numpy().copy()
-        else:
-            scales = channel_scales(value)
-            if not bool(scales.isfinite().all()):
-                raise StageError(f"{tensor.name}: |weight| up to {value.abs().max():.3g} needs a scale beyond fp16.")
-            quantized[tensor.name] = QuantizedTensor(codes_of(value, scales).numpy(), scales.numpy())
+            continue
+        try:
+            scales = scales_of(value, grid, scheme.scale_dtype)
+        except ValueError as error:
+            raise StageError(f"{tensor.name} does not fit its grid: {error}.") from None
+        if not bool(scales.isfinite().all()):
+            raise StageError(f"{tensor.name}: |weight| up to {value.abs().max():.3g} needs a scale beyond fp16.")
+        quantized[tensor.name] = QuantizedTensor(codes_of(value, scales, grid).numpy(), scales.numpy())
     ranges = {name: layer.grids() for name, layer in model.named_modules() if isinstance(layer, StaticQuantLinear)}
+    points = {name: layer.grids()[0] for name, layer in model.named_modules() if isinstance(layer, StaticQuantPoint)}
     if scheme.activations == "static_int8" and not ranges:
         raise StageError("A static_int8 student must be prepared and trained before it is frozen: it has no ranges.")
-    return FrozenStudent(family, config.model_dump(mode="json"), scheme, quantized, floats, ranges, dict(task))
+    pairs = {name: (source, result) for name, (source, result) in ranges.items()}
+    return FrozenStudent(
+        family, config.model_dump(mode="json"), scheme, quantized, floats, pairs, points, dict(task)
+    )
+
+
+def _owners(model: nn.Module) -> dict[str, list[str]]:
+    """For each layer's weight, by its name in the state dict, every layer that uses that very tensor."""
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(getattr(layer, "weight", None), Tensor)}
+    users: dict[int, list[str]] = {}
+    for name, layer in layers.items():
+        users.setdefault(id(layer.weight), []).append(name)
+    return {f"{name}.weight": users[id(layer.weight)] for name, layer in layers.items()}
 
 
 def _stored(family: str, config: Spec) -> list[StoredTensor]:
@@ -184,58 +236,3 @@ def _decode_config(family: str, values: Mapping[str, Any], where: str) -> Spec:
         raise SpecError(f"{where}: there is no student family {family!r}.") from None
     config: Spec = module.Config.decode(values, where)
     return config
-
-
-def _split(
-    stored: list[StoredTensor], arrays: dict[str, NDArray[Any]], where: str
-) -> tuple[dict[str, QuantizedTensor], dict[str, NDArray[np.float32]]]:
-    """Sort arrays into quantized and float, checking every name, type, shape and value."""
-    wanted: dict[str, tuple[tuple[int, ...], type]] = {}
-    for tensor in stored:
-        if tensor.kind == "float":
-            wanted[tensor.name] = tensor.shape, np.float32
-        else:
-            wanted[f"{tensor.name}.codes"] = tensor.shape, np.int8
-            wanted[f"{tensor.name}.scales"] = tensor.shape[:1], np.float32
-    if arrays.keys() != wanted.keys():
-        odd = ", ".join(sorted(arrays.keys() ^ wanted.keys())[:3])
-        raise SpecError(f"{where}: its tensors are not those of the config: missing or unknown: {odd}.")
-    for name, (shape, dtype) in wanted.items():
-        if arrays[name].shape != shape or arrays[name].dtype != dtype:
-            seen = f"{arrays[name].dtype}{list(arrays[name].shape)}"
-            raise SpecError(f"{where}: {name} is {seen}, must be {np.dtype(dtype).name}{list(shape)}.")
-        if not np.isfinite(arrays[name]).all():
-            raise SpecError(f"{where}: {name} holds values that are not finite.")
-    quantized, floats = {}, {}
-    for tensor in stored:
-        if tensor.kind == "float":
-            floats[tensor.name] = arrays[tensor.name]
-            continue
-        codes, scales = arrays[f"{tensor.name}.codes"], arrays[f"{tensor.name}.scales"]
-        if codes.min() < -CODE_MAX:
-            raise SpecError(f"{where}: {tensor.name} holds code {codes.min()}, the smallest allowed is {-CODE_MAX}.")
-        if (scales <= 0).any() or (scales.astype(np.float16).astype(np.float32) != scales).any():
-            raise SpecError(f"{where}: {tensor.name} has a scale that is not a positive fp16 number.")
-        quantized[tensor.name] = QuantizedTensor(codes, scales)
-    return quantized, floats
-
-
-def _decode_ranges(
-    values: dict[str, Any], scheme: QuantScheme, quantized: dict[str, QuantizedTensor], where: str
-) -> dict[str, tuple[Range, Range]]:
-    static = scheme.activations == "static_int8"
-    if bool(values) != static or not all(f"{name}.weight" in quantized for name in values):
-        raise SpecError(f"{where}: ranges must name the linear layers of a static_int8 student, and only of one.")
-    ranges = {}
-    for name, pair in values.items():
-        try:
-            (a, zero_a), (b, zero_b) = pair
-            good = all(isinstance(s, float) and 0 < s < 1e30 for s in (a, b)) and all(
-                isinstance(z, int) and LOW <= z <= HIGH for z in (zero_a, zero_b)
-            )
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            raise SpecError(f"{where}: ranges of {name} must be two pairs [scale > 0, zero point in -128..127].")
-        ranges[name] = Range(a, zero_a), Range(b, zero_b)
-    return ranges

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, Int, Int8
 from torch import Tensor, nn
 
-from edgedistill.quant.activations import Range, dynamic_linear, static_linear
+from edgedistill.quant.activations import Range, dynamic_linear, quantize_static, static_linear
 from edgedistill.quant.grid import dequantize
 
 
 class FrozenLinear(nn.Module):
-    """A linear layer on int8 codes [channels, width]; dynamic when `ranges` is None, else static."""
+    """A linear layer on integer codes [channels, width] whose input rows, or input and output ranges, are int8."""
 
     weight: Tensor
     scales: Tensor
@@ -20,7 +20,7 @@ class FrozenLinear(nn.Module):
     def __init__(
         self,
         codes: Int8[Tensor, "channels width"],
-        scales: Float[Tensor, " channels"],
+        scales: Float[Tensor, "channels *groups"],
         bias: Float[Tensor, " channels"],
         ranges: tuple[Range, Range] | None,
     ) -> None:
@@ -41,12 +41,12 @@ class FrozenLinear(nn.Module):
 
 
 class FrozenEmbedding(nn.Module):
-    """Rows of int8 codes [rows, width], dequantized when they are looked up."""
+    """Rows of integer codes [rows, width], dequantized when they are looked up."""
 
     weight: Tensor
     scales: Tensor
 
-    def __init__(self, codes: Int8[Tensor, "rows width"], scales: Float[Tensor, " rows"]) -> None:
+    def __init__(self, codes: Int8[Tensor, "rows width"], scales: Float[Tensor, "rows *groups"]) -> None:
         super().__init__()
         self.register_buffer("weight", codes)
         self.register_buffer("scales", scales)
@@ -56,3 +56,15 @@ class FrozenEmbedding(nn.Module):
         ids = input.reshape(-1)
         rows = dequantize(torch.index_select(self.weight, 0, ids), self.scales[ids.long()])
         return rows.view(*input.shape, -1)
+
+
+class FrozenPoint(nn.Module):
+    """A place whose values are rounded to a fixed int8 grid."""
+
+    def __init__(self, grid: Range) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The values on the grid."""
+        return quantize_static(input, self.grid) * self.grid.scale

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,30 +17,88 @@ class PerTensor(Spec):
 
 
 class PerChannel(Spec):
-    """One scale for each index along `axis` (0: an output channel of a linear layer, a row of an embedding)."""
+    """One scale for each index along `axis` (0: an output channel of a layer, a row of an embedding)."""
 
     kind: Literal["per_channel"] = "per_channel"
     axis: Literal[0] = 0
 
 
-class QuantScheme(Spec):
-    """How a student is stored and computed.
+class PerGroup(Spec):
+    """One scale for every `size` neighbours along the input axis of a matrix (axis 1)."""
 
-    Weights are symmetric integers: `w = code * scale`, code in [-(2^(bits-1)-1), 2^(bits-1)-1], zero point 0, and every
-    scale is representable in fp16, so that each mobile format can hold it. Linear layers and embeddings are quantized;
-    biases, layer norms and position embeddings stay float.
+    kind: Literal["per_group"] = "per_group"
+    size: Literal[32] = Field(default=32, description="the one size that Q4_0, Core ML and TFLite blocks share")
+
+
+class WeightGrid(Spec):
+    """How one weight is stored: signed integers, zero point 0, `w = code * scale`.
+
+    8 bits: code in -127..127. 4 bits: code in -8..7, of which -8 is only reached by a clipped or learned scale.
     """
 
-    weight_bits: Literal[8] = 8
-    activations: Literal["dynamic_int8", "static_int8"] = Field(
-        default="dynamic_int8",
-        description="dynamic_int8: each row of a linear layer's input is quantized at run time; "
-        "static_int8: ranges are learned in training and stored in the file",
-    )
-    granularity: PerChannel = PerChannel()
-    scale_dtype: Literal["fp16"] = "fp16"
+    bits: Literal[4, 8] = 8
+    granularity: Annotated[PerChannel | PerGroup, Field(discriminator="kind")] = PerChannel()
+
+    @property
+    def label(self) -> str:
+        """The name that formats list in `HOLDS`: "int8 per channel", "int4 per group of 32"."""
+        each = "channel" if isinstance(self.granularity, PerChannel) else f"group of {self.granularity.size}"
+        return f"int{self.bits} per {each}"
 
     @property
     def code_max(self) -> int:
-        """The largest integer code; the smallest is its negative (127 for 8 bits)."""
-        return int(2 ** (self.weight_bits - 1) - 1)
+        """The largest integer code, 127 or 7."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    @property
+    def code_min(self) -> int:
+        """The smallest integer code: -127, or -8."""
+        return -127 if self.bits == 8 else -8
+
+
+class QuantScheme(Spec):
+    """How a student is stored and computed.
+
+    Weights are symmetric integers on a `WeightGrid` whose scales every chosen format stores without rounding. Biases,
+    norms and position embeddings stay float. Convolution kernels have no groups: under a grid per group they are per
+    channel with the same bits.
+    """
+
+    weights: WeightGrid = Field(default=WeightGrid(), description="linear layers and convolutions")
+    embeddings: WeightGrid = Field(default=WeightGrid(), description="rows of embedding tables")
+    head: WeightGrid = Field(default=WeightGrid(), description="the last layer, which makes the logits")
+    layers: Mapping[str, WeightGrid] = Field(
+        default={}, description="exceptions, by tensor name: what a sensitivity pass found worth more or fewer bits"
+    )
+    activations: Literal["dynamic_int8", "static_int8", "float"] = Field(
+        default="dynamic_int8",
+        description="dynamic_int8: each row of a linear layer's input is quantized at run time; "
+        "static_int8: ranges are learned in training and stored in the file; float: weights only",
+    )
+    scale_dtype: Literal["fp16", "bf16"] = Field(
+        default="fp16",
+        description="every scale is a number of this type; bf16: of both, which LiteRT's groups of 32 need",
+    )
+
+    def grids(self) -> tuple[WeightGrid, ...]:
+        """Every grid that the scheme uses, each once, in a fixed order."""
+        return tuple(dict.fromkeys((self.weights, self.embeddings, self.head, *self.layers.values())))
+
+    @property
+    def label(self) -> str:
+        """A short name for reports, e.g. "int8 per channel, dynamic_int8 activations"."""
+        return f"{' + '.join(grid.label for grid in self.grids())}, {self.activations} activations"
+
+    def misfit(self, holds: Mapping[str, tuple[str, ...]]) -> str | None:
+        """None if a format that `holds` these values stores the scheme exactly, else what it cannot and what it can.
+
+        `holds` maps "weights", "embeddings" and "head" to labels of grids, "activations" and "scale_dtype" to values.
+        """
+        seen = {"weights": self.weights.label, "embeddings": self.embeddings.label, "head": self.head.label}
+        seen |= {"activations": self.activations, "scale_dtype": self.scale_dtype}
+        seen |= {f"layers.{name}": grid.label for name, grid in self.layers.items()}
+        for key, value in seen.items():
+            allowed = holds.get("weights" if key.startswith("layers.") else key)
+            if allowed is not None and value not in allowed:
+                return f"export.scheme.{key} = {value!r}; it holds {', '.join(map(repr, allowed))}"
+        return None

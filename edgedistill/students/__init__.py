@@ -8,10 +8,13 @@ A family defines:
 - `TINY`: the config that contract tests build;
 - `parameters(config)`, `macs(config, length)`: known before it is built;
 - `tensors(config)`: name, shape and kind of each stored tensor, from which bytes are predicted;
-- `check_layers(config, teacher)`: raises where a student cannot start from the layers of the teacher's config.json.
+- `signatures(config, buckets)`: the entry points of an exported file, with the shapes that go in and out;
+- `sample(config, signature, random)`: random inputs that the network accepts (`random`: a numpy Generator).
 
-Its `module.py` defines `build(config) -> Module` whose forward takes the task's batch and returns `Outputs`, and its
-`start.py` defines `start(config, init, limit, tokenizer, body, texts) -> Started`: the student before training.
+Its `module.py` defines `build(config) -> Module` whose forward takes the inputs of a signature, in order, and returns
+`Outputs`. A family that can be distilled into also defines `check_layers(config, teacher)` (raises where a student
+cannot start from the layers of the teacher's config.json) and a `start.py` with
+`start(config, init, limit, tokenizer, body, texts) -> Started`: the student before training.
 """
 
 from __future__ import annotations
@@ -20,15 +23,47 @@ from importlib import import_module
 from types import ModuleType
 from typing import Literal, NamedTuple
 
-TensorKind = Literal["linear", "embedding", "float"]
+from edgedistill.specs.quant import PerChannel, QuantScheme, WeightGrid
+
+TensorKind = Literal["linear", "head", "convolution", "embedding", "float"]
 
 
 class StoredTensor(NamedTuple):
-    """One tensor of the exported file: `linear` and `embedding` are quantized by the scheme, `float` stays fp32."""
+    """One tensor of the exported file, named as in the module's state dict.
+
+    `linear` and `head` [outputs, inputs], `convolution` [outputs, inputs / groups, height, width] and `embedding`
+    [rows, width] are quantized by the scheme; `float` stays fp32.
+    """
 
     name: str
     shape: tuple[int, ...]
     kind: TensorKind
+
+    def grid(self, scheme: QuantScheme) -> WeightGrid | None:
+        """The grid that `scheme` gives this tensor; None for a float one."""
+        if self.kind == "float":
+            return None
+        default = {"head": scheme.head, "embedding": scheme.embeddings}.get(self.kind, scheme.weights)
+        grid = scheme.layers.get(self.name, default)
+        if self.kind == "convolution" and not isinstance(grid.granularity, PerChannel):
+            return WeightGrid(bits=grid.bits)
+        return grid
+
+
+class Port(NamedTuple):
+    """One input or output of a signature: its whole shape, batch axis included."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["int32", "float32"]
+
+
+class Signature(NamedTuple):
+    """One entry point of an exported file."""
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
 
 
 def part(family: str, name: Literal["module", "start"]) -> ModuleType:

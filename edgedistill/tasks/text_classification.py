@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from edgedistill.errors import DataError
 from edgedistill.specs import Quality
 
 METRIC = "accuracy"
@@ -38,6 +41,34 @@ def pad_id(tokenizer: Tokenizer) -> int:
     """The id that fills a batch; any id will do where the vocabulary has no padding token, as the mask hides it."""
     found = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
     return next((item for item in found if item is not None), 0)
+
+
+def signature_for(signatures: Mapping[str, Any], tokens: int) -> Any:
+    """The entry point of a file that runs a text of `tokens` tokens: the shortest that holds it.
+
+    Raises:
+        DataError: if the text is empty or longer than the longest one.
+    """
+    lengths = {name: item.inputs[0].shape[1] for name, item in signatures.items()}  # -1: any length
+    fits = [name for name, length in lengths.items() if length < 0 or 1 <= tokens <= length]
+    if tokens < 1 or not fits:
+        raise DataError(f"A text of {tokens} tokens does not fit: the file takes 1 to {max(lengths.values())}.")
+    return signatures[min(fits, key=lambda name: lengths[name])]
+
+
+def run_file(runner: Any, ids: Sequence[int]) -> NDArray[np.float32]:
+    """An exported file's logits [classes] for one text, padded to the signature's length.
+
+    Raises:
+        DataError: if the text does not fit the file; StageError: if the runtime fails.
+    """
+    signature = signature_for(runner.signatures, len(ids))
+    length = max(signature.inputs[0].shape[1], len(ids))
+    feeds = {"input_ids": np.zeros((1, length), np.int32), "attention_mask": np.zeros((1, length), np.int32)}
+    feeds["input_ids"][0, : len(ids)] = ids
+    feeds["attention_mask"][0, : len(ids)] = 1
+    out: NDArray[np.float32] = runner.run(signature.name, feeds)["logits"][0]
+    return out
 
 
 def class_ids(labels: Sequence[str | None], names: Sequence[str]) -> list[int]:

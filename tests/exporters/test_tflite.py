@@ -17,13 +17,15 @@ from torch import nn
 
 from edgedistill.errors import DataError, StageError, VerificationError
 from edgedistill.exporters import tflite
-from edgedistill.exporters.tflite import _executes
+from edgedistill.exporters._proof import executes
+from edgedistill.exporters.tflite import _LIMITS
 from edgedistill.quant.activations import quantize_rows
 from edgedistill.quant.fake import prepare
 from edgedistill.quant.frozen import FrozenStudent, freeze
 from edgedistill.specs.quant import QuantScheme
 from edgedistill.students import bert
 from edgedistill.students.bert.module import build
+from edgedistill.tasks.text_classification import run_file, signature_for
 
 # Position table of 24 x 64 floats: the two shorter buckets get theirs as a SLICE of it.
 MID = bert.Config(layers=1, width=64, heads=2, ffn=600, vocabulary=300, max_length=24, classes=9)
@@ -41,7 +43,7 @@ def student(config: bert.Config, activations: Any = "dynamic_int8") -> FrozenStu
     with torch.no_grad():
         model.embeddings.word.weight[0] = 0
         model.layers[0].up.weight[3] = 0
-        prepare(model, scheme)
+        prepare(model, scheme, bert.tensors(config))
         ids = torch.randint(0, config.vocabulary, (32, config.max_length))
         model.train()(ids, torch.ones_like(ids))
     return freeze(model, "bert", config, scheme, {})
@@ -83,10 +85,11 @@ def answers(frozen: FrozenStudent, path: Path, count: int = 150) -> tuple[np.nda
     """Logits [count, classes] of random texts of every length, by the file and by the frozen student in torch."""
     random = np.random.default_rng(7)
     runner, module = tflite.load(path), frozen.to_module()
+    longest = max(signature.inputs[0].shape[1] for signature in runner.signatures.values())
     ours, theirs = [], []
     for _ in range(count):
-        ids = random.integers(0, frozen.config["vocabulary"], random.integers(1, runner.buckets[-1] + 1))
-        ours.append(runner(ids))
+        ids = random.integers(0, frozen.config["vocabulary"], random.integers(1, longest + 1))
+        ours.append(run_file(runner, ids.tolist()))
         with torch.no_grad():
             theirs.append(
                 module(torch.from_numpy(ids)[None], torch.ones(1, len(ids), dtype=torch.int64)).logits[0].numpy()
@@ -123,7 +126,7 @@ def test_without_the_activation_emulation_the_file_would_be_off_by_far(dynamic: 
     ids = np.random.default_rng(1).integers(0, MID.vocabulary, 20)
     with torch.no_grad():
         expected = weights_only(torch.from_numpy(ids)[None], torch.ones(1, 20, dtype=torch.int64)).logits[0].numpy()
-    assert np.abs(runner(ids) - expected).max() > 1e-3
+    assert np.abs(run_file(runner, ids.tolist()) - expected).max() > 1e-3
 
 
 def test_xnnpack_quantizes_rows_with_our_formula(folder: Path) -> None:
@@ -135,11 +138,11 @@ def test_xnnpack_quantizes_rows_with_our_formula(folder: Path) -> None:
 
     from edgedistill.exporters.tflite.graph import _Pairs
     from edgedistill.quant.activations import dynamic_linear
-    from edgedistill.quant.grid import channel_scales, dequantize, quantize
+    from edgedistill.quant.grid import dequantize, quantize, scales_of
 
     torch.manual_seed(0)
     layer = nn.Linear(64, 32)
-    scales = channel_scales(layer.weight)
+    scales = scales_of(layer.weight)
     codes = quantize(layer.weight.detach(), scales)
     layer.weight.data = dequantize(codes, scales)
     x = torch.cat([torch.randn(60, 64) * 10, torch.rand(20, 64) + 1, -torch.rand(19, 64), torch.zeros(1, 64)])
@@ -157,20 +160,31 @@ def test_xnnpack_quantizes_rows_with_our_formula(folder: Path) -> None:
 
 def test_the_smallest_bucket_that_fits_runs(dynamic: tuple[FrozenStudent, Path]) -> None:
     runner = tflite.load(dynamic[1])
-    assert runner.buckets == MID_BUCKETS
-    assert [runner.signature(n) for n in (1, 8, 9, 16, 24)] == [f"length_{n}" for n in (8, 8, 16, 16, 24)]
+    names = [f"length_{n}" for n in MID_BUCKETS]
+    assert list(runner.signatures) == names
+    chosen = [signature_for(runner.signatures, n).name for n in (1, 8, 9, 16, 24)]
+    assert chosen == [f"length_{n}" for n in (8, 8, 16, 16, 24)]
     for tokens in (0, 25):
         with pytest.raises(DataError, match="1 to 24"):
-            runner(np.ones(tokens, np.int64))
+            run_file(runner, [1] * tokens)
 
 
 def test_padding_does_not_change_the_answer(dynamic: tuple[FrozenStudent, Path]) -> None:
     runner = tflite.load(dynamic[1])
     ids = np.random.default_rng(3).integers(1, MID.vocabulary, 7)
-    padded, mask = np.zeros(20, np.int64), np.zeros(20, np.int64)
-    padded[:7], mask[:7] = ids, 1
-    assert runner.signature(20) != runner.signature(7)
-    assert np.abs(runner(ids) - runner(padded, mask)).max() < 0.05
+    padded, mask = np.zeros((1, 24), np.int32), np.zeros((1, 24), np.int32)
+    padded[0, :7], mask[0, :7] = ids, 1
+    longer = runner.run("length_24", {"input_ids": padded, "attention_mask": mask})["logits"][0]
+    assert np.abs(run_file(runner, ids.tolist()) - longer).max() < 0.05
+
+
+def test_inputs_that_do_not_fit_are_refused(dynamic: tuple[FrozenStudent, Path]) -> None:
+    runner = tflite.load(dynamic[1])
+    good = np.ones((1, 8), np.int32)
+    for bad in (good[:, :7], good.astype(np.int64), None):
+        feeds = {"input_ids": good} | ({} if bad is None else {"attention_mask": bad})
+        with pytest.raises(DataError, match=r"takes attention_mask as int32\[1, 8\]"):
+            runner.run("length_8", feeds)
 
 
 def test_signatures_take_and_give_the_documented_tensors(exported: tuple[FrozenStudent, Path]) -> None:
@@ -260,9 +274,10 @@ def test_a_file_that_computes_something_else_is_found(exported: tuple[FrozenStud
     frozen, path = exported
     floats = copy.deepcopy(frozen.floats)
     floats["layers.0.ffn_norm.weight"][::2] *= -1
-    _executes(frozen, tflite.load(path))
+    limits = _LIMITS[frozen.scheme.activations]
+    executes(frozen, tflite.load(path), limits)
     with pytest.raises(VerificationError, match="does not compute what was trained"):
-        _executes(dataclasses.replace(frozen, floats=floats), tflite.load(path))
+        executes(dataclasses.replace(frozen, floats=floats), tflite.load(path), limits)
 
 
 def test_a_damaged_or_foreign_file_is_refused(tiny: tuple[FrozenStudent, Path], tmp_path: Path) -> None:
@@ -284,8 +299,8 @@ def test_impossible_buckets_are_refused_before_anything_slow(buckets: list[int],
 
 
 def test_the_format_holds_every_scheme_there_is() -> None:
-    assert tflite.check(QuantScheme()) is None
-    assert tflite.check(QuantScheme(activations="static_int8")) is None
+    assert QuantScheme().misfit(tflite.HOLDS) is None
+    assert QuantScheme(activations="static_int8").misfit(tflite.HOLDS) is None
 
 
 def test_a_student_with_one_attention_head_is_exact_too(folder: Path) -> None:

@@ -99,6 +99,7 @@ def test_the_golden_samples_are_held_out_rows_and_the_file_answers_them(first: P
     import numpy as np
 
     from edgedistill.exporters.tflite import load
+    from edgedistill.tasks.text_classification import run_file
 
     golden = json.loads((first / "out" / "golden.json").read_text())
     held_out = next((first / "store" / "data").glob("*/held_out.jsonl"))  # the same rows for every seed
@@ -108,7 +109,7 @@ def test_the_golden_samples_are_held_out_rows_and_the_file_answers_them(first: P
     assert len(golden) == 16
     for sample in golden:
         assert sample["text"] in texts
-        answer = runner(np.array(sample["input_ids"], dtype=np.int32))
+        answer = run_file(runner, sample["input_ids"])
         assert np.abs(answer - np.array(sample["logits"])).max() < 1e-4
         assert labels[int(answer.argmax())] == sample["label"]
 

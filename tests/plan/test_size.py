@@ -30,7 +30,7 @@ def exported_mb(config: bert.Config, scheme: QuantScheme, buckets: list[int], pa
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)  # no two vectors alike, as after training
-    model = prepare(network, scheme).train()
+    model = prepare(network, scheme, bert.tensors(config)).train()
     ids = torch.randint(0, config.vocabulary, (4, buckets[-1]))
     model(ids, torch.ones_like(ids))
     catalog.load_plugin("exporters", "tflite").export(freeze(model.eval(), "bert", config, scheme, {}), buckets, path)

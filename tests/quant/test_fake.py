@@ -9,12 +9,14 @@ from torch import nn
 from edgedistill.errors import StageError
 from edgedistill.quant.activations import DynamicLinear, dynamic_linear
 from edgedistill.quant.fake import QuantEmbedding, StaticQuantLinear, freeze_observers, prepare
-from edgedistill.quant.grid import channel_scales, fake_quantize, quantize
+from edgedistill.quant.grid import scales_of, fake_quantize, quantize
 from edgedistill.specs.quant import QuantScheme
 from edgedistill.students import bert
 from edgedistill.students.bert.module import BertClassifier, build
 
 DYNAMIC, STATIC = QuantScheme(), QuantScheme(activations="static_int8")
+
+TENSORS = bert.tensors(bert.TINY)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,7 +29,7 @@ def student(scheme: QuantScheme | None) -> BertClassifier:
     torch.manual_seed(0)
     model = build(bert.TINY)
     if scheme is not None:
-        assert prepare(model, scheme) is model
+        assert prepare(model, scheme, TENSORS) is model
     return model
 
 
@@ -35,7 +37,7 @@ def student(scheme: QuantScheme | None) -> BertClassifier:
 def test_prepare_keeps_parameters_and_their_names(scheme: QuantScheme) -> None:
     model = student(None)
     before = dict(model.named_parameters())
-    prepare(prepare(model, scheme), scheme)
+    prepare(prepare(model, scheme, TENSORS), scheme, TENSORS)
     after = dict(model.named_parameters())
     assert list(before) == list(after)
     assert all(before[name] is after[name] for name in before)
@@ -71,7 +73,7 @@ def test_the_fake_student_is_close_to_the_float_one_and_not_equal() -> None:
 def test_dynamic_linear_is_the_product_of_the_quantized_operands() -> None:
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((9, 40), (7, 40), (7,)))
-    scales = channel_scales(weight)
+    scales = scales_of(weight)
     out = dynamic_linear(x, quantize(weight, scales), scales, bias)
     assert float((out - nn.functional.linear(x, weight, bias)).abs().max()) < 0.2
     assert torch.equal(out, DynamicLinear.apply(x, weight, bias))

@@ -1,9 +1,13 @@
-"""What every folder of the students promises; a new family is tested by being there."""
+"""What every folder of the students promises; a new family is tested by being there.
+
+Tests of text encoders (padding, order of tokens) run over families that take `input_ids` and `attention_mask`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,10 +17,20 @@ from edgedistill.specs import Spec
 from edgedistill.tasks import text_classification as task
 
 FAMILIES = catalog.plugins("students")
+BUCKETS = (4, 8)
 
 
 def plugin_of(family: str) -> Any:
     return catalog.load_plugin("students", family)
+
+
+def entries(family: str, config: Spec | None = None) -> Any:
+    return plugin_of(family).signatures(config or plugin_of(family).TINY, BUCKETS)
+
+
+ENCODERS = [f for f in FAMILIES if [p.name for p in entries(f)[0].inputs] == ["input_ids", "attention_mask"]]
+OWNERS = {"linear": torch.nn.Linear, "head": torch.nn.Linear, "convolution": torch.nn.Conv2d}
+OWNERS |= {"embedding": torch.nn.Embedding}
 
 
 def built(family: str, config: Spec | None = None) -> torch.nn.Module:
@@ -30,52 +44,74 @@ def texts_of(config: Any, lengths: tuple[int, ...] = (3, 1, 7)) -> list[list[int
     return [torch.randint(0, config.vocabulary, (length,), generator=generator).tolist() for length in lengths]
 
 
+def inputs_of(family: str, signature: Any, config: Spec | None = None) -> list[torch.Tensor]:
+    feeds = plugin_of(family).sample(config or plugin_of(family).TINY, signature, np.random.default_rng(0))
+    return [torch.from_numpy(feeds[port.name]) for port in signature.inputs]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_tiny_config_builds_and_answers_logits_and_an_embedding_for_each_text(family: str) -> None:
-    config = plugin_of(family).TINY
+def test_the_tiny_config_answers_every_signature_with_the_shapes_and_types_it_says(family: str) -> None:
     model = built(family)
-    with torch.no_grad():
-        out = model(*task.collate(texts_of(config), 0))
-    assert out.logits.shape == (3, config.classes)
-    assert out.pooled.shape == (3, config.width)
-    assert bool(out.logits.isfinite().all())
+    for signature in entries(family):
+        inputs = inputs_of(family, signature)
+        for port, tensor in zip(signature.inputs, inputs, strict=True):
+            assert (tuple(tensor.shape), str(tensor.dtype)) == (port.shape, f"torch.{port.dtype}")
+        with torch.no_grad():
+            out = model(*inputs)
+        assert tuple(out.logits.shape) == signature.outputs[0].shape
+        assert signature.outputs[0].name == "logits"
+        assert bool(out.logits.isfinite().all())
+        assert out.pooled.shape[:-1] == out.logits.shape[:-1]
+        assert bool((out.logits != out.logits.flatten()[0]).any())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_differ_and_repeat_with_the_generator(family: str) -> None:
+    plugin, signature = plugin_of(family), entries(family)[-1]
+    one, two, three = (plugin.sample(plugin.TINY, signature, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    first = signature.inputs[0].name
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert not np.array_equal(one[first], three[first])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_are_counted_before_the_student_is_built(family: str) -> None:
     plugin = plugin_of(family)
-    for changes in ({}, {"layers": 3}, {"width": 24, "vocabulary": 333}, {"ffn": 20, "classes": 9, "max_length": 5}):
-        config = plugin.TINY.model_copy(update=changes)
-        assert plugin.parameters(config) == sum(p.numel() for p in built(family, config).parameters())
+    changes = {"layers": 3}, {"width": 48}, {"vocabulary": 333}, {"ffn": 20}, {"classes": 9}, {"max_length": 9}
+    for change in ({}, *changes):
+        if change.keys() <= plugin.Config.model_fields.keys():
+            config = plugin.TINY.model_copy(update=change)
+            assert plugin.parameters(config) == sum(p.numel() for p in built(family, config).parameters())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stored_tensors_are_those_of_the_state_dict_and_of_the_layers_that_own_them(family: str) -> None:
     plugin = plugin_of(family)
-    config = plugin.TINY.model_copy(update={"layers": 2})
+    config = plugin.TINY
     model = built(family, config)
     stored = {tensor.name: tensor for tensor in plugin.tensors(config)}
     assert len(stored) == len(plugin.tensors(config))
-    assert {n: tuple(v.shape) for n, v in model.state_dict().items()} == {n: t.shape for n, t in stored.items()}
+    # a weight that two layers share is stored once, under its first name
+    unique = {name: tuple(value.shape) for name, value in model.named_parameters()}
+    assert unique == {name: tensor.shape for name, tensor in stored.items()}
+    assert list(model.named_buffers()) == [], "what is not stored must not be needed"
     for name, tensor in stored.items():
         owner = model.get_submodule(name.rpartition(".")[0])
-        matrix = name.endswith(".weight") and isinstance(owner, torch.nn.Linear | torch.nn.Embedding)
-        assert tensor.kind == (
-            {"Linear": "linear", "Embedding": "embedding"}[type(owner).__name__] if matrix else "float"
-        )
+        matrix = name.endswith(".weight") and isinstance(owner, tuple(OWNERS.values()))
+        assert matrix == (tensor.kind != "float"), name
+        assert not matrix or isinstance(owner, OWNERS[tensor.kind]), name
 
 
-@pytest.mark.parametrize("length", [1, 5, 16])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_multiplications_are_those_that_a_counter_sees(family: str, length: int) -> None:
+def test_multiplications_are_those_that_a_counter_sees(family: str) -> None:
     plugin = plugin_of(family)
-    config = plugin.TINY.model_copy(update={"layers": 2})
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        built(family, config)(torch.ones(1, length, dtype=torch.long), torch.ones(1, length, dtype=torch.long))
-    assert counter.get_total_flops() == 2 * plugin.macs(config, length)
+    for signature in entries(family):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            built(family)(*inputs_of(family, signature))
+        assert counter.get_total_flops() == 2 * plugin.macs(plugin.TINY, signature.inputs[0].shape[1])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_padding_does_not_change_the_answer(family: str) -> None:
     config = plugin_of(family).TINY
     model = built(family)
@@ -92,7 +128,7 @@ def test_padding_does_not_change_the_answer(family: str) -> None:
     assert not torch.allclose(seen.logits, alone.logits, atol=1e-4), "without a mask the padding must be seen"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_a_text_does_not_see_its_neighbours_in_the_batch(family: str) -> None:
     config = plugin_of(family).TINY
     model, items = built(family), texts_of(config)
@@ -102,7 +138,7 @@ def test_a_text_does_not_see_its_neighbours_in_the_batch(family: str) -> None:
             torch.testing.assert_close(model(*task.collate([item], 0)).logits[0], together[row], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_the_order_of_tokens_matters(family: str) -> None:
     config = plugin_of(family).TINY
     model = built(family)
@@ -115,14 +151,13 @@ def test_the_order_of_tokens_matters(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_step_of_training_reaches_every_parameter_and_lowers_the_loss(family: str) -> None:
-    config = plugin_of(family).TINY
-    model = built(family).train()
-    ids = torch.arange(config.vocabulary).view(-1, 8)[:, :8]
-    mask, labels = torch.ones_like(ids), torch.arange(len(ids)) % config.classes
+    model, signature = built(family).train(), entries(family)[-1]
+    batch = inputs_of(family, signature)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     losses = []
     for _ in range(2):
-        loss = torch.nn.functional.cross_entropy(model(ids, mask).logits, labels)
+        logits = model(*batch).logits.flatten(0, -2)
+        loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[-1])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -145,7 +180,7 @@ def test_a_family_is_described_without_torch(family: str) -> None:
 
     code = (
         f"import sys; from edgedistill.students import {family} as f; f.parameters(f.TINY); f.macs(f.TINY, 8); "
-        "f.tensors(f.TINY); print('torch' in sys.modules, set(f.FORMATS))"
+        "f.tensors(f.TINY); f.signatures(f.TINY, (4, 8)); print('torch' in sys.modules, set(f.FORMATS))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False {")

@@ -16,17 +16,17 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from edgedistill.errors import MissingDependency, StageError
 from edgedistill.quant.activations import HIGH, LOW, Range
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.grid import CODE_MAX
+from edgedistill.students import Signature
 
 
-def convert(frozen: FrozenStudent, buckets: Sequence[int]) -> bytearray:
-    """A .tflite with one signature `length_N` per bucket, before it is shrunk and checked.
+def convert(frozen: FrozenStudent, signatures: Sequence[Signature]) -> bytearray:
+    """A .tflite with the signatures, before it is shrunk and checked.
 
     Raises:
         MissingDependency: if litert-torch is not installed.
@@ -48,8 +48,8 @@ def convert(frozen: FrozenStudent, buckets: Sequence[int]) -> bytearray:
     quantizer = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config))
     try:
         with silenced(), torch.no_grad():
-            signatures = add_signatures(litert_torch, _with_pairs(frozen), buckets)
-            return bytearray(signatures.convert(quant_config=quantizer).model_content())
+            converter = add_signatures(litert_torch, _with_pairs(frozen), signatures)
+            return bytearray(converter.convert(quant_config=quantizer).model_content())
     except Exception as error:  # the converter raises errors of torch, jax, MLIR and plain builtins alike
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StageError(
@@ -58,18 +58,18 @@ def convert(frozen: FrozenStudent, buckets: Sequence[int]) -> bytearray:
         ) from error
 
 
-def add_signatures(litert_torch: Any, model: nn.Module, buckets: Sequence[int]) -> Any:
-    """litert-torch's converter, holding one signature `length_N` of `model` (which answers `Outputs`) per bucket.
+def add_signatures(litert_torch: Any, model: nn.Module, signatures: Sequence[Signature]) -> Any:
+    """litert-torch's converter, holding the signatures of `model` (which answers `Outputs`).
 
     `litert_torch` is the imported module: the caller chooses where its slow, talkative import happens.
     """
-    wrapped = _Signature(model).eval()
-    signatures = litert_torch
-    for length in buckets:
-        # Two tensors: one object given under both names is traced as a single input, and the mask is lost silently.
-        sample = {name: torch.ones(1, length, dtype=torch.int32) for name in ("input_ids", "attention_mask")}
-        signatures = signatures.signature(f"length_{length}", wrapped, sample_kwargs=sample)
-    return signatures
+    converter = litert_torch
+    for signature in signatures:
+        # Tensors of their own: one object given under two names is traced as a single input, and one is lost silently.
+        sample = {port.name: torch.ones(port.shape, dtype=getattr(torch, port.dtype)) for port in signature.inputs}
+        wrapped = _Entry(model, signature).eval()
+        converter = converter.signature(signature.name, wrapped, sample_kwargs=sample)
+    return converter
 
 
 @contextlib.contextmanager
@@ -95,17 +95,16 @@ def silenced() -> Iterator[None]:
             logging.disable(disabled)
 
 
-class _Signature(nn.Module):
-    """The inputs and the one output that a signature of the file has."""
+class _Entry(nn.Module):
+    """The named inputs and the one named output that a signature of the file has."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, signature: Signature) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.signature = model, signature
 
-    def forward(
-        self, input_ids: Int[Tensor, "1 length"], attention_mask: Int[Tensor, "1 length"]
-    ) -> dict[str, Float[Tensor, "1 classes"]]:
-        return {"logits": self.model(input_ids, attention_mask).logits}
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        given = (inputs[port.name] for port in self.signature.inputs)
+        return {self.signature.outputs[0].name: self.model(*given).logits}
 
 
 class _Pairs(nn.Module):

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from edgedistill.errors import VerificationError
+from edgedistill.exporters import same_weights
 from edgedistill.exporters.tflite.shrink import METADATA
 from edgedistill.quant.activations import bias_codes
-from edgedistill.quant.frozen import FrozenStudent, QuantizedTensor
+from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.quant.stored import QuantizedTensor
 
 
 def read_back(path: Path) -> dict[str, QuantizedTensor]:
@@ -48,15 +50,7 @@ def verify(frozen: FrozenStudent, path: Path) -> None:
     Raises:
         VerificationError: naming the tensor and the first difference.
     """
-    found = read_back(path)
-    if found.keys() != frozen.quantized.keys():
-        odd = ", ".join(sorted(found.keys() ^ frozen.quantized.keys()))
-        raise VerificationError(f"{path}: int8 weights of the file and of the student differ: {odd}. Export it again.")
-    for name, expected in frozen.quantized.items():
-        for part, a, b in (("code", found[name].codes, expected.codes), ("scale", found[name].scales, expected.scales)):
-            if a.shape != b.shape or not np.array_equal(a, b):
-                count = int((a != b).sum()) if a.shape == b.shape else max(a.size, b.size)
-                raise VerificationError(f"{path}: {count} of {b.size} {part}s of {name} are not the student's.")
+    same_weights(path, read_back(path), frozen)
     schema, model = _parse(path)
     _no_foreign_operators(schema, model, path)
     _floats_present(frozen, model, path)

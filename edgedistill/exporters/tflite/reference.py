@@ -13,6 +13,8 @@ from torch import nn
 from edgedistill.errors import StageError, VerificationError
 from edgedistill.exporters.tflite.graph import add_signatures, silenced
 from edgedistill.exporters.tflite.running import load
+from edgedistill.students import Port, Signature
+from edgedistill.tasks.text_classification import run_file
 
 # A float file sums in another order than torch; more than this, relative to the largest logit, is a wrong graph.
 _LIMIT = 1e-3
@@ -32,7 +34,7 @@ def export_float(model: nn.Module, buckets: Sequence[int], samples: Sequence[Seq
         import litert_torch
     try:
         with silenced(), torch.no_grad():
-            add_signatures(litert_torch, model.eval(), buckets).convert().export(str(out))
+            add_signatures(litert_torch, model.eval(), _signatures(buckets)).convert().export(str(out))
     except Exception as error:  # the converter raises errors of torch, jax, MLIR and plain builtins alike
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StageError(f"litert-torch cannot convert the float model ({type(error).__name__}): {first}.") from error
@@ -41,9 +43,18 @@ def export_float(model: nn.Module, buckets: Sequence[int], samples: Sequence[Seq
         row = torch.tensor([list(ids)])
         with torch.no_grad():
             expected = model(row, torch.ones_like(row)).logits[0].numpy()
-        away = float(np.abs(runner(np.asarray(ids, dtype=np.int32)) - expected).max())
+        away = float(np.abs(run_file(runner, ids) - expected).max())
         if away > _LIMIT * max(1.0, float(np.abs(expected).max())):
             raise VerificationError(f"{out.name}: the float reference answers {away:.3g} away from torch.")
+
+
+def _signatures(buckets: Sequence[int]) -> list[Signature]:
+    """Those of an exported text encoder, whatever the model behind them."""
+    out = (Port("logits", (1, -1), "float32"),)
+    return [
+        Signature(f"length_{n}", (Port("input_ids", (1, n), "int32"), Port("attention_mask", (1, n), "int32")), out)
+        for n in buckets
+    ]
 
 
 def quantize_after_training(source: Path, out: Path) -> None:

@@ -2,63 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.errors import DataError, MissingDependency, StageError
 from edgedistill.exporters.tflite.graph import silenced
+from edgedistill.students import Port, Signature
+
+_DTYPES: dict[type, Literal["int32", "float32"]] = {np.int32: "int32", np.float32: "float32"}
 
 
 class TfliteRunner:
-    """A loaded file. Each text runs in the smallest length bucket that holds it, padded with id 0 and mask 0."""
+    """A loaded file."""
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
-        names = interpreter.get_signature_list()
-        self.buckets: tuple[int, ...] = tuple(sorted(int(name.removeprefix("length_")) for name in names))
-        self._signatures: dict[str, Any] = {}
+        self._runners: dict[str, Any] = {}
+        self._ran: set[str] = set()
 
-    def signature(self, tokens: int) -> str:
-        """Name of the signature that runs a text of `tokens` tokens.
+    @cached_property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The entry points that the file describes, by name; the one with the smallest inputs first."""
+        found = {}
+        for name in self._interpreter.get_signature_list():
+            runner = self._runner(name)
+            found[name] = Signature(name, _ports(runner.get_input_details()), _ports(runner.get_output_details()))
+        return dict(sorted(found.items(), key=lambda item: [port.shape for port in item[1].inputs]))
 
-        Raises:
-            DataError: if the text is empty or longer than the longest bucket.
-        """
-        for length in self.buckets:
-            if 1 <= tokens <= length:
-                return f"length_{length}"
-        raise DataError(f"A text of {tokens} tokens does not fit: the file takes 1 to {self.buckets[-1]}. Truncate it.")
-
-    def __call__(
-        self, input_ids: NDArray[np.integer[Any]], attention_mask: NDArray[np.integer[Any]] | None = None
-    ) -> NDArray[np.float32]:
-        """Logits [classes] of one text: `input_ids` [tokens], and a mask [tokens] when some of them are padding.
+    def run(self, signature: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs of one call, by name.
 
         Raises:
-            DataError: if the text does not fit the file.
+            DataError: if an input is missing or has another shape or dtype than the file's.
             StageError: if the runtime fails.
         """
-        ids = np.asarray(input_ids)
-        mask = np.ones(len(ids), np.int32) if attention_mask is None else np.asarray(attention_mask)
-        name = self.signature(len(ids))
-        length = int(name.removeprefix("length_"))
-        feeds = {"input_ids": _padded(ids, length), "attention_mask": _padded(mask, length)}
+        for port in self.signatures[signature].inputs:
+            given = feeds.get(port.name)
+            if given is None or given.shape != port.shape or given.dtype != port.dtype:
+                seen = "nothing" if given is None else f"{given.dtype}{list(given.shape)}"
+                raise DataError(
+                    f"Signature {signature} takes {port.name} as {port.dtype}{list(port.shape)}, got {seen}."
+                )
         try:
-            out: NDArray[np.float32] = self._run(name, feeds)["logits"][0]
+            # the first use creates the XNNPACK delegate, which announces itself
+            with contextlib.nullcontext() if signature in self._ran else silenced():
+                out: dict[str, NDArray[Any]] = self._runner(signature)(**feeds)
+            self._ran.add(signature)
         except (RuntimeError, ValueError) as error:
-            raise StageError(f"LiteRT failed in signature {name}: {str(error).splitlines()[0]}.") from error
+            raise StageError(f"LiteRT failed in signature {signature}: {str(error).splitlines()[0]}.") from error
         return out
 
-    def _run(self, name: str, feeds: dict[str, NDArray[np.int32]]) -> dict[str, NDArray[np.float32]]:
-        if name not in self._signatures:
-            with silenced():  # the first use creates the XNNPACK delegate, which announces itself
-                self._signatures[name] = self._interpreter.get_signature_runner(name)
-                self._signatures[name](**feeds)
-        out: dict[str, NDArray[np.float32]] = self._signatures[name](**feeds)
-        return out
+    def _runner(self, name: str) -> Any:
+        if name not in self._runners:
+            self._runners[name] = self._interpreter.get_signature_runner(name)
+        return self._runners[name]
 
 
 def load(path: Path, threads: int = 1) -> TfliteRunner:
@@ -79,7 +82,9 @@ def load(path: Path, threads: int = 1) -> TfliteRunner:
         raise StageError(f"LiteRT cannot load {path}: {str(error).splitlines()[0]}. Export it again.") from error
 
 
-def _padded(values: NDArray[np.integer[Any]], length: int) -> NDArray[np.int32]:
-    out = np.zeros((1, length), np.int32)
-    out[0, : len(values)] = values
-    return out
+def _ports(details: Mapping[str, Mapping[str, Any]]) -> tuple[Port, ...]:
+    """Inputs or outputs of a signature, ids before masks: in the order of their names, reversed."""
+    return tuple(
+        Port(name, tuple(int(size) for size in item["shape"]), _DTYPES[item["dtype"]])
+        for name, item in sorted(details.items(), reverse=True)
+    )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
 from edgedistill.errors import SpecError, TeacherError
 from edgedistill.specs import Spec
-from edgedistill.students import StoredTensor
+from edgedistill.students import Port, Signature, StoredTensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMATS = ("tflite",)
 GELUS = ("gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh")
@@ -63,7 +67,36 @@ def tensors(config: Config) -> list[StoredTensor]:
         found += _norm(f"layers.{n}.attention_norm", w)
         found += _linear(f"layers.{n}.up", f, w) + _linear(f"layers.{n}.down", w, f)
         found += _norm(f"layers.{n}.ffn_norm", w)
-    return found + _linear("classifier", config.classes, w)
+    head = StoredTensor("classifier.weight", (config.classes, w), "head")
+    return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float")]
+
+
+def signatures(config: Config, buckets: Sequence[int]) -> tuple[Signature, ...]:
+    """One entry point `length_N` per bucket: ids and mask (1 at tokens, 0 at padding) of one text to its logits.
+
+    Raises:
+        ValueError: if there is no bucket, or one is not between 1 and `max_length`.
+    """
+    lengths = sorted(set(buckets))
+    if not lengths or lengths[0] < 1 or lengths[-1] > config.max_length:
+        raise ValueError(f"length buckets {list(buckets)} must be between 1 and max_length = {config.max_length}")
+    logits = Port("logits", (1, config.classes), "float32")
+    return tuple(
+        Signature(
+            f"length_{n}", (Port("input_ids", (1, n), "int32"), Port("attention_mask", (1, n), "int32")), (logits,)
+        )
+        for n in lengths
+    )
+
+
+def sample(config: Config, signature: Signature, random: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """A random text of random length, padded."""
+    import numpy as np
+
+    length = signature.inputs[0].shape[1]
+    mask = np.arange(length)[None] < random.integers(1, length + 1)
+    ids = random.integers(0, config.vocabulary, (1, length))
+    return {"input_ids": ids.astype(np.int32), "attention_mask": mask.astype(np.int32)}
 
 
 def parameters(config: Config) -> int:
