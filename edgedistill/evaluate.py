@@ -9,7 +9,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from edgedistill.errors import VerificationError
-from edgedistill.quant.frozen import FrozenStudent, QuantizedTensor
+from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.quant.stored import QuantizedTensor
 from edgedistill.specs import Parity
 
 

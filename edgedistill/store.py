@@ -167,6 +167,24 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(path: Path) -> str:
+    """As `sha256_of`; of a folder, the sha256 of the lines `NAME  SHA256` of every file in it, sorted by name."""
+    if path.is_file():
+        return sha256_of(path)
+    lines = (f"{item.relative_to(path).as_posix()}  {sha256_of(item)}\n" for item in files_in(path))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def bytes_of(path: Path) -> int:
+    """Size of a file, or of every file in a folder together."""
+    return path.stat().st_size if path.is_file() else sum(item.stat().st_size for item in files_in(path))
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Every file below a folder, sorted by its name in it."""
+    return sorted((item for item in folder.rglob("*") if item.is_file()), key=lambda item: item.as_posix())
+
+
 @cache
 def version_of(library: str) -> str:
     """The installed version of a distribution, 'absent' when it is not installed."""

@@ -32,6 +32,7 @@ def build(
     baselines: options.Baselines = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when a budget line is not decided.")] = False,
     budget: options.Limits = None,
+    formats: options.Formats = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -44,7 +45,14 @@ def build(
     from edgedistill.cli import plan, select
 
     chosen = select.select(
-        target, profile, data=data, held_out=held_out, teacher=teacher, seed=seed, limits=budget or ()
+        target,
+        profile,
+        data=data,
+        held_out=held_out,
+        teacher=teacher,
+        seed=seed,
+        limits=budget or (),
+        formats=formats or (),
     )
     root = select.store_root(store)
     if dry_run:

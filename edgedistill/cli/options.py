@@ -24,6 +24,13 @@ def complete_profile(incomplete: str) -> list[str]:
     return [name for name in catalog.profile_names() if name.startswith(incomplete)]
 
 
+def complete_format(incomplete: str) -> list[str]:
+    """Names of formats for the shell."""
+    from edgedistill import catalog
+
+    return [name for name in catalog.plugins("exporters") if name.startswith(incomplete)]
+
+
 TargetName = Annotated[
     str,
     typer.Option("--target", "-t", metavar="NAME|FILE", help="Device to build for.", autocompletion=complete_target),
@@ -60,6 +67,16 @@ Baselines = Annotated[
 Limits = Annotated[
     list[str] | None,
     typer.Option("--budget", metavar="LINE=NUMBER,…", help="Limits to use, e.g. size_mb=8,latency_p95_ms=15."),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="NAME,…",
+        help="Formats to write, the first is the one that is gated on the device. Default: the target's.",
+        autocompletion=complete_format,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]

@@ -26,6 +26,7 @@ def plan(
     seed: options.Seed = None,
     baselines: options.Baselines = False,
     budget: options.Limits = None,
+    formats: options.Formats = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Every candidate, the reasons, and the terms of each prediction.")
     ] = False,
@@ -39,7 +40,14 @@ def plan(
     from edgedistill.cli import select
 
     chosen = select.select(
-        target, profile, data=data, held_out=held_out, teacher=teacher, seed=seed, limits=budget or ()
+        target,
+        profile,
+        data=data,
+        held_out=held_out,
+        teacher=teacher,
+        seed=seed,
+        limits=budget or (),
+        formats=formats or (),
     )
     show(chosen, select.store_root(store), baselines=baselines, explain=explain, why=why, states=why)
 

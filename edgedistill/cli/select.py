@@ -38,6 +38,7 @@ def select(
     teacher: str | None = None,
     seed: int | None = None,
     limits: Sequence[str] = (),
+    formats: Sequence[str] = (),
 ) -> Selection:
     """Load target and profile and put the options in their place.
 
@@ -58,11 +59,24 @@ def select(
         build = build.model_copy(update={"data": build.data.model_copy(update=rows)})
     if seed is not None:
         build = Profile.decode({**build.model_dump(), "seed": seed}, "--seed")
+    wanted = [name.strip() for text in formats for name in text.split(",")]
+    if wanted:
+        device = Target.decode({**device.model_dump(), "formats": _formats(wanted)}, "--format")
     asked = parse_limits(limits)
     if asked:
         device = Target.decode({**device.model_dump(), "budget": _replaced(device.budget, asked)}, "--budget")
         build = Profile.decode({**build.model_dump(), "budget": _replaced(build.budget, asked)}, "--budget")
     return Selection(device, build, base, asked)
+
+
+def _formats(wanted: Sequence[str]) -> list[str]:
+    known = catalog.plugins("exporters")
+    for name in wanted:
+        if name not in known:
+            raise SpecError(f"--format {name!r}: no such format{did_you_mean(name, known)}")
+        if wanted.count(name) > 1:
+            raise SpecError(f"--format {name}: given twice.")
+    return list(wanted)
 
 
 @contextlib.contextmanager

@@ -24,12 +24,18 @@ REVISIONS = {
     "record": 1,
     "start": 2,
     "distil": 3,
-    "freeze": 1,
-    "export": 1,
-    "verify": 1,
+    "freeze": 2,
+    "export": 2,
+    "verify": 2,
     "references": 1,
 }
 CONVERTER = (*steps.LIBRARIES, "litert-torch", "litert-converter", "ai-edge-litert", "ai-edge-quantizer", "torchao")
+# what else shapes the bytes, or the answers, of a format's file
+TOOLS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "coreml": ("coremltools",),
+    "gguf": ("gguf", "llama-cpp-python"),
+}
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,7 @@ def build(
     watch = progress or Silent()
     run = _Run(store, watch)
     bundle.check_destination(out)
+    proofs.require(target.formats)
     plan, trained, located, fit = _train(run, target, profile, base)
     labels = read_splits(trained.data.folder).labels
     frozen = _freeze(run, profile, labels, located, trained)
@@ -227,7 +234,7 @@ def _export(run: _Run, profile: Profile, name: str, frozen: Finished) -> Finishe
     about = {"buckets": list(profile.student.buckets), "threads": profile.threads}
     return run.stage(
         f"export:{name}", "export", about, [frozen],
-        lambda out: proofs.export(name, profile, frozen, out, run.progress), CONVERTER,
+        lambda out: proofs.export(name, profile, frozen, out, run.progress), _tools(name),
     )  # fmt: skip
 
 
@@ -236,8 +243,12 @@ def _verify(run: _Run, profile: Profile, name: str, frozen: Finished, exported: 
     inputs = [frozen, exported, trained.data, trained.recorded, trained.start, trained.float_student]
     return run.stage(
         f"verify:{name}", "verify", about, inputs,
-        lambda out: proofs.verify(name, profile, frozen, exported, trained, out, run.progress), CONVERTER,
+        lambda out: proofs.verify(name, profile, frozen, exported, trained, out, run.progress), _tools(name),
     )  # fmt: skip
+
+
+def _tools(name: str) -> tuple[str, ...]:
+    return (*steps.LIBRARIES, *TOOLS[name]) if name in TOOLS else CONVERTER
 
 
 def _references(run: _Run, profile: Profile, trained: Trained) -> Finished:

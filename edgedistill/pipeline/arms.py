@@ -63,7 +63,7 @@ def _score(profile: Profile, trained: Trained, last: Finished, out: Path, watch:
 
     steps.deterministic(profile.threads)
     student, _, tokenizer = steps.load_student(profile.student.family, trained.start.folder, None)
-    quant.prepare(student, profile.export.scheme)
+    quant.prepare(student, profile.export.scheme, steps.tensors_of(profile.student.family, student))
     steps.load_weights(student, last.folder)
     quant.freeze_observers(student)
     quality = steps.score(student, tokenizer, trained.data.folder, "held_out")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import edgedistill
+from edgedistill import catalog
 from edgedistill.data import read_splits
 from edgedistill.errors import SpecError
 from edgedistill.gate import exit_error
@@ -87,21 +88,28 @@ def _contents(
     """Everything that is the same for the same input; returns the artifacts, their paths relative to the bundle."""
     labels = read_splits(trained.data.folder).labels
     for name, done in exported.items():
-        shutil.copy(done.file(model_name(name)), draft / model_name(name))
+        source, place = done.file(model_name(name)), draft / model_name(name)
+        shutil.copytree(source, place) if source.is_dir() else shutil.copy(source, place)
     tokenizer = read_json(frozen.file("tokenizer.json"))
     write_json(draft / "tokenizer.json", tokenizer)
     pieces = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
     write_whole(draft / "vocab.txt", "".join(f"{piece}\n" for piece, _ in pieces).encode())
     write_whole(draft / "labels.txt", "".join(f"{label}\n" for label in labels).encode())
-    write_json(draft / "golden.json", read_json(next(iter(verified.values())).file("golden.json")))
+    write_json(draft / "golden.json", _golden([read_json(done.file("golden.json")) for done in verified.values()]))
     write_json(draft / "preprocessing.json", _preprocessing(tokenizer, profile))
     (draft / "frozen").mkdir()
     for name in ("student.safetensors", "student.json"):
         shutil.copy(frozen.file(name), draft / "frozen" / name)
-    for snippet in sorted(SNIPPETS.iterdir()):
+    for snippet in sorted(path for name in exported for path in (SNIPPETS / name).glob("*.*")):
         shutil.copy(snippet, draft / snippet.name)
     write_whole(draft / "NOTICE.md", _notice(_licences(profile, located)).encode())
     return tuple(Artifact(**read_json(done.file("artifact.json"))) for done in exported.values())
+
+
+def _golden(by_format: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The samples once, with the answers of every format."""
+    together = zip(*by_format, strict=True)
+    return [same[0] | {"answers": {k: v for item in same for k, v in item["answers"].items()}} for same in together]
 
 
 def _preprocessing(tokenizer: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
@@ -117,7 +125,8 @@ def _preprocessing(tokenizer: Mapping[str, Any], profile: Profile) -> dict[str, 
         "max_tokens": profile.student.buckets[-1],
         "truncation": "keep the first max_tokens - 1 ids, then [SEP]",
         "signatures": {f"length_{length}": length for length in profile.student.buckets},
-        "signature_rule": "the smallest length that holds the ids; pad input_ids with [PAD], attention_mask with 0",
+        "signature_rule": "the smallest length that holds the ids; pad input_ids with [PAD], attention_mask with 0; "
+        "a model with the one signature 'any' takes every length up to max_tokens and needs no padding",
         "inputs": {"input_ids": "int32 [1, length]", "attention_mask": "int32 [1, length]: 1 at tokens, 0 at padding"},
         "output": {"logits": "float32 [1, labels]; softmax gives probabilities; index = line of labels.txt from 0"},
     }
@@ -165,7 +174,7 @@ def _manifest(
             },
         ),
         licences=tuple(_licences(profile, located)),
-        libraries={name: version_of(name) for name in ("torch", "transformers", "litert-torch", "ai-edge-litert")},
+        libraries={name: version_of(name) for name in ("torch", "transformers", *_tools(artifacts))},
         artifacts=artifacts,
         files=files,
         teacher_quality=judged.qualities["teacher"],
@@ -173,6 +182,12 @@ def _manifest(
         artifact_quality=judged.qualities["file"],
         parity=judged.parity,
     )
+
+
+def _tools(artifacts: Sequence[Artifact]) -> list[str]:
+    """Distributions that wrote or ran the files, by the names that formats import them under."""
+    needed = {package for item in artifacts for package in catalog.constants("exporters", item.format)["REQUIRES"]}
+    return sorted(package.replace("llama_cpp", "llama_cpp_python").replace("_", "-") for package in needed)
 
 
 def _without_folders(name: str | None) -> str | None:

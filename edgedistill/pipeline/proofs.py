@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgedistill import catalog
 from edgedistill.data import read_splits
+from edgedistill.errors import MissingDependency
 from edgedistill.pipeline import steps
 from edgedistill.pipeline.trained import Trained
-from edgedistill.specs import Artifact, Profile, Progress
-from edgedistill.store import Finished, sha256_of, write_json
+from edgedistill.specs import Artifact, Profile, Progress, QuantScheme
+from edgedistill.store import Finished, bytes_of, digest_of, write_json
 
 
 def model_name(format_name: str) -> str:
     """The file name of an exported model, e.g. `model.tflite`."""
     return f"model{catalog.constants('exporters', format_name)['SUFFIX']}"
+
+
+def require(formats: Sequence[str]) -> None:
+    """Refuse, before anything slow, a format whose packages are not installed.
+
+    Raises:
+        MissingDependency: with the command that installs them.
+    """
+    for name in formats:
+        about = catalog.constants("exporters", name)
+        missing = [package for package in about["REQUIRES"] if importlib.util.find_spec(package) is None]
+        if missing:
+            wanted = f"'edgedistill[{about['EXTRA']}]'" if about["EXTRA"] else " ".join(missing)
+            raise MissingDependency(
+                f"format {name!r} needs {', '.join(missing)}, not installed here: pip install {wanted}"
+            )
+
+
+def activations_of(format_name: str, scheme: QuantScheme) -> Literal["as_trained", "float"]:
+    """Whether the format's runtime computes the scheme's activations, or keeps them float."""
+    computes: Literal["as_trained", "float"] = catalog.constants("exporters", format_name)["COMPUTES"][
+        scheme.activations
+    ]
+    return computes
 
 
 def export(format_name: str, profile: Profile, frozen: Finished, out: Path, progress: Progress) -> None:
@@ -26,13 +53,16 @@ def export(format_name: str, profile: Profile, frozen: Finished, out: Path, prog
     from edgedistill import quant
 
     student = quant.FrozenStudent.load(frozen.folder)
+    # some formats carry the tokenizer in the model's file
+    words = {"tokenizer_json": read_json(frozen.file("tokenizer.json"))}
+    student = dataclasses.replace(student, task=student.task | words)
     path = out / model_name(format_name)
     catalog.load_plugin("exporters", format_name).export(student, profile.student.buckets, path)
     artifact = Artifact(
         path=path.name,
         format=format_name,
-        sha256=sha256_of(path),
-        size_mb=path.stat().st_size / 1e6,
+        sha256=digest_of(path),
+        size_mb=bytes_of(path) / 1e6,
         scheme=student.scheme,
     )
     write_json(out / "artifact.json", artifact.model_dump())
@@ -64,7 +94,7 @@ def verify(
     exporter = catalog.load_plugin("exporters", format_name)
     difference = evaluate.code_difference(student, exporter.read_back(path))
     tokenizer = steps.load_tokenizer(trained.start.folder)
-    module = student.to_module()
+    module = student.to_module(activations_of(format_name, student.scheme))
     sequences = task.encode(tokenizer, texts, student.config["max_length"])
     runner = exporter.load(path)
     progress.begin(f"verify:{format_name}", 2 * len(sequences), "row")
@@ -89,7 +119,7 @@ def verify(
     write_json(out / "paired.json", pair(right["teacher"], right["file"]).model_dump())
     write_json(
         out / "golden.json",
-        _golden(splits.held_out[: profile.export.golden_samples], sequences, file, runner, splits.labels),
+        _golden(format_name, splits.held_out[: profile.export.golden_samples], sequences, file, runner, splits.labels),
     )
     write_json(out / "parameters.json", {"student": sum(p.numel() for p in plain.parameters())})
     progress.end(
@@ -158,7 +188,9 @@ def padded(sequences: Sequence[Sequence[int]], length: int, pad: int) -> dict[st
     }
 
 
-def _golden(rows: Any, sequences: Any, logits: Any, runner: Any, labels: tuple[str, ...]) -> list[dict[str, Any]]:
+def _golden(
+    format_name: str, rows: Any, sequences: Any, logits: Any, runner: Any, labels: tuple[str, ...]
+) -> list[dict[str, Any]]:
     """Real samples that an app can replay: text, ids, the signature to call and what this file answered."""
     from edgedistill.tasks import text_classification as task
 
@@ -167,9 +199,13 @@ def _golden(rows: Any, sequences: Any, logits: Any, runner: Any, labels: tuple[s
             "id": row.id,
             "text": row.text,
             "input_ids": list(ids),
-            "signature": task.signature_for(runner.signatures, len(ids)).name,
-            "logits": [round(float(value), 6) for value in answer],
-            "label": labels[int(answer.argmax())],
+            "answers": {
+                format_name: {
+                    "signature": task.signature_for(runner.signatures, len(ids)).name,
+                    "logits": [round(float(value), 6) for value in answer],
+                    "label": labels[int(answer.argmax())],
+                }
+            },
         }
         for row, ids, answer in zip(rows, sequences, logits, strict=False)
     ]

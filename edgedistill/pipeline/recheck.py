@@ -13,44 +13,54 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgedistill.errors import SpecError, VerificationError
-from edgedistill.gate import GateFacts, gate
-from edgedistill.pipeline.verdict import SHIPPED
+from edgedistill.gate import GateFacts
+from edgedistill.pipeline.verdict import SHIPPED, judge_format
 from edgedistill.report import ReportData, write_report
 from edgedistill.runners import Job
 from edgedistill.runners.host import Timing, measure_many
 from edgedistill.specs import (
     Artifact,
     Budget,
+    Check,
     GateResult,
     Manifest,
     Measurement,
+    Parity,
     Prediction,
     Profile,
     Progress,
+    Quality,
     Silent,
     Spec,
     Target,
 )
 from edgedistill.specs.results import SCHEMA_VERSION
-from edgedistill.store import sha256_of
+from edgedistill.store import bytes_of, digest_of, sha256_of
 
 JSON_LIMIT = 200_000_000  # bytes; a larger file is not one that a build wrote
 # What every check builds on: a manifest that leaves one of these out vouches for nothing.
 NEEDED = ("frozen/student.json", "frozen/student.safetensors", "golden.json", "labels.txt", "tokenizer.json")
+BENCHABLE = ("tflite",)
 REPORTS = ("report.html", "report.md")
 # Longer than in a build, where the time is paid on every run.
 BENCH = Timing(warmup_s=0.5, runs_min=200, time_s=2.0)
 
 
+class GoldenAnswer(Spec):
+    """What the file of one format answered, and through which signature."""
+
+    signature: str
+    logits: tuple[float, ...]
+    label: str
+
+
 class GoldenSample(Spec):
-    """One replayable sample: a text, the ids it becomes, the signature to call and what the file answered."""
+    """One replayable sample: a text, the ids it becomes, and the answer of each format's file."""
 
     id: str
     text: str
     input_ids: tuple[int, ...]
-    signature: str
-    logits: tuple[float, ...]
-    label: str
+    answers: Mapping[str, GoldenAnswer]
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,8 @@ def open_bundle(folder: Path) -> Bundle:
             f"{where}: schema_version = {value.get('schema_version')!r}, this edgedistill reads {SCHEMA_VERSION}."
         )
     manifest = Manifest.decode(value, where)
-    absent = sorted({*NEEDED, *(item.path for item in manifest.artifacts)} - set(manifest.files))
+    listed = {*manifest.files, *(name.partition("/")[0] for name in manifest.files)}  # a .mlpackage is a folder
+    absent = sorted({*NEEDED, *(item.path for item in manifest.artifacts)} - listed)
     if absent or not manifest.artifacts:
         raise SpecError(f"{where}: lists no {absent[0] if absent else 'artifact'}. It is not whole: build again.")
     for name in manifest.files:
@@ -164,10 +175,28 @@ def check_files(bundle: Bundle) -> int:
                 f"{path}: changed since it was built: sha256 is {found[:16]}…, the manifest says {expected[:16]}…."
             )
     for artifact in bundle.manifest.artifacts:
-        size = inside(bundle.folder, artifact.path).stat().st_size / 1e6
-        if bundle.manifest.files[artifact.path] != artifact.sha256 or size != artifact.size_mb:
+        path = model_path(bundle, artifact)
+        if digest_of(path) != artifact.sha256 or bytes_of(path) / 1e6 != artifact.size_mb:
             raise VerificationError(f"{bundle.folder}: the manifest contradicts itself about {artifact.path}.")
     return len(bundle.manifest.files)
+
+
+def model_path(bundle: Bundle, artifact: Artifact) -> Path:
+    """The file of an artifact, or the folder where its format is one: every file in it listed, and no other there.
+
+    Raises:
+        SpecError: it is missing, a link, or holds files that the manifest does not list.
+    """
+    inner = [name for name in bundle.manifest.files if name.startswith(f"{artifact.path}/")]
+    if not inner:
+        return inside(bundle.folder, artifact.path)
+    for name in inner:
+        inside(bundle.folder, name)
+    path = bundle.folder / artifact.path
+    found = {item.relative_to(bundle.folder).as_posix() for item in path.rglob("*") if not item.is_dir()}
+    if found - set(inner):
+        raise SpecError(f"{path}: holds {min(found - set(inner))}, which the manifest does not list. Build again.")
+    return path
 
 
 def gate_again(bundle: Bundle, limits: Mapping[str, float]) -> GateResult:
@@ -183,17 +212,31 @@ def gate_again(bundle: Bundle, limits: Mapping[str, float]) -> GateResult:
     budget = Budget.decode({**(stored if isinstance(stored, dict) else {}), **limits}, f"{where}: plan.budget")
     chosen = manifest.plan.get("chosen")
     told = chosen.get("predictions", ()) if isinstance(chosen, dict) else ()
-    if bundle.shipped.format not in manifest.parity:
-        raise SpecError(f"{where}: parity of format {bundle.shipped.format!r} is missing.")
-    facts = GateFacts(
-        artifact=bundle.shipped,
-        teacher=manifest.teacher_quality,
-        file=manifest.artifact_quality,
-        parity=manifest.parity[bundle.shipped.format],
-        host=_host(bundle),
-        predictions=tuple(Prediction.decode(item, f"{where}: plan.chosen.predictions") for item in told),
-    )
-    return gate(bundle.target, budget, bundle.profile.quality, facts)
+    checks: list[Check] = []
+    for artifact in manifest.artifacts:
+        if artifact.format not in manifest.parity:
+            raise SpecError(f"{where}: parity of format {artifact.format!r} is missing.")
+        first, parity = artifact is bundle.shipped, manifest.parity[artifact.format]
+        quality = manifest.artifact_quality if first else _quality(parity, where)
+        facts = GateFacts(
+            artifact=artifact,
+            teacher=manifest.teacher_quality,
+            file=quality,
+            parity=parity,
+            host=_host(bundle) if first else None,
+            predictions=tuple(Prediction.decode(item, f"{where}: plan.chosen.predictions") for item in told)
+            if first
+            else (),
+        )
+        checks += judge_format(bundle.target, budget, bundle.profile.quality, facts, first=first)
+    return GateResult(target=bundle.target.name, checks=tuple(checks))
+
+
+def _quality(parity: Parity, where: str) -> Quality:
+    """A further format's accuracy, from what its verification counted."""
+    if not parity.rows or not 0 <= parity.accuracy_file <= 1:
+        raise SpecError(f"{where}: parity: no accuracy on {parity.rows} rows.")
+    return Quality.wilson(round(parity.accuracy_file * parity.rows), parity.rows)
 
 
 def render(bundle: Bundle) -> tuple[Path, Path]:
@@ -222,12 +265,14 @@ def bench(
         SpecError: no golden sample fits.
     """
     check_files(bundle)
+    if bundle.shipped.format not in BENCHABLE:
+        raise SpecError(f"{bundle.shipped.path}: --on host runs {', '.join(BENCHABLE)} files only.")
     watch, path = progress or Silent(), inside(bundle.folder, bundle.shipped.path)
     samples = golden_samples(bundle)
     jobs = {}
     for length in bundle.profile.student.buckets:
         name = f"length_{length}"
-        fitting = [item for item in samples if item.signature == name] or [
+        fitting = [item for item in samples if item.answers[bundle.shipped.format].signature == name] or [
             item for item in samples if len(item.input_ids) <= length
         ]
         if not fitting:
@@ -255,7 +300,14 @@ def golden_samples(bundle: Bundle) -> tuple[GoldenSample, ...]:
     value = read_json(bundle.folder, "golden.json")
     if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
         raise SpecError(f"{where}: not a list of samples.")
-    return tuple(GoldenSample.decode(item, f"{where}: sample {number}") for number, item in enumerate(value))
+    samples = tuple(GoldenSample.decode(item, f"{where}: sample {number}") for number, item in enumerate(value))
+    formats = {artifact.format for artifact in bundle.manifest.artifacts}
+    for sample in samples:
+        if formats - sample.answers.keys():
+            raise SpecError(
+                f"{where}: sample {sample.id} has no answer of format {min(formats - sample.answers.keys())}."
+            )
+    return samples
 
 
 def _host(bundle: Bundle) -> Measurement | None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from edgedistill import catalog
 from edgedistill.errors import SpecError, VerificationError
-from edgedistill.pipeline.recheck import Bundle, GoldenSample, Verified, check_files, golden_samples, inside
+from edgedistill.pipeline import proofs
+from edgedistill.pipeline.recheck import Bundle, GoldenSample, Verified, check_files, golden_samples, inside, model_path
 from edgedistill.specs import Progress, Silent
 
 # golden.json keeps six decimals; on the processor it was made on, the file answers the same to the last of them.
@@ -24,6 +25,7 @@ def verify(bundle: Bundle, *, tolerance: float = 0.0, progress: Progress | None 
         SpecError: a file of the bundle is missing or damaged.
     """
     watch = progress or Silent()
+    proofs.require([artifact.format for artifact in bundle.manifest.artifacts])
     watch.begin("files")
     files = check_files(bundle)
     watch.end(f"{files} files have the manifest's hashes")
@@ -34,15 +36,15 @@ def verify(bundle: Bundle, *, tolerance: float = 0.0, progress: Progress | None 
     _check_labels(bundle, frozen)
     worst, count = 0.0, 0
     for artifact in bundle.manifest.artifacts:
-        catalog.load_plugin("exporters", artifact.format).verify(frozen, inside(bundle.folder, artifact.path))
+        catalog.load_plugin("exporters", artifact.format).verify(frozen, model_path(bundle, artifact))
     watch.end(f"codes and scales of {len(frozen.quantized)} tensors equal the frozen student's")
     samples = golden_samples(bundle)
-    watch.begin("golden", len(samples), "sample")
+    watch.begin("golden", len(samples) * len(bundle.manifest.artifacts), "sample")
     _check_ids(bundle, frozen, samples)
     for artifact in bundle.manifest.artifacts:
-        runner = catalog.load_plugin("exporters", artifact.format).load(inside(bundle.folder, artifact.path))
+        runner = catalog.load_plugin("exporters", artifact.format).load(model_path(bundle, artifact))
         for sample in samples:
-            worst = max(worst, _replay(bundle, frozen, runner, sample, tolerance))
+            worst = max(worst, _replay(bundle, frozen, runner, sample, artifact.format, tolerance))
             count += 1
             watch.advance(1)
     watch.end(f"{count} samples replayed through the file")
@@ -74,24 +76,28 @@ def _check_ids(bundle: Bundle, frozen: Any, samples: tuple[GoldenSample, ...]) -
             raise VerificationError(f"golden sample {sample.id}: the tokenizer makes other ids of its text.")
 
 
-def _replay(bundle: Bundle, frozen: Any, runner: Any, sample: GoldenSample, tolerance: float) -> float:
+def _replay(
+    bundle: Bundle, frozen: Any, runner: Any, sample: GoldenSample, format_name: str, tolerance: float
+) -> float:
     """Run one sample; returns the largest difference of a logit."""
     import numpy as np
+
+    told = sample.answers[format_name]
 
     task = catalog.load_plugin("tasks", bundle.profile.task)
     labels = frozen.task["labels"]
     vocabulary = frozen.config["vocabulary"]
-    if not all(0 <= item < vocabulary for item in sample.input_ids) or len(sample.logits) != len(labels):
+    if not all(0 <= item < vocabulary for item in sample.input_ids) or len(told.logits) != len(labels):
         raise SpecError(f"{bundle.folder / 'golden.json'}: sample {sample.id} does not fit the model.")
     answer = task.run_file(runner, sample.input_ids)
     signature = task.signature_for(runner.signatures, len(sample.input_ids)).name
-    difference = float(np.abs(answer - np.asarray(sample.logits)).max())
+    difference = float(np.abs(answer - np.asarray(told.logits)).max())
     allowed = ROUNDING + tolerance * float(np.abs(answer).max())
     label = labels[int(answer.argmax())]
-    if signature != sample.signature or label != sample.label:
+    if signature != told.signature or label != told.label:
         raise VerificationError(
-            f"golden sample {sample.id}: the file answers {label!r} through {signature}, "
-            f"golden.json says {sample.label!r} through {sample.signature}."
+            f"golden sample {sample.id}: the {format_name} file answers {label!r} through {signature}, "
+            f"golden.json says {told.label!r} through {told.signature}."
         )
     if not difference <= allowed:  # written so that NaN is a mismatch
         raise VerificationError(

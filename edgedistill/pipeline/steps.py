@@ -137,7 +137,7 @@ def distil_stage(
 
     student, projector, tokenizer = load_student(profile.student.family, start.folder, before.folder)
     if spec.fake_quant:
-        quant.prepare(student, profile.export.scheme, _tensors(profile.student.family, student))
+        quant.prepare(student, profile.export.scheme, tensors_of(profile.student.family, student), spec.scales)
         _calibrate(student, tokenizer, data.folder)
     losses = {term.loss: catalog.load_plugin("losses", term.loss) for term in spec.losses}
     asks_teacher = any(need != "labels" for loss in losses.values() for need in loss.NEEDS)
@@ -172,7 +172,7 @@ def freeze_student(
     from edgedistill import quant
 
     student, _, tokenizer = load_student(family, start, None)
-    quant.prepare(student, scheme, _tensors(family, student))
+    quant.prepare(student, scheme, tensors_of(family, student), quant.rule_of(names_in(last)))
     load_weights(student, last)
     quant.freeze_observers(student)
     student.eval()
@@ -200,7 +200,7 @@ def load_student(family: str, start: Path, weights: Path | None) -> tuple[Any, A
     return student, projector, load_tokenizer(start)
 
 
-def _tensors(family: str, student: Any) -> Any:
+def tensors_of(family: str, student: Any) -> Any:
     """The family's list of what is stored of this student: it decides which weight lies on which grid."""
     return catalog.load_plugin("students", family).tensors(student.config)
 
@@ -210,6 +210,14 @@ def load_tokenizer(start: Path) -> Any:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_file(str(start / "tokenizer.json"))
+
+
+def names_in(folder: Path) -> list[str]:
+    """The names of the student's tensors in a folder that a stage wrote."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "student.safetensors", "np") as file:
+        return list(file.keys())
 
 
 def load_weights(student: Any, folder: Path) -> None:

@@ -10,8 +10,21 @@ from edgedistill.gate import GateFacts, PairedCounts, gate
 from edgedistill.pipeline.proofs import model_name, read_json
 from edgedistill.runners import Job
 from edgedistill.runners.host import Timing, measure_many
-from edgedistill.specs import Artifact, GateResult, LedgerRow, Measurement, Parity, Plan, Progress, Quality
-from edgedistill.store import Finished
+from edgedistill.specs import (
+    Artifact,
+    Budget,
+    Check,
+    GateResult,
+    LedgerRow,
+    Measurement,
+    Parity,
+    Plan,
+    Progress,
+    Quality,
+    QualityFloor,
+    Target,
+)
+from edgedistill.store import Finished, bytes_of
 
 SHIPPED = "student int8, shipped"
 # Short, because it is paid on every build: about half a second for each launch. `edgedistill bench` takes longer.
@@ -48,26 +61,52 @@ def judge(
         SHIPPED: shipped,
         "student int8, post-training": references.file("student_ptq.tflite"),
     }
-    measurements = _measure(plan, files, references, watch)
-    qualities = {key: Quality(**value) for key, value in read_json(verified[name].file("quality.json")).items()}
+    measurements = _measure(plan, {k: path for k, path in files.items() if path.suffix == ".tflite"}, references, watch)
+    qualities = _qualities(verified[name])
     ptq = Quality(**read_json(references.file("quality.json"))["ptq"])
     worth = dict(zip(files, (qualities["teacher"], qualities["float"], qualities["file"], ptq), strict=True))
     parameters = read_json(verified[name].file("parameters.json"))["student"]
     sizes = {"teacher": read_json(recorded.file("facts.json"))["parameters"]}
-    ledger = [_row(key, sizes.get(key, parameters), path, worth[key], measurements[key]) for key, path in files.items()]
+    ledger = [
+        _row(key, sizes.get(key, parameters), path, worth[key], measurements.get(key)) for key, path in files.items()
+    ]
+    for other in plan.formats[1:]:
+        path = exported[other].file(model_name(other))
+        ledger.append(
+            _row(f"the same student as .{other}", parameters, path, _qualities(verified[other])["file"], None)
+        )
     ledger += [_arm_row(key, parameters, quality) for key, quality in arms.items()]
     parity = {key: Parity(**read_json(done.file("parity.json"))) for key, done in verified.items()}
-    facts = GateFacts(
-        artifact=Artifact(**read_json(exported[name].file("artifact.json"))),
-        teacher=qualities["teacher"],
-        file=qualities["file"],
-        parity=parity[name],
-        paired=PairedCounts(**read_json(verified[name].file("paired.json"))),
-        host=measurements[SHIPPED],
-        predictions=plan.chosen.predictions,
-    )
-    result = gate(plan.target, plan.budget, plan.profile.quality, facts)
+    checks: list[Check] = []
+    for format_name in plan.formats:
+        facts = GateFacts(
+            artifact=Artifact(**read_json(exported[format_name].file("artifact.json"))),
+            teacher=qualities["teacher"],
+            file=_qualities(verified[format_name])["file"],
+            parity=parity[format_name],
+            paired=PairedCounts(**read_json(verified[format_name].file("paired.json"))),
+            host=measurements.get(SHIPPED) if format_name == name else None,
+            predictions=plan.chosen.predictions if format_name == name else (),
+        )
+        checks += judge_format(plan.target, plan.budget, plan.profile.quality, facts, first=format_name == name)
+    result = GateResult(target=plan.target.name, checks=tuple(checks))
     return Judged(tuple(ledger), measurements, result, qualities, parity)
+
+
+def judge_format(
+    target: Target, budget: Budget, quality: QualityFloor, facts: GateFacts, *, first: bool
+) -> tuple[Check, ...]:
+    """The lines of one format's file. Those of a further format carry its name, and of the budget only the size: time,
+    memory and energy are the device's, which runs one of the files.
+    """
+    if first:
+        return gate(target, budget, quality, facts).checks
+    checks = gate(target, Budget(size_mb=budget.size_mb), quality, facts).checks
+    return tuple(check.model_copy(update={"name": f"{facts.artifact.format}: {check.name}"}) for check in checks)
+
+
+def _qualities(verified: Finished) -> dict[str, Quality]:
+    return {key: Quality(**value) for key, value in read_json(verified.file("quality.json")).items()}
 
 
 def _measure(plan: Plan, files: Mapping[str, Path], references: Finished, watch: Progress) -> dict[str, Measurement]:
@@ -79,22 +118,20 @@ def _measure(plan: Plan, files: Mapping[str, Path], references: Finished, watch:
     }
     watch.begin("measure", len(jobs) * LAUNCHES, "launch")
     found = measure_many(jobs, launches=LAUNCHES, timing=TIMING, progress=watch)
+    if SHIPPED not in found:
+        watch.end(f"this host runs no .{plan.formats[0]} at speed: only the files it is compared with were timed")
+        return found
     faster = found["teacher"].latency_p50_ms / found[SHIPPED].latency_p50_ms
     watch.end(f"this host: p50 {found[SHIPPED].latency_p50_ms:.3f} ms, {faster:.0f}x faster than the teacher")
     return found
 
 
-def _row(name: str, parameters: int, path: Path, quality: Quality, seen: Measurement) -> LedgerRow:
-    return LedgerRow(
-        name=name,
-        parameters=parameters,
-        size_mb=path.stat().st_size / 1e6,
-        quality=quality,
-        latency_p50_ms=seen.latency_p50_ms,
-        latency_p95_ms=seen.latency_p95_ms,
-        peak_memory_mb=seen.peak_memory_mb,
-        runtime=seen.runtime,
-    )
+def _row(name: str, parameters: int, path: Path, quality: Quality, seen: Measurement | None) -> LedgerRow:
+    row = LedgerRow(name=name, parameters=parameters, size_mb=bytes_of(path) / 1e6, quality=quality)
+    if seen is None:
+        return row
+    timed = {"latency_p50_ms": seen.latency_p50_ms, "latency_p95_ms": seen.latency_p95_ms}
+    return row.model_copy(update=timed | {"peak_memory_mb": seen.peak_memory_mb, "runtime": seen.runtime})
 
 
 def _arm_row(name: str, parameters: int, quality: Quality) -> LedgerRow:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
-from edgedistill.errors import SpecError, did_you_mean
-from edgedistill.specs import QuantScheme, SizeEstimate
+from edgedistill import catalog
+from edgedistill.specs import PerGroup, QuantScheme, SizeEstimate
 from edgedistill.students import StoredTensor
 
 SCALE_BYTES = 4  # fp32, although the scheme's scales are fp16 numbers: the flatbuffer's `scale` is a vector of float
@@ -57,8 +57,26 @@ def _graph(tensors: Sequence[StoredTensor], scheme: QuantScheme, signatures: int
     return total
 
 
-SizeModel = Callable[[Sequence[StoredTensor], QuantScheme, Sequence[int]], SizeEstimate]
-SIZES: Mapping[str, SizeModel] = {"tflite": tflite_size}
+def linear_size(terms: Mapping[str, float], tensors: Sequence[StoredTensor], scheme: QuantScheme) -> SizeEstimate:
+    """Size of a file of one graph: its numbers, and so many bytes for the file and for each tensor in it.
+
+    `terms` is the format's literal `SIZE`: `scale_bytes` and `float_bytes` for each number, `code_block_bytes` for each
+    block of 32 codes beyond the codes themselves, `file_bytes`, `quantized_bytes` and `float_tensor_bytes` for each
+    tensor.
+    """
+    graph, parts = terms["file_bytes"], {"codes": 0.0, "scales": 0.0, "floats": 0.0}
+    for tensor in tensors:
+        grid = tensor.grid(scheme)
+        if grid is None:
+            parts["floats"] += prod(tensor.shape) * terms["float_bytes"]
+            graph += terms["float_tensor_bytes"]
+            continue
+        parts["codes"] += prod(tensor.shape) * (grid.bits / 8 + terms["code_block_bytes"] / 32)
+        groups = tensor.shape[1] // grid.granularity.size if isinstance(grid.granularity, PerGroup) else 1
+        parts["scales"] += tensor.shape[0] * groups * terms["scale_bytes"]
+        graph += terms["quantized_bytes"]
+    parts["graph"] = graph
+    return SizeEstimate(total_mb=sum(parts.values()) / 1e6, parts_mb={name: n / 1e6 for name, n in parts.items()})
 
 
 def largest(
@@ -67,9 +85,12 @@ def largest(
     """The size of the largest of the files that will be written: each of them has to meet the budget.
 
     Raises:
-        SpecError: for a format whose size cannot be predicted.
+        SpecError: for an unknown format.
     """
+    sizes = []
     for name in formats:
-        if name not in SIZES:
-            raise SpecError(f"the size of a {name!r} file cannot be predicted{did_you_mean(name, SIZES)}")
-    return max((SIZES[name](tensors, scheme, buckets) for name in formats), key=lambda size: size.total_mb)
+        if name == "tflite":  # several signatures in one file: not a sum over tensors
+            sizes.append(tflite_size(tensors, scheme, buckets))
+        else:
+            sizes.append(linear_size(catalog.constants("exporters", name)["SIZE"], tensors, scheme))
+    return max(sizes, key=lambda size: size.total_mb)

@@ -18,7 +18,7 @@ from edgedistill.specs.profile import (
     TeacherSpec,
 )
 from edgedistill.specs.progress import Progress, Silent
-from edgedistill.specs.quant import PerChannel, PerTensor, QuantScheme
+from edgedistill.specs.quant import PerChannel, PerGroup, PerTensor, QuantScheme, WeightGrid
 from edgedistill.specs.results import (
     Artifact,
     Check,
@@ -50,6 +50,7 @@ __all__ = [
     "Measurement",
     "Parity",
     "PerChannel",
+    "PerGroup",
     "PerTensor",
     "Plan",
     "PlannedStage",
@@ -68,4 +69,5 @@ __all__ = [
     "TeacherSource",
     "TeacherSpec",
     "Verdict",
+    "WeightGrid",
 ]

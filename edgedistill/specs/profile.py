@@ -122,6 +122,12 @@ class DistilSpec(Spec):
     ema_decay: OpenFraction = Field(default=0.0, description="average of the weights kept at the end; 0: off")
     fake_quant: bool = False
     observe_fraction: Fraction = Field(default=0.8, description="fake_quant: ranges freeze after this share of steps")
+    scales: Literal["absmax", "mse", "learned"] = Field(
+        default="absmax",
+        description="fake_quant: how the scales of weights are chosen. absmax: from the largest weight, at every step; "
+        "mse: the clipped range of least squared error, found again as training goes on until ranges freeze; learned: "
+        "trained with the weights (LSQ)",
+    )
     losses: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
 
 

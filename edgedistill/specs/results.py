@@ -50,6 +50,15 @@ class Quality(Spec):
     correct: int
     rows: int
 
+    @classmethod
+    def wilson(cls, correct: int, rows: int) -> Quality:
+        """Accuracy of `correct` out of `rows` (> 0) with the 95 % score interval of Wilson 1927."""
+        z, share = 1.959963984540054, correct / rows
+        centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
+        half = z * ((share * (1 - share) + z * z / (4 * rows)) / rows) ** 0.5 / (1 + z * z / rows)
+        low, high = max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))  # whatever the rounding
+        return cls(accuracy=share, low=low, high=high, correct=correct, rows=rows)
+
 
 class Measurement(Spec):
     """What a runner saw: raw samples first, everything else derives from them.

@@ -80,13 +80,4 @@ def class_ids(labels: Sequence[str | None], names: Sequence[str]) -> list[int]:
 def quality(logits: Float[np.ndarray, "rows classes"], labels: Sequence[int]) -> Quality:
     """Accuracy with its 95 % Wilson score interval (Wilson 1927)."""
     correct = int((logits.argmax(-1) == np.asarray(labels)).sum())
-    return wilson(correct, len(labels))
-
-
-def wilson(correct: int, rows: int) -> Quality:
-    """Accuracy of `correct` out of `rows` (> 0) with the 95 % Wilson interval."""
-    z, share = 1.959963984540054, correct / rows
-    centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z * ((share * (1 - share) + z * z / (4 * rows)) / rows) ** 0.5 / (1 + z * z / rows)
-    low, high = max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))  # whatever the rounding
-    return Quality(accuracy=share, low=low, high=high, correct=correct, rows=rows)
+    return Quality.wilson(correct, len(labels))

@@ -110,8 +110,8 @@ def test_the_golden_samples_are_held_out_rows_and_the_file_answers_them(first: P
     for sample in golden:
         assert sample["text"] in texts
         answer = run_file(runner, sample["input_ids"])
-        assert np.abs(answer - np.array(sample["logits"])).max() < 1e-4
-        assert labels[int(answer.argmax())] == sample["label"]
+        assert np.abs(answer - np.array(sample["answers"]["tflite"]["logits"])).max() < 1e-4
+        assert labels[int(answer.argmax())] == sample["answers"]["tflite"]["label"]
 
 
 def test_honest_arms_are_trained_with_the_same_steps(first: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 ROOT = Path(__file__).parents[2]
-SNIPPET = ROOT / "edgedistill" / "pipeline" / "snippets" / "TextClassifier.kt"
+SNIPPET = ROOT / "edgedistill" / "pipeline" / "snippets" / "tflite" / "TextClassifier.kt"
 NASTY = [
     "",
     "   ",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from edgedistill.specs import Quality
 from edgedistill.tasks import text_classification as task
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(20))]
@@ -69,24 +70,24 @@ def test_labels_become_their_position_and_rows_without_one_become_minus_one() ->
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
 def test_the_interval_is_the_published_one(correct: int, rows: int, low: float, high: float) -> None:
-    found = task.wilson(correct, rows)
+    found = Quality.wilson(correct, rows)
     assert found.accuracy == correct / rows
     assert found.low == pytest.approx(low, abs=5e-5)
     assert found.high == pytest.approx(high, abs=5e-5)
-    mirrored = task.wilson(rows - correct, rows)
+    mirrored = Quality.wilson(rows - correct, rows)
     assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((found.low, found.high), abs=1e-12)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 1000])
 def test_the_interval_holds_the_share_and_stays_between_zero_and_one(rows: int) -> None:
     for correct in {0, 1, rows // 2, rows}:
-        found = task.wilson(correct, rows)
+        found = Quality.wilson(correct, rows)
         assert 0 <= found.low <= found.accuracy <= found.high <= 1
 
 
 def test_the_interval_covers_the_truth_in_about_95_of_100_samples() -> None:
     draws = np.random.default_rng(0).binomial(60, 0.8, 2000)
-    covered = [found.low <= 0.8 <= found.high for found in (task.wilson(int(k), 60) for k in draws)]
+    covered = [found.low <= 0.8 <= found.high for found in (Quality.wilson(int(k), 60) for k in draws)]
     assert 0.93 < np.mean(covered) < 0.975
 
 

@@ -5,7 +5,8 @@
 // assets:            model.tflite, vocab.txt, labels.txt (and golden.json for the replay test)
 //
 // Replay golden.json in an instrumented test before you ship: for each sample, encode(text) must equal input_ids, and
-// the logits must agree within 0.05. If the ids differ, the text processing differs; if only logits do, the runtime.
+// the logits must agree with answers.tflite.logits within 0.05. If the ids differ, the text processing differs; if only
+// the logits do, the runtime.
 
 package your.app
 
