@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.stored import QuantizedTensor
+from edgedistill.specs import Audit
 from edgedistill.students import Signature
 
 
@@ -45,6 +46,13 @@ class Exporter(Protocol):
     """The extra of this package that installs them, e.g. `edgedistill[coreml]`; empty if they always are."""
     HOLDS: Mapping[str, tuple[str, ...]]
     """What the format stores exactly (`QuantScheme.misfit`), as a literal: the planner reads it unimported."""
+    EXCLUDES: Sequence[tuple[Mapping[str, str], str]]
+    """Combinations of held values that the format still cannot hold, each with the reason. A literal; may be absent."""
+    PARITY: float
+    """The median difference from the student that its runtime may show where activations are float, as a share of the
+    largest output: rounding only, unless the runtime rounds activations by itself."""
+    SIZE: Mapping[str, float]
+    """The terms of the file's size (`plan.size.linear_size`), as a literal."""
     COMPUTES: Mapping[str, str]
     """For each kind of activations: "as_trained" where the runtime computes exactly that, "float" where it keeps
     activations float and only the weights are the trained ones. A literal too."""
@@ -70,6 +78,13 @@ class Exporter(Protocol):
 
         Raises:
             VerificationError: naming the tensor that differs.
+        """
+
+    def audit(self, path: Path) -> Audit:
+        """What the file's structure says about devices: the oldest runtime, its operators, risks.
+
+        Raises:
+            VerificationError: if the file is foreign or damaged.
         """
 
     def load(self, path: Path, threads: int = 1) -> Runner:

@@ -57,13 +57,15 @@ def export(format_name: str, profile: Profile, frozen: Finished, out: Path, prog
     words = {"tokenizer_json": read_json(frozen.file("tokenizer.json"))}
     student = dataclasses.replace(student, task=student.task | words)
     path = out / model_name(format_name)
-    catalog.load_plugin("exporters", format_name).export(student, profile.student.buckets, path)
+    exporter = catalog.load_plugin("exporters", format_name)
+    exporter.export(student, profile.student.buckets, path)
     artifact = Artifact(
         path=path.name,
         format=format_name,
         sha256=digest_of(path),
         size_mb=bytes_of(path) / 1e6,
         scheme=student.scheme,
+        audit=exporter.audit(path),
     )
     write_json(out / "artifact.json", artifact.model_dump())
     progress.end(f"{artifact.size_mb:.3f} MB")

@@ -73,7 +73,8 @@ def _known(kind: catalog.PluginKind, name: str, where: str) -> None:
 
 
 def _holds(name: str, scheme: QuantScheme, where: str) -> None:
-    reason = scheme.misfit(_constant("exporters", name, "HOLDS"))
+    about = catalog.constants("exporters", name)
+    reason = scheme.misfit(_constant("exporters", name, "HOLDS"), about.get("EXCLUDES", ()))
     if reason is not None:
         raise SpecError(f"{where}: format {name!r} cannot store exactly {reason}.")
 

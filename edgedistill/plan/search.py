@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import ModuleType
 
+from edgedistill import catalog
 from edgedistill.errors import SpecError
 from edgedistill.plan.predict import Workload, predict
 from edgedistill.plan.size import largest
-from edgedistill.specs import Budget, Candidate, Prediction, Profile, Spec, Target
+from edgedistill.specs import Budget, Candidate, PerGroup, Prediction, Profile, Spec, Target
 from edgedistill.students import StoredTensor
 
 # Operators of one signature of the .tflite, counted in exported files of the bert family: 27, and 56 for each layer.
@@ -25,6 +26,8 @@ def candidates(
         SpecError: if a candidate is not a valid configuration of the family.
     """
     configs = [fill(profile, family, number, classes) for number in range(len(profile.student.candidates))]
+    for number, config in enumerate(configs):
+        rows_fit(target, profile, family.tensors(config), number)
     return tuple(_cost(target, profile, family, config, budget, teacher) for config in configs)
 
 
@@ -45,6 +48,28 @@ def fill(profile: Profile, family: ModuleType, number: int, classes: int | None)
     filled = {key: value for key, value in known.items() if value is not None and key in family.Config.model_fields}
     config: Spec = family.Config.decode({**filled, **given}, where=where)
     return config
+
+
+def rows_fit(target: Target, profile: Profile, tensors: Sequence[StoredTensor], number: int) -> None:
+    """Check that the rows of candidate `number`'s weights can be cut into the blocks that scheme and formats need.
+
+    Raises:
+        SpecError: naming the weight and its width.
+    """
+    multiples = {
+        f"format {name!r}": catalog.constants("exporters", name).get("ROW_MULTIPLE", 1) for name in target.formats
+    }
+    for tensor in tensors:
+        grid = tensor.grid(profile.export.scheme)
+        if grid is None:
+            continue
+        groups = grid.granularity.size if isinstance(grid.granularity, PerGroup) else 1
+        for what, multiple in {"its scheme": groups, **multiples}.items():
+            if tensor.shape[1] % multiple:
+                raise SpecError(
+                    f"profile {profile.name!r}: student.candidates[{number}]: {tensor.name} has rows of "
+                    f"{tensor.shape[1]}, and {what} stores blocks of {multiple}: take a multiple of {multiple}."
+                )
 
 
 def violations(budget: Budget, size_mb: float, predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -61,8 +61,8 @@ def linear_size(terms: Mapping[str, float], tensors: Sequence[StoredTensor], sch
     """Size of a file of one graph: its numbers, and so many bytes for the file and for each tensor in it.
 
     `terms` is the format's literal `SIZE`: `scale_bytes` and `float_bytes` for each number, `code_block_bytes` for each
-    block of 32 codes beyond the codes themselves, `file_bytes`, `quantized_bytes` and `float_tensor_bytes` for each
-    tensor.
+    block of 32 codes beyond the codes themselves, `piece_bytes` for each row of an embedding (where the file carries
+    the tokenizer), `file_bytes`, `quantized_bytes` and `float_tensor_bytes` for each tensor.
     """
     graph, parts = terms["file_bytes"], {"codes": 0.0, "scales": 0.0, "floats": 0.0}
     for tensor in tensors:
@@ -71,6 +71,8 @@ def linear_size(terms: Mapping[str, float], tensors: Sequence[StoredTensor], sch
             parts["floats"] += prod(tensor.shape) * terms["float_bytes"]
             graph += terms["float_tensor_bytes"]
             continue
+        if tensor.kind == "embedding":  # where the file carries the tokenizer: a piece of text for each row
+            graph += tensor.shape[0] * terms.get("piece_bytes", 0.0)
         parts["codes"] += prod(tensor.shape) * (grid.bits / 8 + terms["code_block_bytes"] / 32)
         groups = tensor.shape[1] // grid.granularity.size if isinstance(grid.granularity, PerGroup) else 1
         parts["scales"] += tensor.shape[0] * groups * terms["scale_bytes"]

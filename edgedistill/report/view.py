@@ -49,7 +49,14 @@ def view(data: ReportData) -> dict[str, Any]:
         "licences": _table(data.manifest.licences),
         "libraries": sorted(data.manifest.libraries.items()),
         "artifacts": [
-            {"path": item.path, "format": item.format, "size": figure(item.size_mb, "MB"), "sha256": item.sha256}
+            {
+                "path": item.path,
+                "format": item.format,
+                "size": figure(item.size_mb, "MB"),
+                "sha256": item.sha256,
+                "runtime": item.audit.runtime_min if item.audit else "",
+                "risks": item.audit.risks if item.audit else (),
+            }
             for item in data.manifest.artifacts
         ],
         "version": data.manifest.edgedistill_version,

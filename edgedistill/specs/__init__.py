@@ -21,6 +21,7 @@ from edgedistill.specs.progress import Progress, Silent
 from edgedistill.specs.quant import PerChannel, PerGroup, PerTensor, QuantScheme, WeightGrid
 from edgedistill.specs.results import (
     Artifact,
+    Audit,
     Check,
     GateResult,
     LedgerRow,
@@ -35,6 +36,7 @@ from edgedistill.specs.target import Budget, ComputeUnit, Target
 
 __all__ = [
     "Artifact",
+    "Audit",
     "Budget",
     "Candidate",
     "Check",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgedistill.specs.base import Spec
 
@@ -80,6 +80,17 @@ class QuantScheme(Spec):
         description="every scale is a number of this type; bf16: of both, which LiteRT's groups of 32 need",
     )
 
+    @model_validator(mode="after")
+    def _static_is_per_channel(self) -> QuantScheme:
+        layers = {"weights": self.weights, "head": self.head, **{f"layers.{k}": v for k, v in self.layers.items()}}
+        grouped = [name for name, grid in layers.items() if isinstance(grid.granularity, PerGroup)]
+        if self.activations == "static_int8" and grouped:
+            raise ValueError(
+                f"{grouped[0]} = {layers[grouped[0]].label!r} does not go with static_int8 activations: a static layer "
+                'has one scale for each channel; take granularity = { kind = "per_channel" } or dynamic_int8'
+            )
+        return self
+
     def grids(self) -> tuple[WeightGrid, ...]:
         """Every grid that the scheme uses, each once, in a fixed order."""
         return tuple(dict.fromkeys((self.weights, self.embeddings, self.head, *self.layers.values())))
@@ -89,16 +100,35 @@ class QuantScheme(Spec):
         """A short name for reports, e.g. "int8 per channel, dynamic_int8 activations"."""
         return f"{' + '.join(grid.label for grid in self.grids())}, {self.activations} activations"
 
-    def misfit(self, holds: Mapping[str, tuple[str, ...]]) -> str | None:
+    def misfit(
+        self,
+        holds: Mapping[str, tuple[str, ...]],
+        excludes: Sequence[tuple[Mapping[str, str], str]] = (),
+    ) -> str | None:
         """None if a format that `holds` these values stores the scheme exactly, else what it cannot and what it can.
 
         `holds` maps "weights", "embeddings" and "head" to labels of grids, "activations" and "scale_dtype" to values.
+        `excludes` lists combinations that it cannot hold although it holds each part, with the reason.
         """
-        seen = {"weights": self.weights.label, "embeddings": self.embeddings.label, "head": self.head.label}
-        seen |= {"activations": self.activations, "scale_dtype": self.scale_dtype}
-        seen |= {f"layers.{name}": grid.label for name, grid in self.layers.items()}
-        for key, value in seen.items():
-            allowed = holds.get("weights" if key.startswith("layers.") else key)
+        for key, value in self._parts():
+            allowed = holds.get(key.partition(".")[0])
             if allowed is not None and value not in allowed:
-                return f"export.scheme.{key} = {value!r}; it holds {', '.join(map(repr, allowed))}"
+                where = key.removeprefix("weights.")
+                return f"export.scheme.{where} = {value!r}; it holds {', '.join(map(repr, allowed))}"
+        for combination, reason in excludes:
+            if all(any((key.partition(".")[0], value) == item for key, value in self._parts())
+                   for item in combination.items()):  # fmt: skip
+                told = " with ".join(f"{key} = {value!r}" for key, value in combination.items())
+                return f"export.scheme.{told}: {reason}"
         return None
+
+    def _parts(self) -> list[tuple[str, str]]:
+        """Every choice of the scheme as a name and a label; exceptions count among the weights."""
+        return [
+            ("weights", self.weights.label),
+            ("embeddings", self.embeddings.label),
+            ("head", self.head.label),
+            *((f"weights.layers.{name}", grid.label) for name, grid in self.layers.items()),
+            ("activations", self.activations),
+            ("scale_dtype", self.scale_dtype),
+        ]

@@ -30,15 +30,30 @@ class Verdict(StrEnum):
     UNMEASURED = "UNMEASURED"
 
 
+class Audit(Spec):
+    """What a file's structure says before it meets a device: never a promise, only what may go wrong.
+
+    `runtime_min` is the oldest runtime or system that can load it; `operators` counts them by name, over all signatures;
+    `risks` are sentences about operators that may leave an accelerator, numbers that may overflow fp16, and the like.
+    """
+
+    runtime_min: str
+    operators: Mapping[str, int]
+    risks: tuple[str, ...] = ()
+
+
 class Artifact(Spec):
-    """A file and what made it; `path` is relative to the folder that holds it."""
+    """A file, or a folder of a format that is one, and what made it; `path` is relative to the folder that holds it.
+
+    `sha256` of a folder is that of the sorted lines `NAME  SHA256` of its files.
+    """
 
     path: str
     format: str
     sha256: str
     size_mb: float
     scheme: QuantScheme | None = None
-    runtime_min: str = ""
+    audit: Audit | None = None
 
 
 class Quality(Spec):

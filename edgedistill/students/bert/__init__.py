@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMATS = ("tflite",)
+FORMATS = ("tflite", "onnx", "gguf", "coreml")
 GELUS = ("gelu", "gelu_fast", "gelu_new", "gelu_python", "gelu_pytorch_tanh")
 LARGEST = {"layers": "num_hidden_layers", "ffn": "intermediate_size", "max_length": "max_position_embeddings"}
 # what a config.json that leaves a key out means in transformers

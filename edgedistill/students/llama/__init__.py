@@ -1,0 +1,158 @@
+"""Decoder-only language model: RMS norms before each block, rotary positions, grouped-query attention, gated FFN.
+
+`architecture` is one of four published networks, of which every size is free:
+
+- `llama` (Touvron et al. 2023): the plain one; SmolLM2 and TinyLlama are Llamas;
+- `qwen2` (Yang et al. 2024): biases on queries, keys and values;
+- `qwen3` (Yang et al. 2025): no biases, an RMS norm on each head's queries and keys;
+- `gemma3` (Gemma Team 2025): that too, scaled embeddings, norms after each block, GELU, and local layers that look back
+  over `window` positions with a rotary base of their own; every `global_every`-th layer sees everything.
+
+Rotary position embedding: Su et al. 2021; grouped queries: Ainslie et al. 2023; gated feed-forward: Shazeer 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from edgedistill.specs import Spec
+from edgedistill.students import Port, Signature, StoredTensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMATS = ("gguf",)
+# The formats that hold a decoder quantize activations at run time or not at all; no ranges are learned.
+ACTIVATIONS = ("dynamic_int8", "float")
+Count = Annotated[int, Field(ge=1)]
+Base = Annotated[float, Field(gt=1, allow_inf_nan=False)]
+
+
+class Config(Spec):
+    """Sizes of the student. `head_width` is free of `width` but for qwen2, `window` and what follows are gemma3's."""
+
+    architecture: Literal["llama", "qwen2", "qwen3", "gemma3"] = "llama"
+    layers: Annotated[int, Field(ge=1, le=256)]
+    width: Annotated[int, Field(ge=8, le=16384)]
+    heads: Count
+    kv_heads: Count
+    head_width: Annotated[int, Field(ge=2, multiple_of=2)]
+    ffn: Count
+    vocabulary: Count = 32000
+    max_length: Count = 512
+    rope_theta: Base = 10000.0
+    norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    tied: bool = Field(default=True, description="the head is the embedding table, stored once")
+    window: Count | None = Field(
+        default=None, description="gemma3: positions that a local layer sees, its own included"
+    )
+    global_every: Count = Field(default=6, description="gemma3: the period of the layers that see everything")
+    local_rope_theta: Base = 10000.0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads = {self.heads} is not a multiple of kv_heads = {self.kv_heads}")
+        if self.architecture == "qwen2" and self.heads * self.head_width != self.width:
+            raise ValueError(
+                f"a qwen2 has width = heads * head_width, {self.heads * self.head_width}, not {self.width}"
+            )
+        if self.architecture != "gemma3" and self.window is not None:
+            raise ValueError(f"window belongs to architecture gemma3, not {self.architecture}")
+        return self
+
+    @property
+    def biases(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return self.architecture == "qwen2"
+
+    @property
+    def head_norms(self) -> bool:
+        """Whether each head's queries and keys are normalised."""
+        return self.architecture in ("qwen3", "gemma3")
+
+    @property
+    def post_norms(self) -> bool:
+        """Whether what a block adds to the stream is normalised first."""
+        return self.architecture == "gemma3"
+
+    def local(self, layer: int) -> bool:
+        """Whether layer number `layer` (from 0) sees only the last `window` positions."""
+        return self.window is not None and (layer + 1) % self.global_every != 0
+
+
+TINY = Config(layers=2, width=32, heads=4, kv_heads=2, head_width=16, ffn=64, vocabulary=96, max_length=16)
+
+
+def tensors(config: Config) -> list[StoredTensor]:
+    """Every tensor of the student, named as in its state dict; a tied head is the embedding, no tensor of its own."""
+    w, f, d = config.width, config.ffn, config.head_width
+    found = [StoredTensor("embedding.weight", (config.vocabulary, w), "embedding")]
+    for n in range(config.layers):
+        name = f"layers.{n}"
+        found.append(_norm(f"{name}.attention_norm", w))
+        for part, heads in (("query", config.heads), ("key", config.kv_heads), ("value", config.kv_heads)):
+            found.append(StoredTensor(f"{name}.{part}.weight", (heads * d, w), "linear"))
+            found += [StoredTensor(f"{name}.{part}.bias", (heads * d,), "float")] * config.biases
+        found.append(StoredTensor(f"{name}.output.weight", (w, config.heads * d), "linear"))
+        found += [_norm(f"{name}.{part}_norm", d) for part in ("query", "key") if config.head_norms]
+        found += [_norm(f"{name}.attention_post_norm", w)] * config.post_norms
+        found.append(_norm(f"{name}.ffn_norm", w))
+        for part, shape in (("gate", (f, w)), ("up", (f, w)), ("down", (w, f))):
+            found.append(StoredTensor(f"{name}.{part}.weight", shape, "linear"))
+        found += [_norm(f"{name}.ffn_post_norm", w)] * config.post_norms
+    found.append(_norm("norm", w))
+    head = StoredTensor("head.weight", (config.vocabulary, w), "head")
+    return found if config.tied else [*found, head]
+
+
+def signatures(config: Config, buckets: Sequence[int]) -> tuple[Signature, ...]:
+    """One entry point `length_N` per bucket: N ids to the logits of the token that follows each of them.
+
+    Raises:
+        ValueError: if there is no bucket, or one is not between 1 and `max_length`.
+    """
+    lengths = sorted(set(buckets))
+    if not lengths or lengths[0] < 1 or lengths[-1] > config.max_length:
+        raise ValueError(f"length buckets {list(buckets)} must be between 1 and max_length = {config.max_length}")
+    return tuple(
+        Signature(
+            f"length_{n}",
+            (Port("input_ids", (1, n), "int32"),),
+            (Port("logits", (1, n, config.vocabulary), "float32"),),
+        )
+        for n in lengths
+    )
+
+
+def sample(config: Config, signature: Signature, random: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """Random ids as long as the signature; a shorter text is its beginning, as no token sees the next."""
+    import numpy as np
+
+    ids = random.integers(0, config.vocabulary, signature.inputs[0].shape)
+    return {"input_ids": ids.astype(np.int32)}
+
+
+def parameters(config: Config) -> int:
+    """Number of trained values."""
+    return sum(prod(tensor.shape) for tensor in tensors(config))
+
+
+def macs(config: Config, length: int) -> int:
+    """Multiply-accumulates of a text of `length` tokens, every logit included.
+
+    Scores of positions that a mask hides are counted: the network computes them.
+    """
+    inner, keys = config.heads * config.head_width, config.kv_heads * config.head_width
+    linear = 2 * config.width * (inner + keys) + 3 * config.width * config.ffn
+    attention = 2 * length * inner
+    return length * (config.layers * (linear + attention) + config.width * config.vocabulary)
+
+
+def _norm(name: str, width: int) -> StoredTensor:
+    return StoredTensor(f"{name}.weight", (width,), "float")
