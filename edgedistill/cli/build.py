@@ -58,7 +58,7 @@ def build(
     if dry_run:
         plan.show(chosen, root, baselines=baselines, explain=False, why=False, states=True)
         return
-    from edgedistill import gate, pipeline
+    from edgedistill import pipeline
     from edgedistill.cli.progress import Watch
     from edgedistill.store import Store
 
@@ -73,6 +73,13 @@ def build(
             baselines=baselines,
             progress=watch,
         )
+    _tell(result, watch, as_json=as_json, strict=strict)
+
+
+def _tell(result: BuildResult, watch: Watch, *, as_json: bool, strict: bool) -> None:
+    """What was built, and the gate's verdict as an exit code."""
+    from edgedistill import gate
+
     error = gate.exit_error(result.gate, strict=strict)
     code = error.exit_code if error else 0
     if as_json:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from edgedistill import catalog
 from edgedistill.data import read_splits
 from edgedistill.errors import MissingDependency
-from edgedistill.pipeline import steps
+from edgedistill.pipeline import golden, steps
 from edgedistill.pipeline.trained import Trained
 from edgedistill.specs import Artifact, Profile, Progress, QuantScheme
 from edgedistill.store import Finished, bytes_of, digest_of, write_json
@@ -121,7 +121,9 @@ def verify(
     write_json(out / "paired.json", pair(right["teacher"], right["file"]).model_dump())
     write_json(
         out / "golden.json",
-        _golden(format_name, splits.held_out[: profile.export.golden_samples], sequences, file, runner, splits.labels),
+        golden.made(
+            format_name, splits.held_out[: profile.export.golden_samples], sequences, file, runner, splits.labels
+        ),
     )
     write_json(out / "parameters.json", {"student": sum(p.numel() for p in plain.parameters())})
     progress.end(
@@ -188,29 +190,6 @@ def padded(sequences: Sequence[Sequence[int]], length: int, pad: int) -> dict[st
         "input_ids": [[*item, *[pad] * (length - len(item))] for item in sequences],
         "attention_mask": [[1] * len(item) + [0] * (length - len(item)) for item in sequences],
     }
-
-
-def _golden(
-    format_name: str, rows: Any, sequences: Any, logits: Any, runner: Any, labels: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """Real samples that an app can replay: text, ids, the signature to call and what this file answered."""
-    from edgedistill.tasks import text_classification as task
-
-    return [
-        {
-            "id": row.id,
-            "text": row.text,
-            "input_ids": list(ids),
-            "answers": {
-                format_name: {
-                    "signature": task.signature_for(runner.signatures, len(ids)).name,
-                    "logits": [round(float(value), 6) for value in answer],
-                    "label": labels[int(answer.argmax())],
-                }
-            },
-        }
-        for row, ids, answer in zip(rows, sequences, logits, strict=False)
-    ]
 
 
 def read_json(path: Path) -> Any:

@@ -14,6 +14,8 @@ from typing import Any
 
 from edgedistill.errors import SpecError, VerificationError
 from edgedistill.gate import GateFacts
+from edgedistill.pipeline import golden
+from edgedistill.pipeline.golden import GoldenSample
 from edgedistill.pipeline.verdict import SHIPPED, judge_format
 from edgedistill.report import ReportData, write_report
 from edgedistill.runners import Job
@@ -31,7 +33,6 @@ from edgedistill.specs import (
     Progress,
     Quality,
     Silent,
-    Spec,
     Target,
 )
 from edgedistill.specs.results import SCHEMA_VERSION
@@ -44,23 +45,6 @@ BENCHABLE = ("tflite",)
 REPORTS = ("report.html", "report.md")
 # Longer than in a build, where the time is paid on every run.
 BENCH = Timing(warmup_s=0.5, runs_min=200, time_s=2.0)
-
-
-class GoldenAnswer(Spec):
-    """What the file of one format answered, and through which signature."""
-
-    signature: str
-    logits: tuple[float, ...]
-    label: str
-
-
-class GoldenSample(Spec):
-    """One replayable sample: a text, the ids it becomes, and the answer of each format's file."""
-
-    id: str
-    text: str
-    input_ids: tuple[int, ...]
-    answers: Mapping[str, GoldenAnswer]
 
 
 @dataclass(frozen=True)
@@ -294,20 +278,10 @@ def golden_samples(bundle: Bundle) -> tuple[GoldenSample, ...]:
     """The bundle's replayable samples.
 
     Raises:
-        SpecError: golden.json is damaged or empty.
+        SpecError: golden.json is damaged or empty, or lacks the answers of a format.
     """
-    where = str(bundle.folder / "golden.json")
-    value = read_json(bundle.folder, "golden.json")
-    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
-        raise SpecError(f"{where}: not a list of samples.")
-    samples = tuple(GoldenSample.decode(item, f"{where}: sample {number}") for number, item in enumerate(value))
     formats = {artifact.format for artifact in bundle.manifest.artifacts}
-    for sample in samples:
-        if formats - sample.answers.keys():
-            raise SpecError(
-                f"{where}: sample {sample.id} has no answer of format {min(formats - sample.answers.keys())}."
-            )
-    return samples
+    return golden.decode(read_json(bundle.folder, "golden.json"), formats, str(bundle.folder / "golden.json"))
 
 
 def _host(bundle: Bundle) -> Measurement | None:

@@ -7,7 +7,8 @@ from typing import Any
 from edgedistill import catalog
 from edgedistill.errors import SpecError, VerificationError
 from edgedistill.pipeline import proofs
-from edgedistill.pipeline.recheck import Bundle, GoldenSample, Verified, check_files, golden_samples, inside, model_path
+from edgedistill.pipeline.golden import GoldenSample
+from edgedistill.pipeline.recheck import Bundle, Verified, check_files, golden_samples, inside, model_path
 from edgedistill.specs import Progress, Silent
 
 # golden.json keeps six decimals; on the processor it was made on, the file answers the same to the last of them.

@@ -1,0 +1,101 @@
+"""ONNX: one .onnx with one graph of standard operators, integer codes exactly as trained; the portable reference.
+
+A text encoder has a graph `any` whose texts have any length up to `max_length`, an image classifier its own `image`.
+A student of one length bucket keeps that entry point, `length_N`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from numpy.typing import NDArray
+
+from edgedistill.errors import StageError
+from edgedistill.exporters._proof import Limits, executes
+from edgedistill.exporters.onnx.audit import audit
+from edgedistill.exporters.onnx.graph import convert
+from edgedistill.exporters.onnx.packing import pack
+from edgedistill.exporters.onnx.reading import read_back, verify
+from edgedistill.exporters.onnx.running import OnnxRunner, load, require
+from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.students import Signature
+
+__all__ = ["EXTRA", "REQUIRES", "SUFFIX", "OnnxRunner", "audit", "export", "load", "read_back", "verify"]
+
+SUFFIX = ".onnx"
+# What the format stores exactly, as literals: the planner reads them without importing this module.
+HOLDS = {
+    "weights": ("int8 per channel", "int4 per channel", "int4 per group of 32", "int8 per group of 32"),
+    "embeddings": ("int8 per channel", "int4 per channel", "int4 per group of 32", "int8 per group of 32"),
+    "head": ("int8 per channel", "int4 per channel", "int4 per group of 32", "int8 per group of 32"),
+    "activations": ("dynamic_int8", "static_int8", "float"),
+}
+EXCLUDES = (
+    ({"weights": "int4 per group of 32", "activations": "static_int8"}, "a static layer has one scale per channel"),
+    ({"weights": "int8 per group of 32", "activations": "static_int8"}, "a static layer has one scale per channel"),
+    ({"head": "int4 per group of 32", "activations": "static_int8"}, "a static layer has one scale per channel"),
+    ({"head": "int8 per group of 32", "activations": "static_int8"}, "a static layer has one scale per channel"),
+)
+# ONNX has no operator that quantizes the rows of a matrix at run time as LiteRT does.
+COMPUTES = {"dynamic_int8": "float", "static_int8": "as_trained", "float": "as_trained"}
+REQUIRES = ("onnx", "onnxruntime", "onnxscript")
+EXTRA = "onnx"
+PARITY = 1e-5
+# Fitted to files of the families bert, vit and cnn; the grids of a static student add 0.8 kB for each linear layer.
+SIZE = {
+    "scale_bytes": 4.0,
+    "float_bytes": 4.0,
+    "code_block_bytes": 0.0,
+    "file_bytes": 770.0,
+    "quantized_bytes": 350.0,
+    "float_tensor_bytes": 96.0,
+}
+# Weights alone: the file and torch do the same in float32, in another order. Static: the products are exact integers in
+# torch and rounded float32 here, so a value on the boundary of two codes takes the other one now and then (random
+# students of 4 layers: no difference for most texts, at worst 3 of 255 steps).
+_ROUNDING = Limits(1e-5, 1e-5)
+_LIMITS = {"dynamic_int8": _ROUNDING, "static_int8": Limits(0.05, 0.2), "float": _ROUNDING}
+
+
+def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
+    """Write `out`, read it back, compare it with the student number by number, and run it at every bucket.
+
+    Raises:
+        MissingDependency: if onnx, onnxscript or onnxruntime is not installed.
+        StageError: if a bucket is impossible, or torch or the runtime refuses the model.
+        VerificationError: if the file does not hold or compute what was trained. `out` appears only when all is well.
+    """
+    reason = frozen.scheme.misfit(HOLDS, EXCLUDES)
+    if reason is not None:
+        raise StageError(f"ONNX cannot hold this student: {reason}.")
+    try:
+        signatures = frozen.signatures(buckets)
+    except ValueError as error:
+        raise StageError(f"{frozen.family} student: {error}.") from None
+    require()  # before the slow part
+    computes: Literal["as_trained", "float"] = (
+        "float" if COMPUTES[frozen.scheme.activations] == "float" else "as_trained"
+    )
+    partial = out.with_name(out.name + ".partial")
+    try:
+        partial.write_bytes(pack(convert(frozen, signatures), frozen))
+        verify(frozen, partial)
+        runner = _AtBuckets(load(partial), {signature.name: signature for signature in signatures})
+        executes(frozen, runner, _LIMITS[frozen.scheme.activations], computes)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _AtBuckets(NamedTuple):
+    """A file of free sizes under the names and sizes of the student's own entry points."""
+
+    runner: OnnxRunner
+    signatures: Mapping[str, Signature]
+
+    def run(self, signature: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """As `OnnxRunner.run`."""
+        (name,) = self.runner.signatures
+        return self.runner.run(name, feeds)

@@ -1,0 +1,111 @@
+"""Vision Transformer (Dosovitskiy et al. 2021) for image classification: pre-layer-norm, GELU, mean pooling.
+
+The mean of all patches, not a class token: as good when trained from scratch (Beyer et al. 2022, "Better plain ViT
+baselines for ImageNet-1k"), and the sequence stays a square of patches, without a row that only one operator makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, model_validator
+
+from edgedistill.specs import Spec
+from edgedistill.students import Signature, StoredTensor
+from edgedistill.students._images import image_signature, random_image
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMATS = ("tflite", "onnx", "coreml")
+ACTIVATIONS = ("dynamic_int8", "static_int8", "float")
+Count = Annotated[int, Field(ge=1)]
+
+
+class Config(Spec):
+    """Sizes of the student. `classes` is filled in from the data when a candidate leaves it out."""
+
+    image_size: Annotated[int, Field(ge=8, le=1024, description="side of the square input, in pixels")]
+    patch: Annotated[int, Field(ge=2, le=64, description="side of a square patch, in pixels")]
+    layers: Annotated[int, Field(ge=1, le=48)]
+    width: Annotated[int, Field(ge=8, le=4096)]
+    heads: Count
+    ffn: Annotated[int, Field(ge=1, le=16384)]
+    classes: Annotated[int, Field(ge=2)] = 2
+
+    @model_validator(mode="after")
+    def _divides(self) -> Config:
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} is not a multiple of heads = {self.heads}")
+        if self.image_size % self.patch:
+            raise ValueError(f"image_size = {self.image_size} is not a multiple of patch = {self.patch}")
+        if self.patches > 4096:
+            raise ValueError(f"{self.patches} patches are more than 4096: attention grows with their square")
+        return self
+
+    @property
+    def patches(self) -> int:
+        """Number of patches of an image."""
+        return (self.image_size // self.patch) ** 2
+
+
+TINY = Config(image_size=16, patch=4, layers=1, width=16, heads=2, ffn=32, classes=3)
+
+
+def tensors(config: Config) -> list[StoredTensor]:
+    """Every tensor of the student, named as in its state dict."""
+    w, f = config.width, config.ffn
+    found = [
+        StoredTensor("embeddings.patch.weight", (w, 3 * config.patch**2), "linear"),
+        StoredTensor("embeddings.position", (config.patches, w), "float"),
+    ]
+    for n in range(config.layers):
+        found += _norm(f"layers.{n}.attention_norm", w)
+        for name in ("query", "key", "value", "output"):
+            found += _linear(f"layers.{n}.{name}", w, w)
+        found += _norm(f"layers.{n}.ffn_norm", w)
+        found += _linear(f"layers.{n}.up", f, w) + _linear(f"layers.{n}.down", w, f)
+    found += _norm("norm", w)
+    head = StoredTensor("classifier.weight", (config.classes, w), "head")
+    return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float")]
+
+
+def signatures(config: Config, buckets: Sequence[int]) -> tuple[Signature, ...]:
+    """The one entry point `image`: float32 `pixels` [1, side, side, 3] to `logits`. Images have no length buckets."""
+    return (image_signature(config.image_size, config.classes),)
+
+
+def sample(config: Config, signature: Signature, random: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """A random image."""
+    return {"pixels": random_image(config.image_size, random)}
+
+
+def parameters(config: Config) -> int:
+    """Number of trained values."""
+    return sum(prod(tensor.shape) for tensor in tensors(config))
+
+
+def macs(config: Config, length: int) -> int:
+    """Multiply-accumulates of one image: linear layers, attention scores and values, head.
+
+    `length` is that of texts and changes nothing.
+    """
+    w, patches = config.width, config.patches
+    linear = 4 * w**2 + 2 * w * config.ffn
+    attention = 2 * patches * w
+    patch = 3 * config.patch**2 * w
+    return patches * (patch + config.layers * (linear + attention)) + w * config.classes
+
+
+def _linear(name: str, out_features: int, in_features: int) -> list[StoredTensor]:
+    return [
+        StoredTensor(f"{name}.weight", (out_features, in_features), "linear"),
+        StoredTensor(f"{name}.bias", (out_features,), "float"),
+    ]
+
+
+def _norm(name: str, width: int) -> list[StoredTensor]:
+    return [StoredTensor(f"{name}.{part}", (width,), "float") for part in ("weight", "bias")]
