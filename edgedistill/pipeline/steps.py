@@ -183,7 +183,11 @@ def freeze_student(
 
 
 def load_student(family: str, start: Path, weights: Path | None) -> tuple[Any, Any, Any]:
-    """The student, its projector and its tokenizer. `weights` is a folder with trained ones; None: as built."""
+    """The student, its projector and its tokenizer. `weights` is a folder with trained ones; None: as built.
+
+    A student that was trained with fake quantization comes back float: its ranges and scales are left behind, and a
+    next stage finds its own.
+    """
     from safetensors.torch import load_file
     from torch import nn
 
@@ -196,7 +200,8 @@ def load_student(family: str, start: Path, weights: Path | None) -> tuple[Any, A
     projector = nn.Linear(narrow, wide)
     projector.load_state_dict(projector_weights)
     if weights:
-        load_weights(student, weights)
+        trained = load_file(weights / "student.safetensors")
+        student.load_state_dict({name: trained[name] for name in student.state_dict()})
     return student, projector, load_tokenizer(start)
 
 

@@ -2,6 +2,7 @@
 
 from edgedistill.quant.fake import freeze_observers, prepare
 from edgedistill.quant.frozen import FrozenStudent, freeze
+from edgedistill.quant.scales import ScaleRule, rule_of
 from edgedistill.quant.stored import QuantizedTensor
 
-__all__ = ["FrozenStudent", "QuantizedTensor", "freeze", "freeze_observers", "prepare"]
+__all__ = ["FrozenStudent", "QuantizedTensor", "ScaleRule", "freeze", "freeze_observers", "prepare", "rule_of"]

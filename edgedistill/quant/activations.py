@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgedistill.quant.grid import INT8, SCALE_MIN, ScaleDtype, dequantize, quantize, scales_of
+from edgedistill.quant.grid import INT8, SCALE_MIN, ScaleDtype, clipped_gradients, dequantize, quantize, scales_of
 from edgedistill.specs.quant import WeightGrid
 
 LOW, HIGH = -128, 127
@@ -70,7 +70,7 @@ def integer_matmul(
 def dynamic_linear(
     x: Float[Tensor, "rows width"],
     codes: Float[Tensor, "channels width"],
-    scales: Float[Tensor, "channels *groups"],
+    scales: Float[Tensor, " channels *groups"],
     bias: Float[Tensor, " channels"],
 ) -> Float[Tensor, "rows channels"]:
     """A dynamic-range fully-connected layer as XNNPACK runs it: `(acc * row step) * channel scale + bias`.
@@ -120,28 +120,43 @@ def bias_codes(
     return torch.round(bias / (input_scale * scales))
 
 
+def _weight_gradients(ctx: Any, grad: Tensor, codes: Tensor, scales: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Gradients of a linear layer's weight and given scales, from that of its quantized weight."""
+    if ctx.weight is None:
+        return grad, None
+    return clipped_gradients(grad, ctx.weight, codes, scales, ctx.grid)
+
+
 class DynamicLinear(torch.autograd.Function):
     """`dynamic_linear` on the weight's own grid; the gradient is that of a float layer at the quantized values."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, grid: WeightGrid = INT8, dtype: ScaleDtype = "fp16"
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        grid: WeightGrid = INT8,
+        dtype: ScaleDtype = "fp16",
+        given: Tensor | None = None,
     ) -> Tensor:
-        """Quantize the weight and the rows of `x`, then multiply integers."""
-        scales = scales_of(weight, grid, dtype)
+        """Quantize the weight, with absmax or `given` scales, and the rows of `x`, then multiply integers."""
+        scales = scales_of(weight, grid, dtype) if given is None else given
         codes = quantize(weight, scales, grid)
         shifted, step = quantize_rows(x)
+        ctx.grid, ctx.weight = grid, None if given is None else weight.detach()
         ctx.save_for_backward(shifted, step, codes, scales)
         if scales.dim() == 2:
             return shifted @ dequantize(codes, scales).t() * step + bias
         return torch.addcmul(bias, integer_matmul(shifted, codes) * step, scales)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Straight through both roundings."""
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, Tensor | None]:
+        """Straight through both roundings; `clipped_gradients` of the weight where its scales were given."""
         (grad,) = grads
         shifted, step, codes, scales = ctx.saved_tensors
-        return grad @ dequantize(codes, scales), (grad * step).t() @ shifted, grad.sum(0), None, None
+        to_weight, to_scales = _weight_gradients(ctx, (grad * step).t() @ shifted, codes, scales)
+        return grad @ dequantize(codes, scales), to_weight, grad.sum(0), None, None, to_scales
 
 
 class StaticLinear(torch.autograd.Function):
@@ -157,9 +172,10 @@ class StaticLinear(torch.autograd.Function):
         result_of: Callable[[Tensor], Range],
         grid: WeightGrid = INT8,
         dtype: ScaleDtype = "fp16",
+        given: Tensor | None = None,
     ) -> Tensor:
         """`result_of` sees the float output and answers its grid, so that an observer needs no second product."""
-        scales = scales_of(weight, grid, dtype)
+        scales = scales_of(weight, grid, dtype) if given is None else given
         codes = quantize(weight, scales, grid)
         shifted = quantize_static(x, source)
         acc = integer_matmul(shifted, codes) + bias_codes(bias, source.scale, scales)
@@ -167,17 +183,19 @@ class StaticLinear(torch.autograd.Function):
         inside = (x - shifted * source.scale).abs_() <= source.scale
         out = requantize(acc, source, scales, result)
         kept = (out > (LOW - result.zero_point) * result.scale) & (out < (HIGH - result.zero_point) * result.scale)
+        ctx.grid, ctx.weight = grid, None if given is None else weight.detach()
         ctx.save_for_backward(shifted, codes, scales, inside, kept)
         ctx.scale = source.scale
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None, None]:
-        """Straight through the roundings, zero where a range clipped."""
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Straight through the roundings, zero where a range clipped; as `DynamicLinear` for the weight."""
         shifted, codes, scales, inside, kept = ctx.saved_tensors
         grad = grads[0] * kept
-        to_weight = (grad.t() @ shifted) * ctx.scale
-        return grad @ dequantize(codes, scales) * inside, to_weight, grad.sum(0), None, None, None, None
+        to_weight, to_scales = _weight_gradients(ctx, (grad.t() @ shifted) * ctx.scale, codes, scales)
+        to_x = grad @ dequantize(codes, scales) * inside
+        return to_x, to_weight, grad.sum(0), None, None, None, None, to_scales
 
 
 class StaticPoint(torch.autograd.Function):

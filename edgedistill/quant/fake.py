@@ -1,12 +1,14 @@
 """Fake quantization: a float student that computes, in training, what the exported file will compute.
 
 `prepare` swaps every `nn.Linear`, `nn.Conv2d`, `nn.Embedding` and `Point` for a subclass that shares the same float
-parameters, so optimizers and state-dict names stay valid. Weight scales follow the current weights at every step.
+parameters, so optimizers and state-dict names stay valid. Weight scales follow the current weights at every step, or
+are held by the layer (`edgedistill.quant.scales`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,16 +17,31 @@ from torch import Tensor, nn
 from edgedistill.errors import StageError
 from edgedistill.quant.activations import DynamicLinear, Range, StaticLinear, StaticPoint, range_of
 from edgedistill.quant.grid import INT8, ScaleDtype, fake_quantize
+from edgedistill.quant.scales import FittedScales, LearnedScales, ScaleRule, holder_of
 from edgedistill.specs.quant import QuantScheme, WeightGrid
 from edgedistill.students import StoredTensor
 from edgedistill.students._points import Point
 
 
-class _OnGrid:
-    """What every layer with a quantized weight knows: the grid of its codes and the type of its scales."""
+class OnGrid(nn.Module):
+    """What every layer with a quantized weight knows: the grid of its codes, and where its scales come from."""
 
+    weight: Tensor
     grid: WeightGrid = INT8
     scale_dtype: ScaleDtype = "fp16"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weight_scales: FittedScales | LearnedScales | None
+        self.register_module("weight_scales", None)
+
+    def scales(self) -> Float[Tensor, " channels *groups"] | None:
+        """The scales that the layer holds; None: they follow the weight's absmax."""
+        holder = self.weight_scales
+        return None if holder is None else holder(self.weight)
+
+    def _on_grid(self) -> Tensor:
+        return fake_quantize(self.weight, self.grid, self.scale_dtype, self.scales())
 
 
 class _Observer:
@@ -64,27 +81,27 @@ class _Observer:
         return tuple(range_of(low, high) for low, high in self.ranges.tolist())
 
 
-class WeightQuantLinear(_OnGrid, nn.Linear):
+class WeightQuantLinear(OnGrid, nn.Linear):
     """A linear layer whose weight is on its grid and whose activations stay float."""
 
     def forward(self, input: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows channels"]:
         """Same shapes as `nn.Linear`."""
-        return nn.functional.linear(input, fake_quantize(self.weight, self.grid, self.scale_dtype), self.bias)
+        return nn.functional.linear(input, self._on_grid(), self.bias)
 
 
-class DynamicQuantLinear(_OnGrid, nn.Linear):
+class DynamicQuantLinear(OnGrid, nn.Linear):
     """A linear layer whose weight is on its grid and whose input rows are quantized as LiteRT does at run time."""
 
     def forward(self, input: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows channels"]:
         """Same shapes as `nn.Linear`."""
         bias = self.weight.new_zeros(self.out_features) if self.bias is None else self.bias
         rows = input.reshape(-1, self.in_features)
-        arguments = rows, self.weight, bias, self.grid, self.scale_dtype
+        arguments = rows, self.weight, bias, self.grid, self.scale_dtype, self.scales()
         out: Tensor = DynamicLinear.apply(*arguments)  # type: ignore[no-untyped-call]
         return out.view(*input.shape[:-1], self.out_features)
 
 
-class StaticQuantLinear(_OnGrid, _Observer, nn.Linear):
+class StaticQuantLinear(OnGrid, _Observer, nn.Linear):
     """A linear layer with int8 input and output on ranges observed in training.
 
     Buffer `ranges` holds [[input low, input high], [output low, output high]].
@@ -104,17 +121,19 @@ class StaticQuantLinear(_OnGrid, _Observer, nn.Linear):
         rows = input.reshape(-1, self.in_features)
         bias = self.weight.new_zeros(self.out_features) if self.bias is None else self.bias
         source = self._range(0, rows)
-        arguments = rows, self.weight, bias, source, lambda result: self._range(1, result), self.grid, self.scale_dtype
-        out: Tensor = StaticLinear.apply(*arguments)  # type: ignore[no-untyped-call]
+        arguments = rows, self.weight, bias, source, lambda result: self._range(1, result)
+        on_grid = self.grid, self.scale_dtype, self.scales()
+        out: Tensor = StaticLinear.apply(*arguments, *on_grid)  # type: ignore[no-untyped-call]
         return out.view(*input.shape[:-1], self.out_features)
 
 
-class WeightQuantConv2d(_OnGrid, nn.Conv2d):
+class WeightQuantConv2d(OnGrid, nn.Conv2d):
     """A convolution whose kernel is on its grid, one scale per output channel. Its activations lie on `Point`s."""
 
     def forward(self, input: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch out rows columns"]:
         """Same shapes as `nn.Conv2d`."""
-        return self._conv_forward(input, fake_quantize(self.weight, self.grid, self.scale_dtype), self.bias)
+        out: Tensor = self._conv_forward(input, self._on_grid(), self.bias)
+        return out
 
 
 class StaticQuantPoint(_Observer, Point):
@@ -135,45 +154,64 @@ class StaticQuantPoint(_Observer, Point):
         return out
 
 
-class QuantEmbedding(_OnGrid, nn.Embedding):
+class QuantEmbedding(OnGrid, nn.Embedding):
     """An embedding whose rows are on their grid; the output is float, as in the file."""
 
     def forward(self, input: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
         """Same shapes as `nn.Embedding`."""
         if input.numel() >= self.num_embeddings:
-            table = fake_quantize(self.weight, self.grid, self.scale_dtype)
-            return nn.functional.embedding(input, table, self.padding_idx)
+            return nn.functional.embedding(input, self._on_grid(), self.padding_idx)
         # The grid is per row, so quantizing only the rows that were looked up gives the same values for less work.
         rows = nn.functional.embedding(input, self.weight, self.padding_idx)
-        flat = rows.reshape(-1, self.embedding_dim)
-        return fake_quantize(flat, self.grid, self.scale_dtype).view(rows.shape)
+        flat, scales = rows.reshape(-1, self.embedding_dim), self.scales()
+        used = None if scales is None else scales[input.reshape(-1)]
+        return fake_quantize(flat, self.grid, self.scale_dtype, used).view(rows.shape)
 
 
-def prepare(model: nn.Module, scheme: QuantScheme, tensors: Sequence[StoredTensor]) -> nn.Module:
+def prepare(
+    model: nn.Module, scheme: QuantScheme, tensors: Sequence[StoredTensor], rule: ScaleRule = "absmax"
+) -> nn.Module:
     """Make `model` fake-quantized in place, and return it.
 
     `tensors` are the family's, so that each weight gets the grid that freezing will give it; a weight that they do not
-    name gets the grid of its kind of layer. Parameters stay the same objects under the same names; a static scheme adds
-    a `ranges` buffer to each linear layer and each point. A model that is prepared already is left as it is.
+    name gets the grid of its kind of layer. `rule` says how scales are chosen (`edgedistill.quant.scales`). Parameters
+    stay the same objects under the same names; a static scheme adds a `ranges` buffer to each linear layer and each
+    point, and a rule other than absmax a `weight_scales` module to each layer. A model that is prepared already is left
+    as it is.
+
+    Raises:
+        StageError: `rule` is not absmax, and a weight does not fit its grid.
     """
     known = {tensor.name.removesuffix(".weight"): tensor.grid(scheme) for tensor in tensors}
     by_weight = {id(module.weight): known.get(name) for name, module in model.named_modules() if name in known}
     swapped: dict[nn.Module, nn.Module] = {}
+    holders: dict[int, FittedScales | LearnedScales | None] = {}
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (nn.Linear, nn.Conv2d, nn.Embedding, Point) and child not in swapped:
                 # a head that is tied to an embedding is the same weight, and has one grid
-                swapped[child] = _twin(child, scheme, by_weight.get(id(getattr(child, "weight", None))))
+                swapped[child] = twin = _twin(child, scheme, by_weight.get(id(getattr(child, "weight", None))))
+                if isinstance(twin, OnGrid):
+                    if id(twin.weight) not in holders:
+                        holders[id(twin.weight)] = _holder(name, twin, rule)
+                    twin.weight_scales = holders[id(twin.weight)]
             if child in swapped:
                 setattr(parent, name, swapped[child])
     return model
 
 
 def freeze_observers(model: nn.Module) -> None:
-    """Fix every activation range, for the rest of training and for freezing."""
+    """Fix every activation range and every fitted scale, for the rest of training and for freezing."""
     for module in model.modules():
-        if isinstance(module, _Observer):
+        if isinstance(module, _Observer | FittedScales):
             module.observing = False
+
+
+def _holder(name: str, layer: OnGrid, rule: ScaleRule) -> FittedScales | LearnedScales | None:
+    try:
+        return holder_of(layer.weight, layer.grid, layer.scale_dtype, rule)
+    except ValueError as error:
+        raise StageError(f"The weight of {name} does not fit its grid: {error}.") from None
 
 
 LINEAR = {"dynamic_int8": DynamicQuantLinear, "static_int8": StaticQuantLinear, "float": WeightQuantLinear}
@@ -204,10 +242,10 @@ def _convolution(child: nn.Conv2d) -> WeightQuantConv2d:
     new = WeightQuantConv2d(
         child.in_channels,
         child.out_channels,
-        child.kernel_size,  # type: ignore[arg-type]
-        child.stride,  # type: ignore[arg-type]
-        child.padding,  # type: ignore[arg-type]
-        child.dilation,  # type: ignore[arg-type]
+        child.kernel_size,
+        child.stride,
+        child.padding,
+        child.dilation,
         child.groups,
         child.bias is not None,
         child.padding_mode,

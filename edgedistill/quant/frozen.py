@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from edgedistill.errors import SpecError, StageError
 from edgedistill.quant.activations import Range
-from edgedistill.quant.fake import StaticQuantLinear, StaticQuantPoint
+from edgedistill.quant.fake import OnGrid, StaticQuantLinear, StaticQuantPoint
 from edgedistill.quant.grid import codes_of, scales_of
 from edgedistill.quant.modules import FrozenEmbedding, FrozenLinear, FrozenPoint
-from edgedistill.quant.stored import QuantizedTensor, decode_ranges, split
+from edgedistill.quant.stored import QuantizedTensor, decode_ranges, split, stored_bytes
 from edgedistill.specs.base import Spec
 from edgedistill.specs.quant import QuantScheme, WeightGrid
 from edgedistill.students import Signature, StoredTensor
@@ -59,7 +59,7 @@ class FrozenStudent:
     @property
     def tensors(self) -> list[StoredTensor]:
         """The family's list of what is stored, with names, shapes and kinds."""
-        return _stored(self.family, _decode_config(self.family, self.config, "config"))
+        return stored_of(self.family, _decode_config(self.family, self.config, "config"))
 
     def grids(self) -> dict[str, WeightGrid]:
         """The grid of each quantized tensor."""
@@ -83,7 +83,7 @@ class FrozenStudent:
     def parameter_bytes(self) -> int:
         """Bytes of packed codes, float32 scales and float32 rest: the floor of any file that holds this student."""
         grids = self.grids()
-        coded = sum(t.codes.size * grids[name].bits // 8 + t.scales.nbytes for name, t in self.quantized.items())
+        coded = sum(stored_bytes(tensor.codes.shape, grids[name]) for name, tensor in self.quantized.items())
         return coded + sum(tensor.nbytes for tensor in self.floats.values())
 
     def to_module(self, activations: Literal["as_trained", "float"] = "as_trained") -> nn.Module:
@@ -176,7 +176,7 @@ class FrozenStudent:
         scheme = QuantScheme.decode(values["scheme"], where)
         family = str(values["family"])
         config = _decode_config(family, values["config"], where)
-        quantized, floats = split(_stored(family, config), scheme, arrays, str(folder / TENSORS))
+        quantized, floats = split(stored_of(family, config), scheme, arrays, str(folder / TENSORS))
         ranges, points = decode_ranges(values["ranges"], values["points"], scheme, quantized, where)
         return cls(family, config.model_dump(mode="json"), scheme, quantized, floats, ranges, points, values["task"])
 
@@ -184,22 +184,23 @@ class FrozenStudent:
 def freeze(model: nn.Module, family: str, config: Spec, scheme: QuantScheme, task: Mapping[str, Any]) -> FrozenStudent:
     """Lower a trained student to codes; `model` may be prepared (`quant.fake.prepare`) or, unless static, plain float.
 
+    A layer that holds scales (rules mse and learned) is stored with those, any other with scales of its absmax.
+
     Raises:
-        StageError: if a weight is not finite, its grid does not fit it, or a static layer has no activation ranges.
+        StageError: if a weight is not finite, its grid does not fit it or is not the one that its scales were trained
+            on, or a static layer has no activation ranges.
     """
     state = {name: value.detach() for name, value in model.state_dict().items()}
+    layers = dict(model.named_modules())
     quantized, floats = {}, {}
-    for tensor in _stored(family, config):
+    for tensor in stored_of(family, config):
         value, grid = state[tensor.name].float(), tensor.grid(scheme)
         if not bool(value.isfinite().all()):
             raise StageError(f"{tensor.name} holds values that are not finite: training diverged; lower the rate.")
         if grid is None:
             floats[tensor.name] = value.numpy().copy()
             continue
-        try:
-            scales = scales_of(value, grid, scheme.scale_dtype)
-        except ValueError as error:
-            raise StageError(f"{tensor.name} does not fit its grid: {error}.") from None
+        scales = _scales(tensor.name, value, grid, scheme, layers.get(tensor.name.removesuffix(".weight")))
         if not bool(scales.isfinite().all()):
             raise StageError(f"{tensor.name}: |weight| up to {value.abs().max():.3g} needs a scale beyond fp16.")
         quantized[tensor.name] = QuantizedTensor(codes_of(value, scales, grid).numpy(), scales.numpy())
@@ -208,21 +209,36 @@ def freeze(model: nn.Module, family: str, config: Spec, scheme: QuantScheme, tas
     if scheme.activations == "static_int8" and not ranges:
         raise StageError("A static_int8 student must be prepared and trained before it is frozen: it has no ranges.")
     pairs = {name: (source, result) for name, (source, result) in ranges.items()}
-    return FrozenStudent(
-        family, config.model_dump(mode="json"), scheme, quantized, floats, pairs, points, dict(task)
-    )
+    return FrozenStudent(family, config.model_dump(mode="json"), scheme, quantized, floats, pairs, points, dict(task))
+
+
+def _scales(name: str, value: Tensor, grid: WeightGrid, scheme: QuantScheme, layer: nn.Module | None) -> Tensor:
+    """The scales that the layer was trained with; absmax where it holds none."""
+    if isinstance(layer, OnGrid) and layer.weight_scales is not None:
+        if (layer.grid, layer.scale_dtype) != (grid, scheme.scale_dtype):
+            raise StageError(
+                f"{name} was trained with scales of {layer.grid.label} in {layer.scale_dtype}, and the scheme says "
+                f"{grid.label} in {scheme.scale_dtype}: freeze it with the scheme that it was prepared with."
+            )
+        return layer.weight_scales.stored().detach()
+    try:
+        return scales_of(value, grid, scheme.scale_dtype)
+    except ValueError as error:
+        raise StageError(f"{name} does not fit its grid: {error}.") from None
 
 
 def _owners(model: nn.Module) -> dict[str, list[str]]:
     """For each layer's weight, by its name in the state dict, every layer that uses that very tensor."""
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(getattr(layer, "weight", None), Tensor)}
+    modules = model.named_modules()
+    layers = {name: layer for name, layer in modules if isinstance(getattr(layer, "weight", None), Tensor)}
     users: dict[int, list[str]] = {}
     for name, layer in layers.items():
         users.setdefault(id(layer.weight), []).append(name)
     return {f"{name}.weight": users[id(layer.weight)] for name, layer in layers.items()}
 
 
-def _stored(family: str, config: Spec) -> list[StoredTensor]:
+def stored_of(family: str, config: Spec) -> list[StoredTensor]:
+    """The family's list of what is stored of a student of this config."""
     found: list[StoredTensor] = importlib.import_module(f"edgedistill.students.{family}").tensors(config)
     return found
 

@@ -20,7 +20,7 @@ class FrozenLinear(nn.Module):
     def __init__(
         self,
         codes: Int8[Tensor, "channels width"],
-        scales: Float[Tensor, "channels *groups"],
+        scales: Float[Tensor, " channels *groups"],
         bias: Float[Tensor, " channels"],
         ranges: tuple[Range, Range] | None,
     ) -> None:
@@ -46,7 +46,7 @@ class FrozenEmbedding(nn.Module):
     weight: Tensor
     scales: Tensor
 
-    def __init__(self, codes: Int8[Tensor, "rows width"], scales: Float[Tensor, "rows *groups"]) -> None:
+    def __init__(self, codes: Int8[Tensor, "rows width"], scales: Float[Tensor, " rows *groups"]) -> None:
         super().__init__()
         self.register_buffer("weight", codes)
         self.register_buffer("scales", scales)

@@ -130,6 +130,12 @@ class DistilSpec(Spec):
     )
     losses: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _scales_are_of_a_grid(self) -> DistilSpec:
+        if self.scales != "absmax" and not self.fake_quant:
+            raise ValueError(f'scales = "{self.scales}" needs fake_quant = true')
+        return self
+
 
 class ExportSpec(Spec):
     """How the frozen student is stored."""

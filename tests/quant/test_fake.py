@@ -9,7 +9,7 @@ from torch import nn
 from edgedistill.errors import StageError
 from edgedistill.quant.activations import DynamicLinear, dynamic_linear
 from edgedistill.quant.fake import QuantEmbedding, StaticQuantLinear, freeze_observers, prepare
-from edgedistill.quant.grid import scales_of, fake_quantize, quantize
+from edgedistill.quant.grid import fake_quantize, quantize, scales_of
 from edgedistill.specs.quant import QuantScheme
 from edgedistill.students import bert
 from edgedistill.students.bert.module import BertClassifier, build

@@ -158,5 +158,5 @@ def test_a_damaged_range_is_refused(tmp_path: Path, pair: Any) -> None:
     frozen.save(tmp_path)
     ranges = json.loads((tmp_path / DESCRIPTION).read_text())["ranges"]
     edited(tmp_path, ranges=ranges | {"classifier": pair})
-    with pytest.raises(SpecError, match="range.* of classifier"):
+    with pytest.raises(SpecError, match=r"range.* of classifier"):
         FrozenStudent.load(tmp_path)

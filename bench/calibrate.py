@@ -1,0 +1,40 @@
+"""Fit the predictor to the published measurements and say how well it predicts what it has not seen.
+
+python bench/calibrate.py [--from FOLDER]      (FOLDER: the published tables, to rewrite the copies that ship)
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from edgedistill.predict.calibrate import calibrate
+from edgedistill.predict.calibrate.run import table, written
+from edgedistill.predict.tables import COEFFICIENTS
+
+RESULTS = Path(__file__).parent / "results"
+HEAD = """# What the predictor is worth on what it has not seen
+
+Cross-validated; every figure is of held-out rows. `python bench/calibrate.py` makes this file and the coefficients.
+*new model*, *new family*: a calibrated device, the model (or all its relatives) never seen. *known model, chip has not
+run it*: other chips measured it. *new chip*: nothing of the chip was seen; with 0 anchors from specifications alone.
+*traced*: models whose activations and layers are known, not told from their MACs. An interval's coverage
+is that of intervals made of the other models' (or chips') errors.
+
+"""
+
+
+def main(raw: Path | None) -> None:
+    started = time.perf_counter()
+    coefficients, figures = calibrate(raw)
+    COEFFICIENTS.write_text(written(coefficients), encoding="utf-8")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "calibration.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "calibration.md").write_text(HEAD + table(figures), encoding="utf-8")
+    print(table(figures), f"{time.perf_counter() - started:.0f} s; wrote {COEFFICIENTS.name} and results/calibration.*")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--from", dest="raw", type=Path, help="folder with vision_latency.csv and its neighbours")
+    main(parser.parse_args().raw)
