@@ -33,7 +33,7 @@ class Verdict(StrEnum):
 class Audit(Spec):
     """What a file's structure says before it meets a device: never a promise, only what may go wrong.
 
-    `runtime_min` is the oldest runtime or system that can load it; `operators` counts them by name, over all signatures;
+    `runtime_min` is the oldest runtime or system that can load it; `operators` counts them by name, in all signatures;
     `risks` are sentences about operators that may leave an accelerator, numbers that may overflow fp16, and the like.
     """
 

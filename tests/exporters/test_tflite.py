@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -212,25 +209,6 @@ def test_the_file_is_not_much_larger_than_its_parameters(dynamic: tuple[FrozenSt
     assert path.stat().st_size < frozen.parameter_bytes + zero_points + graph
 
 
-def test_two_processes_write_the_same_bytes(tiny: tuple[FrozenStudent, Path], folder: Path) -> None:
-    frozen, path = tiny
-    frozen.save(folder)
-    again = folder / "again.tflite"
-    code = (
-        "import sys; from pathlib import Path; from edgedistill.exporters import tflite\n"
-        "from edgedistill.quant.frozen import FrozenStudent\n"
-        f"tflite.export(FrozenStudent.load(Path(sys.argv[1])), {TINY_BUCKETS}, Path(sys.argv[2]))"
-    )
-    environment = os.environ | {"PYTHONHASHSEED": "123", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(again)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == ""
-    assert again.read_bytes() == path.read_bytes()
-    assert not list(folder.glob("*.partial"))
-
-
 def test_a_flipped_code_is_found(exported: tuple[FrozenStudent, Path], tmp_path: Path) -> None:
     frozen, path = exported
     data = bytearray(path.read_bytes())
@@ -296,11 +274,6 @@ def test_impossible_buckets_are_refused_before_anything_slow(buckets: list[int],
     with pytest.raises(StageError, match="max_length = 16"):
         tflite.export(student(bert.TINY), buckets, tmp_path / "no.tflite")
     assert not list(tmp_path.iterdir())
-
-
-def test_the_format_holds_every_scheme_there_is() -> None:
-    assert QuantScheme().misfit(tflite.HOLDS) is None
-    assert QuantScheme(activations="static_int8").misfit(tflite.HOLDS) is None
 
 
 def test_a_student_with_one_attention_head_is_exact_too(folder: Path) -> None:

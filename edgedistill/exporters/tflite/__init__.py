@@ -9,25 +9,64 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgedistill.errors import StageError
+import numpy as np
+
+from edgedistill.errors import StageError, VerificationError
 from edgedistill.exporters._proof import Limits, executes
+from edgedistill.exporters.tflite.carriers import carriers
+from edgedistill.exporters.tflite.checking import verify
 from edgedistill.exporters.tflite.graph import convert
-from edgedistill.exporters.tflite.reading import read_back, verify
+from edgedistill.exporters.tflite.probing import first_divergence
+from edgedistill.exporters.tflite.reading import read_back
 from edgedistill.exporters.tflite.running import TfliteRunner, load
 from edgedistill.exporters.tflite.shrink import shrink
 from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.specs.quant import QuantScheme
 
-__all__ = ["EXTRA", "REQUIRES", "SUFFIX", "TfliteRunner", "export", "load", "read_back", "verify"]
+__all__ = [
+    "EXTRA",
+    "REQUIRES",
+    "SUFFIX",
+    "TfliteRunner",
+    "check",
+    "export",
+    "first_divergence",
+    "load",
+    "read_back",
+    "verify",
+]
 
 SUFFIX = ".tflite"
 # What the format stores exactly, as literals: the planner reads them without importing this module.
 HOLDS = {
-    "weights": ("int8 per channel",),
-    "embeddings": ("int8 per channel",),
-    "head": ("int8 per channel",),
-    "activations": ("dynamic_int8", "static_int8"),
+    "weights": ("int8 per channel", "int4 per channel", "int4 per group of 32"),
+    "embeddings": ("int8 per channel", "int4 per channel", "int4 per group of 32"),
+    "head": ("int8 per channel", "int4 per channel", "int4 per group of 32"),
+    "activations": ("dynamic_int8", "static_int8", "float"),
+    "scale_dtype": ("fp16", "bf16"),
 }
-COMPUTES = {"dynamic_int8": "as_trained", "static_int8": "as_trained"}
+EXCLUDES = (
+    (
+        {"weights": "int4 per group of 32", "activations": "float"},
+        "LiteRT reads such a weight without error and computes garbage from it; choose int4 per channel, or "
+        "dynamic_int8 activations",
+    ),
+    (
+        {"head": "int4 per group of 32", "activations": "float"},
+        "LiteRT reads such a weight without error and computes garbage from it; choose int4 per channel, or "
+        "dynamic_int8 activations",
+    ),
+    (
+        {"weights": "int4 per group of 32", "scale_dtype": "fp16"},
+        'XNNPACK rounds the scales of groups to bfloat16; choose scale_dtype = "bf16"',
+    ),
+    (
+        {"head": "int4 per group of 32", "scale_dtype": "fp16"},
+        'XNNPACK rounds the scales of groups to bfloat16; choose scale_dtype = "bf16"',
+    ),
+)
+COMPUTES = {"dynamic_int8": "as_trained", "static_int8": "as_trained", "float": "as_trained"}
+PARITY = 5e-6
 REQUIRES = ("litert_torch", "ai_edge_litert")
 EXTRA = ""
 # The file and torch compute the same integers, but their float operators (layer norm, GELU, softmax) round differently
@@ -35,7 +74,35 @@ EXTRA = ""
 # static file GELU is a table of 256 codes; one entry on a boundary is off by a step for every text (once: 2.5000007
 # against 2.4999998 steps, in the first of 4 layers, gave 3 of 255 steps at the logits). These limits pass that and no
 # wrong graph; the pipeline's parity check on real samples is the strict one.
-_LIMITS = {"dynamic_int8": Limits(0.02, 0.3), "static_int8": Limits(0.1, 0.3)}
+_LIMITS = {
+    "dynamic_int8": Limits(0.02, 0.3),
+    "static_int8": Limits(0.1, 0.3),
+    "float": Limits(PARITY, 1e-5),
+}
+
+
+def check(scheme: QuantScheme) -> str | None:
+    """None if a file can hold students of this scheme, else what it cannot hold, and what it can."""
+    return scheme.misfit(HOLDS, EXCLUDES)
+
+
+def _unfit(frozen: FrozenStudent) -> str | None:
+    """What of the student itself does not fit, for reasons that its scheme does not show."""
+    grids, kind = frozen.grids(), frozen.scheme.activations
+    for tensor in frozen.tensors:
+        if tensor.kind == "convolution" and kind == "dynamic_int8":
+            return (
+                "LiteRT quantizes the input of a convolution anew for every image, which is not what is trained; "
+                "choose static_int8 or float activations"
+            )
+        grid = grids.get(tensor.name)
+        odd = grid is not None and grid.bits == 4 and len(tensor.shape) == 2 and tensor.shape[1] % 2
+        if odd and (kind != "float" or tensor.kind == "embedding"):
+            return (
+                f"{tensor.name} has rows of {tensor.shape[1]} int4 codes, and LiteRT takes an even number of them; "
+                "choose an even width, or int8"
+            )
+    return None
 
 
 def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
@@ -46,7 +113,7 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         StageError: if a bucket is impossible, or the converter or the runtime refuses the model.
         VerificationError: if the file does not hold or compute what was trained. `out` appears only when all is well.
     """
-    reason = frozen.scheme.misfit(HOLDS)
+    reason = check(frozen.scheme) or _unfit(frozen)
     if reason is not None:
         raise StageError(f"TFLite cannot hold this student: {reason}.")
     try:
@@ -55,9 +122,22 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         raise StageError(f"{frozen.family} student: {error}.") from None
     partial = out.with_name(out.name + ".partial")
     try:
-        partial.write_bytes(shrink(convert(frozen, signatures), frozen))
+        given = carriers(frozen)
+        partial.write_bytes(shrink(convert(frozen, signatures, given), frozen, given))
         verify(frozen, partial)
-        executes(frozen, load(partial), _LIMITS[frozen.scheme.activations])
+        _prove(frozen, partial)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _prove(frozen: FrozenStudent, path: Path) -> None:
+    """Run every signature; where the file computes something else, say which layer does."""
+    runner = load(path)
+    try:
+        executes(frozen, runner, _LIMITS[frozen.scheme.activations])
+    except VerificationError as error:
+        random = np.random.default_rng(0)
+        told = (first_divergence(frozen, path, frozen.sample(s, random)) for s in runner.signatures.values())
+        first = next((place for place in told if place is not None), None)
+        raise VerificationError(str(error) if first is None else f"{error} First: {first}.") from None

@@ -6,27 +6,24 @@ constant with our codes and scales; a dequantize of an int8 buffer is refused, a
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import sys
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgedistill.errors import MissingDependency, StageError
+from edgedistill.exporters._quiet import silenced
+from edgedistill.exporters.tflite.carriers import Carrier
 from edgedistill.quant.activations import HIGH, LOW, Range
 from edgedistill.quant.frozen import FrozenStudent
-from edgedistill.quant.grid import CODE_MAX
+from edgedistill.quant.grid import CODE_MAX, dequantize
 from edgedistill.students import Signature
 
 
-def convert(frozen: FrozenStudent, signatures: Sequence[Signature]) -> bytearray:
-    """A .tflite with the signatures, before it is shrunk and checked.
+def convert(frozen: FrozenStudent, signatures: Sequence[Signature], given: Mapping[str, Carrier]) -> bytearray:
+    """A .tflite with the signatures, before it is shrunk and checked: with `given` in place of the student's codes.
 
     Raises:
         MissingDependency: if litert-torch is not installed.
@@ -42,13 +39,14 @@ def convert(frozen: FrozenStudent, signatures: Sequence[Signature]) -> bytearray
     except ImportError as error:
         raise MissingDependency(f"Export to TFLite needs litert-torch ({error}): pip install litert-torch") from None
     # The mode must match the pairs below: in static mode a weight whose input has no pair silently comes out float,
-    # in dynamic mode static pairs break the batch matmuls.
-    dynamic = frozen.scheme.activations == "dynamic_int8"
+    # in dynamic mode static pairs break the batch matmuls. Weights of float activations pass in dynamic mode too, for
+    # without a mode they come out float, with the layer norm before them multiplied in.
+    dynamic = frozen.scheme.activations != "static_int8"
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     quantizer = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config))
     try:
         with silenced(), torch.no_grad():
-            converter = add_signatures(litert_torch, _with_pairs(frozen), signatures)
+            converter = add_signatures(litert_torch, _with_pairs(frozen, given), signatures)
             return bytearray(converter.convert(quant_config=quantizer).model_content())
     except Exception as error:  # the converter raises errors of torch, jax, MLIR and plain builtins alike
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -72,29 +70,6 @@ def add_signatures(litert_torch: Any, model: nn.Module, signatures: Sequence[Sig
     return converter
 
 
-@contextlib.contextmanager
-def silenced() -> Iterator[None]:
-    """Send what C++ and Python libraries write to stdout and stderr to nowhere, warnings and log records included."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    disabled = logging.root.manager.disable
-    with tempfile.TemporaryFile() as sink, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        os.dup2(sink.fileno(), 1)
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for target, copy in enumerate(saved, start=1):
-                os.dup2(copy, target)
-                os.close(copy)
-            logging.disable(disabled)
-
-
 class _Entry(nn.Module):
     """The named inputs and the one named output that a signature of the file has."""
 
@@ -113,22 +88,37 @@ class _Pairs(nn.Module):
     scales: Tensor
     zeros: Tensor
 
-    def __init__(self, layer: nn.Linear | nn.Embedding, scales: Tensor, ranges: tuple[Range, Range] | None) -> None:
+    def __init__(self, layer: nn.Module, scales: Tensor, ranges: tuple[Range, Range] | None = None) -> None:
         super().__init__()
         self.layer, self.ranges = layer, ranges
         self.register_buffer("scales", scales)
         self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int64))
 
     def forward(self, input: Tensor) -> Tensor:
-        ops = torch.ops.quantized_decomposed
+        ops, layer = torch.ops.quantized_decomposed, self.layer
         grid = self.scales, self.zeros, 0, -CODE_MAX, CODE_MAX, torch.int8
-        weight = ops.dequantize_per_channel(ops.quantize_per_channel(self.layer.weight, *grid), *grid)
-        if isinstance(self.layer, nn.Embedding):
+        weight = ops.dequantize_per_channel(ops.quantize_per_channel(layer.weight, *grid), *grid)
+        if isinstance(layer, nn.Embedding):
             return nn.functional.embedding(input, weight)
+        if isinstance(layer, nn.Conv2d):
+            out: Tensor = layer._conv_forward(input, weight, layer.bias)
+            return out
+        assert isinstance(layer, nn.Linear)
         if self.ranges is None:
-            return nn.functional.linear(input, weight, self.layer.bias)
+            return nn.functional.linear(input, weight, layer.bias)
         source, result = self.ranges
-        return _pair(nn.functional.linear(_pair(input, source), weight, self.layer.bias), result)
+        return _pair(nn.functional.linear(_pair(input, source), weight, layer.bias), result)
+
+
+class _OnGrid(nn.Module):
+    """A place of a static network with a grid."""
+
+    def __init__(self, grid: Range) -> None:
+        super().__init__()
+        self.grid = grid
+
+    def forward(self, input: Tensor) -> Tensor:
+        return _pair(input, self.grid)
 
 
 def _pair(x: Tensor, grid: Range) -> Tensor:
@@ -138,13 +128,17 @@ def _pair(x: Tensor, grid: Range) -> Tensor:
     return out
 
 
-def _with_pairs(frozen: FrozenStudent) -> nn.Module:
+def _with_pairs(frozen: FrozenStudent, given: Mapping[str, Carrier]) -> nn.Module:
     import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 
     model = frozen.build()
-    for name, tensor in frozen.quantized.items():
+    for name, carrier in given.items():
         owner = name.removesuffix(".weight")
         layer = model.get_submodule(owner)
-        assert isinstance(layer, nn.Linear | nn.Embedding), owner
-        model.set_submodule(owner, _Pairs(layer, torch.from_numpy(tensor.scales.copy()), frozen.ranges.get(owner)))
+        assert isinstance(layer, nn.Linear | nn.Embedding | nn.Conv2d), owner
+        scales = torch.from_numpy(carrier.scales.copy())
+        layer.weight.copy_(dequantize(torch.from_numpy(carrier.codes), scales))
+        model.set_submodule(owner, _Pairs(layer, scales, frozen.ranges.get(owner)))
+    for name, grid in frozen.points.items():
+        model.set_submodule(name, _OnGrid(grid))
     return model

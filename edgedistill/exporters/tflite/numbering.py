@@ -25,9 +25,19 @@ class _Numbers:
         if index < 0 or index in self._known:
             return self._known.get(index, index)
         self.new.append(copy.copy(self.old[index]))  # entries must stay independent of each other
+        number = len(self.new) - 1
         if index not in self.private:
-            self._known[index] = len(self.new) - 1
-        return len(self.new) - 1
+            self._known[index] = number
+        self._scales(self.new[number])
+        return number
+
+    def _scales(self, tensor: Any) -> None:
+        """A weight in groups names the tensor of its scales, which no operator does."""
+        details = getattr(tensor.quantization, "details", None)
+        if details is not None:
+            tensor.quantization = copy.copy(tensor.quantization)
+            tensor.quantization.details = copy.copy(details)
+            tensor.quantization.details.scales = self.of(int(details.scales))
 
 
 def renumber(model: Any, last: set[int], private_types: set[int]) -> None:

@@ -1,118 +1,194 @@
-"""Read a .tflite of this package back from its own bytes: the codes, the scales, and what must not be in it."""
+"""Read a .tflite of this package back from its own bytes: the codes and the scales."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgedistill.errors import VerificationError
-from edgedistill.exporters import same_weights
+from edgedistill.exporters.tflite.carriers import CHANNEL_AXIS, LAYOUTS, restored
 from edgedistill.exporters.tflite.shrink import METADATA
-from edgedistill.quant.activations import bias_codes
-from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.exporters.tflite.structure import check_graph, check_offsets
+from edgedistill.exporters.tflite.weights import LAYERS, LOOKUP, unpacked
 from edgedistill.quant.stored import QuantizedTensor
+
+GROUP = 32
+# Operators that multiply by, or look up in, a constant: what the scheme calls weights.
+_WEIGHTED = (*LAYERS, LOOKUP, "BATCH_MATMUL", "TRANSPOSE_CONV", "CONV_3D", "GATHER", "GATHER_ND")
+
+
+class Stored(NamedTuple):
+    """Where a weight is in the file, and in which layout."""
+
+    buffer: int
+    layout: str
+
+
+class Use(NamedTuple):
+    """One operator that uses a weight; `dequantized`: through a DEQUANTIZE."""
+
+    name: str
+    operator: Any
+    dequantized: bool
 
 
 def read_back(path: Path) -> dict[str, QuantizedTensor]:
     """Codes and scales of every weight, by name, as every signature of the file will use them.
 
     Raises:
-        VerificationError: if the file is not a .tflite of this package, a weight is not int8, or signatures disagree.
+        VerificationError: if the file is not a .tflite of this package, a weight is not integer, or signatures differ.
     """
-    schema, model = _parse(path)
-    buffers = _names(model, path)
-    found: dict[str, QuantizedTensor] = {}
-    for name, buffer in buffers.items():
-        uses = [[t for t in subgraph.tensors if t.buffer == buffer] for subgraph in model.subgraphs]
-        if not all(uses):
-            raise VerificationError(f"{path}: {name} is not used by every signature; a weight is stored twice.")
-        tensors = [tensor for use in uses for tensor in use]
-        first = tensors[0]
-        for tensor in tensors:
-            if tensor.type != schema.TensorType.INT8 or tensor.quantization is None:
-                raise VerificationError(f"{path}: {name} is not an int8 tensor.")
-            if np.any(tensor.quantization.zeroPoint) or tensor.quantization.quantizedDimension != 0:
-                raise VerificationError(f"{path}: {name} is not symmetric along axis 0.")
-            if not np.array_equal(tensor.quantization.scale, first.quantization.scale):
-                raise VerificationError(f"{path}: the scales of {name} differ between signatures.")
-        codes = np.asarray(model.buffers[buffer].data, np.uint8).view(np.int8).reshape(first.shape)
-        found[name] = QuantizedTensor(codes.copy(), np.asarray(first.quantization.scale, np.float32).copy())
-    _no_other_weights(schema, model, set(buffers.values()), path)
+    schema, model = parse(path)
+    stored = names(model, path)
+    shown: list[dict[int, list[Any]]] = []
+    for subgraph in model.subgraphs:
+        shown.append({})
+        for tensor in subgraph.tensors:
+            shown[-1].setdefault(tensor.buffer, []).append(tensor)
+    found = {name: _weight(schema, model, shown, name, place, path) for name, place in stored.items()}
+    _no_other_weights(schema, model, {place.buffer for place in stored.values()}, path)
     return found
 
 
-def verify(frozen: FrozenStudent, path: Path) -> None:
-    """Check that the file holds exactly the frozen student: every code, scale, bias and float tensor, difference 0.
+def parse(path: Path) -> tuple[Any, Any]:
+    """The generated flatbuffer code, and the file as its object API has it (`ModelT`), with every index in range.
 
     Raises:
-        VerificationError: naming the tensor and the first difference.
+        VerificationError: if the file is not a .tflite, or damaged.
     """
-    same_weights(path, read_back(path), frozen)
-    schema, model = _parse(path)
-    _no_foreign_operators(schema, model, path)
-    _floats_present(frozen, model, path)
-
-
-def _parse(path: Path) -> tuple[Any, Any]:
     from ai_edge_litert import schema_py_generated as schema
 
-    data = bytearray(path.read_bytes())
-    if data[4:8] != b"TFL3":
-        raise VerificationError(f"{path}: not a .tflite file.")
     try:
-        return schema, schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
-    except Exception as error:  # damaged offsets surface as struct, index, unicode or memory errors
-        raise VerificationError(f"{path}: damaged .tflite file ({type(error).__name__}). Export it again.") from error
+        data = bytearray(path.read_bytes())
+    except OSError as error:
+        raise VerificationError(f"{path}: cannot be read ({error.strerror}).") from None
+    try:
+        check_offsets(data)
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+        check_graph(schema, model)
+    except Exception as error:  # in case the generated code trips over what the checks let pass
+        told = str(error) if isinstance(error, ValueError) else type(error).__name__
+        raise VerificationError(f"{path}: damaged .tflite file: {told}. Export it again.") from error
+    return schema, model
 
 
-def _names(model: Any, path: Path) -> dict[str, int]:
+def names(model: Any, path: Path) -> dict[str, Stored]:
+    """What the file's metadata says about its weights.
+
+    Raises:
+        VerificationError: if there is none, or it does not make sense.
+    """
     for entry in model.metadata or []:
         if entry.name == METADATA.encode():
-            buffers: dict[str, int] = json.loads(bytes(model.buffers[entry.buffer].data))["buffers"]
-            return buffers
-    raise VerificationError(f"{path}: has no {METADATA} metadata: it was not exported by this package.")
+            break
+    else:
+        raise VerificationError(f"{path}: has no {METADATA} metadata: it was not exported by this package.")
+    damaged = VerificationError(f"{path}: its {METADATA} metadata is damaged. Export it again.")
+    try:
+        about = json.loads(bytes(model.buffers[entry.buffer].data))
+        buffers, layouts = about["buffers"], about.get("layouts", {})
+        found = {name: Stored(number, layouts.get(name, "")) for name, number in buffers.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise damaged from None
+    for place in found.values():
+        known = type(place.buffer) is int and 0 < place.buffer < len(model.buffers)
+        if not known or model.buffers[place.buffer].data is None or place.layout not in ("", *LAYOUTS):
+            raise damaged
+    if len({place.buffer for place in found.values()}) < len(found):
+        raise damaged
+    return found
+
+
+def uses(schema: Any, model: Any, subgraph: Any, stored: dict[str, Stored]) -> Iterator[Use]:
+    """The operators of a subgraph that use the weights in `stored`, in their order."""
+    by_buffer = {place.buffer: name for name, place in stored.items()}
+    codes = {getattr(schema.BuiltinOperator, name) for name in (*LAYERS, LOOKUP)}
+    dequantized = {}
+    for operator in subgraph.operators:
+        code = model.operatorCodes[operator.opcodeIndex].builtinCode
+        if code == schema.BuiltinOperator.DEQUANTIZE and len(operator.inputs) and len(operator.outputs):
+            name = by_buffer.get(subgraph.tensors[operator.inputs[0]].buffer)
+            if name is not None:
+                dequantized[int(operator.outputs[0])] = name
+        if code in codes and len(operator.inputs) > 1 and len(operator.outputs) and min(operator.inputs[:2]) >= 0:
+            index = int(operator.inputs[1])
+            name = by_buffer.get(subgraph.tensors[index].buffer)
+            if name is not None:
+                yield Use(name, operator, False)
+            elif index in dequantized:
+                yield Use(dequantized[index], operator, True)
+
+
+def _weight(
+    schema: Any, model: Any, shown: list[dict[int, list[Any]]], name: str, place: Stored, path: Path
+) -> QuantizedTensor:
+    """One weight, from all the tensors that show its buffer."""
+    found: QuantizedTensor | None = None
+    for subgraph, by_buffer in zip(model.subgraphs, shown, strict=True):
+        tensors = by_buffer.get(place.buffer, [])
+        if not tensors:
+            raise VerificationError(f"{path}: {name} is not used by every signature; a weight is stored twice.")
+        for tensor in tensors:
+            if tensor.type not in (schema.TensorType.INT8, schema.TensorType.INT4) or tensor.quantization is None:
+                raise VerificationError(f"{path}: {name} is not an int8 or int4 tensor.")
+            data = np.asarray(model.buffers[place.buffer].data, np.uint8)
+            shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
+            if len(shape) != 4 if place.layout else len(shape) < 2:
+                raise VerificationError(f"{path}: {name} has the shape {list(shape)}.")
+            codes = unpacked(data, prod(shape)) if tensor.type == schema.TensorType.INT4 else data.view(np.int8)
+            scales = _scales(schema, model, subgraph, tensor, name, place.layout, path)
+            seen = QuantizedTensor(restored(codes.reshape(shape), place.layout).copy(), scales)
+            if found is not None and not (_same(seen.codes, found.codes) and _same(seen.scales, found.scales)):
+                raise VerificationError(f"{path}: the scales or types of {name} differ between signatures.")
+            found = seen
+    assert found is not None  # a model has at least one subgraph
+    return found
+
+
+def _scales(
+    schema: Any, model: Any, subgraph: Any, tensor: Any, name: str, layout: str, path: Path
+) -> NDArray[np.float32]:
+    """The scales of a weight: one for each channel, or float16 ones of groups."""
+    given = tensor.quantization
+    if given.details is None:
+        axis = given.quantizedDimension
+        if given.scale is None or np.any(given.zeroPoint) or axis != CHANNEL_AXIS[layout]:
+            raise VerificationError(f"{path}: {name} is not symmetric along axis {CHANNEL_AXIS[layout]}.")
+        return np.asarray(given.scale, np.float32).copy()
+    scales = subgraph.tensors[given.details.scales]
+    data, shape = model.buffers[scales.buffer].data, [int(size) for size in tensor.shape]
+    groups = [shape[0], shape[-1] // GROUP]
+    fits = len(shape) == 2 and not shape[1] % GROUP and list(scales.shape) == groups
+    block = given.details.blockSize == GROUP and given.details.zeroPoints == -1 and not given.quantizedDimension
+    if scales.type != schema.TensorType.FLOAT16 or data is None or not (fits and block and given.scale is None):
+        raise VerificationError(f"{path}: {name} is not in groups of {GROUP} with a float16 scale each.")
+    return np.frombuffer(bytes(data), "<f2").reshape(groups).astype(np.float32)
 
 
 def _no_other_weights(schema: Any, model: Any, named: set[int], path: Path) -> None:
-    """Every constant int8 tensor has a name, and every layer that should hold codes does."""
-    lookups = {schema.BuiltinOperator.FULLY_CONNECTED, schema.BuiltinOperator.EMBEDDING_LOOKUP}
+    """Every constant that has less than 16 bits has a name, and every layer that should hold codes does."""
+    names_of = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    types = schema.TensorType
+    small = (types.INT8, types.INT4, types.INT2, types.UINT8, types.UINT4)
     for subgraph in model.subgraphs:
         for tensor in subgraph.tensors:
-            if tensor.type == schema.TensorType.INT8 and tensor.buffer and tensor.buffer not in named:
+            if tensor.type in small and model.buffers[tensor.buffer].data is not None and tensor.buffer not in named:
                 raise VerificationError(f"{path}: holds int8 constants that are not the student's.")
         for operator in subgraph.operators:
-            if model.operatorCodes[operator.opcodeIndex].builtinCode not in lookups:
+            if names_of.get(model.operatorCodes[operator.opcodeIndex].builtinCode) not in _WEIGHTED:
                 continue
-            buffer = subgraph.tensors[operator.inputs[1]].buffer
-            # with one attention head, scores are a fully-connected operator of two activations: no constant there
-            if model.buffers[buffer].data is not None and buffer not in named:
-                raise VerificationError(f"{path}: a layer came out of the converter without its int8 weight.")
+            for index in operator.inputs[:2]:
+                buffer = subgraph.tensors[index].buffer
+                # scores of attention are a product of two activations: no constant there
+                if model.buffers[buffer].data is not None and buffer not in named:
+                    raise VerificationError(f"{path}: a layer came out of the converter without its integer weight.")
 
 
-def _no_foreign_operators(schema: Any, model: Any, path: Path) -> None:
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    used = {model.operatorCodes[o.opcodeIndex].builtinCode for s in model.subgraphs for o in s.operators}
-    foreign = sorted(names[c] for c in used if names[c].startswith("STABLEHLO_") or names[c] in ("CUSTOM", "DELEGATE"))
-    if foreign:
-        raise VerificationError(f"{path}: holds operators that phones do not run: {', '.join(foreign)}.")
-
-
-def _floats_present(frozen: FrozenStudent, model: Any, path: Path) -> None:
-    """The float rest is in the file bit for bit; a static bias as its int32 codes, a table up to the longest bucket."""
-    import torch
-
-    buffers = [bytes(buffer.data) for buffer in model.buffers if buffer.data is not None]
-    stored = set(buffers)
-    for name, values in frozen.floats.items():
-        grid = frozen.ranges.get(name.removesuffix(".bias"))
-        data = values.tobytes()
-        if grid is not None:
-            scales = frozen.quantized[name.removesuffix("bias") + "weight"].scales
-            codes = bias_codes(torch.from_numpy(values.copy()), grid[0].scale, torch.from_numpy(scales.copy()))
-            data = codes.to(torch.int32).numpy().tobytes()
-        row = values[0].nbytes if values.ndim > 1 else len(data)
-        if data not in stored and not any(len(b) >= row >= 64 and data.startswith(b) for b in buffers):
-            raise VerificationError(f"{path}: {name} is not in the file as the student holds it.")
+def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return a.shape == b.shape and np.array_equal(a, b)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from edgedistill.errors import StageError, VerificationError
-from edgedistill.exporters.tflite.graph import add_signatures, silenced
+from edgedistill.exporters._quiet import silenced
+from edgedistill.exporters.tflite.graph import add_signatures
 from edgedistill.exporters.tflite.running import load
 from edgedistill.students import Port, Signature
 from edgedistill.tasks.text_classification import run_file

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.errors import DataError, MissingDependency, StageError
-from edgedistill.exporters.tflite.graph import silenced
+from edgedistill.errors import DataError, MissingDependency, StageError, VerificationError
+from edgedistill.exporters._quiet import silenced
+from edgedistill.exporters.tflite.reading import parse
 from edgedistill.students import Port, Signature
 
 _DTYPES: dict[type, Literal["int32", "float32"]] = {np.int32: "int32", np.float32: "float32"}
@@ -69,22 +70,32 @@ def load(path: Path, threads: int = 1) -> TfliteRunner:
 
     Raises:
         MissingDependency: if ai-edge-litert is not installed.
-        StageError: if LiteRT refuses the file.
+        StageError: if the file is damaged, or LiteRT refuses it.
     """
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise MissingDependency(f"Running .tflite needs LiteRT ({error}): pip install ai-edge-litert") from None
     try:
+        parse(path)  # the interpreter is C++: nothing that does not hold together gets there
         with silenced():
-            return TfliteRunner(Interpreter(model_path=str(path), num_threads=threads))
-    except (RuntimeError, ValueError) as error:
+            runner = TfliteRunner(Interpreter(model_path=str(path), num_threads=threads))
+            _ = runner.signatures
+            return runner
+    except (VerificationError, RuntimeError, ValueError) as error:
         raise StageError(f"LiteRT cannot load {path}: {str(error).splitlines()[0]}. Export it again.") from error
 
 
 def _ports(details: Mapping[str, Mapping[str, Any]]) -> tuple[Port, ...]:
-    """Inputs or outputs of a signature, ids before masks: in the order of their names, reversed."""
-    return tuple(
-        Port(name, tuple(int(size) for size in item["shape"]), _DTYPES[item["dtype"]])
-        for name, item in sorted(details.items(), reverse=True)
-    )
+    """Inputs or outputs of a signature, ids before masks: in the order of their names, reversed.
+
+    Raises:
+        ValueError: for a type that no file of this package has there.
+    """
+    ports = []
+    for name, item in sorted(details.items(), reverse=True):
+        dtype = _DTYPES.get(item["dtype"])
+        if dtype is None:
+            raise ValueError(f"{name} is of a type other than {', '.join(_DTYPES.values())}")
+        ports.append(Port(name, tuple(int(size) for size in item["shape"]), dtype))
+    return tuple(ports)

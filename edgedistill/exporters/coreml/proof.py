@@ -1,0 +1,156 @@
+"""What is asked of a conversion before the package ships: that it computes the student, in three steps.
+
+1. The graph. The same conversion in fp32, computed in float64, against the student in float64: no more than the
+   rounding of stored constants. Static activations are compared twice: with their grids left out, as exactly, and with
+   them, where a value on the boundary of two codes may take the other one.
+2. The rounding. The package that ships, computed in float64, against that fp32 program with each of its constants
+   rounded to fp16: equal, so that nothing else was done to it.
+   A decoder also reads a text in parts, and answers what it answers to the whole.
+3. The range. The package with every result rounded to fp16, as an ideal device does: finite, and near the student.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgedistill.coreml import Constant, Evaluator, Operation, Precision, Program, overflow_audit
+from edgedistill.errors import VerificationError
+from edgedistill.exporters._proof import Limits
+from edgedistill.exporters.coreml.contents import Contents, half
+from edgedistill.exporters.coreml.network import network
+from edgedistill.exporters.coreml.running import Session, beginning
+from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.students import Signature
+
+Feeds = Mapping[str, NDArray[Any]]
+
+# Fractions of the largest output. Stored fp32 constants, 1/sqrt(width) for one, are 3e-8 from their float64 values.
+GRAPH = Limits(1e-6, 1e-5)
+GRIDS = Limits(0.02, 0.2)
+ROUNDING = Limits(1e-9, 1e-9)
+RANGE = {False: Limits(0.02, 0.1), True: Limits(0.1, 0.3)}  # by whether activations are static
+
+
+def prove(frozen: FrozenStudent, signatures: Sequence[Signature], plain: Program, shipped: Program) -> None:
+    """Compare the fp32 program `plain` with the student, and `shipped` with `plain`, on random inputs.
+
+    Raises:
+        VerificationError: saying which step failed, and by how much.
+    """
+    random = np.random.default_rng(0)
+    # at least 6 of them, at least one of each signature
+    feeds = [frozen.sample(signature, random) for signature in signatures for _ in range(-(-6 // len(signatures)))]
+    static = bool(frozen.ranges or frozen.points)
+    # the angle of a rotary position is a float32 product, so its error grows with the length of a text
+    longest = max(size for signature in signatures for port in signature.inputs for size in port.shape)
+    graph = Limits(*(limit * max(1.0, longest / 256) for limit in GRAPH))
+    student = _answers(frozen.to_module("as_trained" if static else "float"), feeds)
+    _near(_computed(plain, "fp64", feeds), student, GRIDS if static else graph, "the graph")
+    if static:
+        bare = _answers(network(frozen, grids=False), feeds)
+        _near(_computed(without_grids(plain), "fp64", feeds), bare, graph, "the graph without its grids")
+    twin = rounded(plain, wide_constants(shipped))
+    _near(_computed(shipped, "fp64", feeds), _computed(twin, "fp64", feeds), ROUNDING, "the fp16 program")
+    if shipped.main.states:
+        longest_text = max(feeds, key=lambda given: given["input_ids"].size)
+        whole, parts = _computed(shipped, "fp64", [longest_text]), _in_parts(shipped, longest_text)
+        _near([parts], whole, ROUNDING, "a text read in parts")
+    try:
+        _near(_computed(shipped, "fp16", feeds), student, RANGE[static], "fp16 arithmetic")
+    except VerificationError as error:
+        start = beginning(shipped.main)
+        seen = (item for given in feeds for item in overflow_audit(shipped, {**given, **start}))
+        wild = [item for item in seen if item.typed == "fp16"]
+        if not wild:
+            raise
+        raise VerificationError(
+            f"{error} Values leave the range of fp16, first in {wild[0].operation} ({wild[0].name}), where they "
+            f"reach {wild[0].largest:.3g}."
+        ) from None
+
+
+def _in_parts(program: Program, text: Feeds) -> NDArray[Any]:
+    """What a decoder answers to a text of which it reads a half, three single tokens, and the rest."""
+    session, ids = Session(Evaluator(program, "fp64")), text["input_ids"]
+    cuts = [ids.shape[1] // 2 + step for step in range(4)]
+    parts = [part for part in np.split(ids, cuts, axis=1) if part.size]
+    return np.concatenate([session.read(part) for part in parts], axis=1)
+
+
+def wide_constants(program: Program) -> frozenset[str]:
+    """The names of the float constants that a program keeps in fp32."""
+    return frozenset(name for name, value in Contents(program).floats().items() if value.type.dtype == "fp32")
+
+
+def rounded(program: Program, wide: Collection[str] = ()) -> Program:
+    """The program with its fp32 constants rounded to fp16, as coremltools rounds them when it makes an fp16 program.
+
+    Those named in `wide` stay.
+    """
+
+    def convert(operation: Operation) -> Operation:
+        value = operation.inputs["val"][0] if operation.kind == "const" else None
+        if not isinstance(value, Constant) or value.type.dtype != "fp32" or operation.name in wide:
+            return operation
+        nearest = half(value.array()).astype(np.float32).reshape(value.shape)
+        return dataclasses.replace(operation, inputs={"val": (Constant(value.type, inline=nearest),)})
+
+    return _changed(program, convert)
+
+
+def without_grids(program: Program) -> Program:
+    """The program with its quantize and dequantize operations passing on what comes in.
+
+    Raises:
+        VerificationError: if anything but a dequantize reads the codes of a quantize.
+    """
+    pairs = {op.inputs["input"]: op.outputs[0].type for op in program.main.operations if op.kind == "dequantize"}
+
+    def convert(operation: Operation) -> Operation:
+        if operation.kind not in ("quantize", "dequantize"):
+            return operation
+        kind = pairs.get((operation.name,)) if operation.kind == "quantize" else operation.outputs[0].type
+        if kind is None:
+            raise VerificationError(f"{program.path}: the codes of {operation} are not dequantized.")
+        outputs = tuple(dataclasses.replace(output, type=kind) for output in operation.outputs)
+        return dataclasses.replace(operation, kind="identity", inputs={"x": operation.inputs["input"]}, outputs=outputs)
+
+    return _changed(program, convert)
+
+
+def _changed(program: Program, convert: Callable[[Operation], Operation]) -> Program:
+    function = dataclasses.replace(program.main, operations=tuple(map(convert, program.main.operations)))
+    return dataclasses.replace(program, functions={program.default: function})
+
+
+def _computed(program: Program, precision: Precision, feeds: Sequence[Feeds]) -> list[NDArray[Any]]:
+    """What a program answers to each of the inputs."""
+    evaluator = Evaluator(program, precision)
+    start = beginning(evaluator.function)
+    return [evaluator.predict({**given, **start})[evaluator.function.outputs[0]] for given in feeds]
+
+
+@torch.no_grad()
+def _answers(module: torch.nn.Module, feeds: Sequence[Feeds]) -> list[NDArray[Any]]:
+    """What a module answers to each of the inputs, in float64."""
+    double, found = module.double(), []
+    for given in feeds:
+        inputs = (torch.from_numpy(value) for value in given.values())
+        found.append(double(*(x.double() if x.is_floating_point() else x for x in inputs)).logits.numpy())
+    return found
+
+
+def _near(found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]], limits: Limits, what: str) -> None:
+    errors = [float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True)]
+    largest = max(float(np.abs(wanted).max()) for wanted in expected)
+    if not (np.median(errors) <= limits.median * largest and max(errors) <= limits.worst * largest):
+        raise VerificationError(
+            f"Core ML: {what} answers up to {max(errors):.3g} away from what it should on random inputs (largest "
+            f"output {largest:.3g}, median difference {np.median(errors):.3g}): coremltools changed what is computed."
+        )

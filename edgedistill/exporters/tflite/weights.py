@@ -1,0 +1,122 @@
+"""Put a student's codes where the converter left their carriers: packed, in groups, or behind a DEQUANTIZE.
+
+Three forms, by the kind of activations. Where they are int8, the weight is an integer constant of its layer. Where they
+are float, the layer takes the output of a DEQUANTIZE of that constant; without it LiteRT would quantize the layer's
+input at run time. The rows of an embedding are dequantized by the lookup itself, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgedistill.exporters.tflite.carriers import CHANNEL_AXIS, Carrier, stored_as
+from edgedistill.exporters.tflite.editing import Edit
+from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.quant.stored import QuantizedTensor
+from edgedistill.specs.quant import PerGroup, WeightGrid
+
+# The version of each operator that takes int4 weights next to int8 activations, or float ones in the case of lookups.
+LAYERS = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 7, "FULLY_CONNECTED": 10}
+LOOKUP = "EMBEDDING_LOOKUP"
+
+
+def place(edit: Edit, frozen: FrozenStudent, given: Mapping[str, Carrier]) -> dict[str, str]:
+    """Replace every carrier in the model; answers the layout of each weight that is not stored as we have it."""
+    forms: dict[bytes, list[tuple[str, str, NDArray[np.int8]]]] = {}
+    tables: dict[bytes, str] = {}
+    for name, carrier in given.items():
+        for layout, codes in carrier.stored().items():
+            forms.setdefault(codes.tobytes(), []).append((name, layout, codes))
+        if carrier.codes.ndim == 2:  # static mode leaves the tables of embeddings float
+            tables[(carrier.codes * carrier.scales[:, None]).tobytes()] = name
+    grids, layouts, buffers = frozen.grids(), dict[str, str](), dict[str, int]()
+    for subgraph in edit.model.subgraphs:
+        lookups = {int(o.inputs[1]) for o in subgraph.operators if edit.code(o) == edit.builtin(LOOKUP)}
+        placed: dict[int, str] = {}
+        for index, tensor in enumerate(list(subgraph.tensors)):
+            data = edit.bytes_of(tensor)
+            found = None
+            if tensor.type == edit.schema.TensorType.INT8:
+                # equal bytes in two layouts (a 1x1 kernel) are told apart by the shape
+                same = (item for item in forms.get(data, []) if item[2].shape == tuple(tensor.shape))
+                found = next(((name, layout) for name, layout, _ in same), None)
+            elif tensor.type == edit.schema.TensorType.FLOAT32 and index in lookups and data in tables:
+                found = tables[data], ""
+            if found is None:
+                continue
+            name, layout = found
+            weight = frozen.quantized[name]
+            if name not in buffers:
+                codes = stored_as(weight.codes, layout)
+                buffers[name] = edit.add_buffer(packed(codes) if grids[name].bits == 4 else codes)
+                edit.owned[buffers[name]] = name
+            tensor.buffer = buffers[name]
+            _describe(edit, subgraph, tensor, weight, grids[name], layout)
+            placed[index] = name
+            if layout:
+                layouts[name] = layout
+        _connect(edit, subgraph, placed, frozen)
+    return layouts
+
+
+def packed(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Two codes of 4 bits in a byte, the first in the low half."""
+    flat = codes.reshape(-1).view(np.uint8) & 15
+    pairs = np.pad(flat, (0, len(flat) % 2)).reshape(-1, 2)
+    out: NDArray[np.uint8] = pairs[:, 0] | pairs[:, 1] << 4
+    return out
+
+
+def unpacked(data: NDArray[np.uint8], count: int) -> NDArray[np.int8]:
+    """The first `count` codes of `packed` bytes."""
+    halves = np.stack([data << 4, data & 0xF0], axis=1).reshape(-1)[:count]
+    return halves.view(np.int8) >> 4
+
+
+def _describe(edit: Edit, subgraph: Any, tensor: Any, weight: QuantizedTensor, grid: WeightGrid, layout: str) -> None:
+    """Type and scales. LiteRT reads the scales of groups from a float16 tensor, and rounds them to bfloat16."""
+    schema = edit.schema
+    tensor.type = schema.TensorType.INT4 if grid.bits == 4 else schema.TensorType.INT8
+    if isinstance(grid.granularity, PerGroup):
+        scales = edit.add_buffer(weight.scales.astype(np.float16))
+        index = edit.add_tensor(subgraph, weight.scales.shape, schema.TensorType.FLOAT16, scales)
+        tensor.quantization = schema.QuantizationParametersT(
+            detailsType=schema.QuantizationDetails.BlockwiseQuantization,
+            details=schema.BlockwiseQuantizationT(scales=index, zeroPoints=-1, blockSize=grid.granularity.size),
+        )
+        return
+    tensor.quantization = schema.QuantizationParametersT(
+        scale=weight.scales,
+        zeroPoint=np.zeros(len(weight.scales), np.int64),
+        quantizedDimension=CHANNEL_AXIS[layout],
+    )
+
+
+def _connect(edit: Edit, subgraph: Any, placed: Mapping[int, str], frozen: FrozenStudent) -> None:
+    """Make each layer use its weight in the form that its activations need."""
+    names = {edit.builtin(name): name for name in (*LAYERS, LOOKUP)}
+    floats = frozen.scheme.activations == "float"
+    operators: list[Any] = []
+    dequantized: dict[int, int] = {}
+    for operator in subgraph.operators:
+        name = names.get(edit.code(operator))
+        index = int(operator.inputs[1]) if name is not None else -1
+        if index in placed:
+            weight = subgraph.tensors[index]
+            int4 = weight.type == edit.schema.TensorType.INT4
+            if name == LOOKUP:
+                edit.at_least(operator, LOOKUP, 4)
+            elif floats:
+                if index not in dequantized:
+                    dequantized[index] = edit.add_tensor(subgraph, weight.shape, edit.schema.TensorType.FLOAT32)
+                    version = 6 if int4 else 5
+                    operators.append(edit.operator("DEQUANTIZE", version, [index], [dequantized[index]]))
+                operator.inputs = np.asarray([operator.inputs[0], dequantized[index], *operator.inputs[2:]], np.int32)
+            elif int4 and name is not None:
+                edit.at_least(operator, name, LAYERS[name])
+        operators.append(operator)
+    subgraph.operators = operators

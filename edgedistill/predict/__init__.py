@@ -1,0 +1,149 @@
+"""What a workload costs on a device it has not run on: `edgedistill.predict(target, workload)`.
+
+>>> from edgedistill import predict
+>>> from edgedistill.predict import Workload
+>>> work = Workload(model="mobilenet_v2", runtime="litert", unit="cpu", precision="fp32")
+>>> predict("pixel9_pro", work).level
+'exact row'
+
+A device is a target's or a measured device's name, a `Target`, or `DeviceSpecs`; a workload is a `Workload` (encoder,
+vision) or an `LlmWorkload`. The answer is a `Forecast`: median, 80% interval, how it was made, terms and flags. The
+module itself is callable, so that the call reads as above and the types have a home; no numpy is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+from edgedistill.errors import SpecError, did_you_mean
+from edgedistill.predict import llm, resources
+from edgedistill.predict.anchors import calibrate_device, read_calibration
+from edgedistill.predict.devices import Device, resolve
+from edgedistill.predict.latency import latency
+from edgedistill.predict.specs import Anchor, Calibration, DeviceSpecs, Forecast, LlmWorkload, Workload
+from edgedistill.specs import Target
+
+VISION = ("latency_ms", "sustained_latency_ms", "first_load_ms", "peak_memory_mb", "energy_mj")
+LANGUAGE = (
+    "decode_tokens_per_s",
+    "prefill_tokens_per_s",
+    "sustained_decode_tokens_per_s",
+    "first_token_ms",
+    "peak_memory_mb",
+    "energy_mj",
+)
+BATTERY = "battery_percent_per_hour"
+
+
+def predict(
+    target: Target | DeviceSpecs | str,
+    workload: Workload | LlmWorkload,
+    quantity: str = "",
+    *,
+    calibration: Calibration | None = None,
+    per_hour: float | None = None,
+) -> Forecast:
+    """One quantity of one workload on one device; by default latency, or the decode rate of a language model.
+
+    Quantities: `latency_ms`, `sustained_latency_ms`, `first_load_ms`, `peak_memory_mb`, `energy_mj`; of language models
+    `decode_tokens_per_s`, `prefill_tokens_per_s`, `sustained_decode_tokens_per_s`, `first_token_ms`, `peak_memory_mb`,
+    `energy_mj` (for each token); of both `battery_percent_per_hour`, which needs `per_hour` (inferences or tokens an
+    hour). `calibration` is what `calibrate_device` found on this very device and build.
+
+    Raises:
+        SpecError: for an unknown device, model, runtime or quantity, or when the facts for the quantity are missing.
+    """
+    device = resolve(target)
+    if quantity == BATTERY:
+        if per_hour is None or not per_hour > 0:
+            raise SpecError(f"{BATTERY} needs per_hour, inferences or tokens in an hour, above 0; got {per_hour!r}.")
+        return resources.battery(device, workload, per_hour, calibration)
+    if isinstance(workload, LlmWorkload):
+        return _language(device, workload, quantity or LANGUAGE[0], calibration)
+    return _vision(device, workload, quantity or VISION[0], calibration)
+
+
+def predict_all(
+    target: Target | DeviceSpecs | str, workload: Workload | LlmWorkload, *, calibration: Calibration | None = None
+) -> tuple[Forecast, ...]:
+    """Every quantity that can be said; one whose facts are missing is left out, never guessed.
+
+    Raises:
+        SpecError: if not even the first quantity can be predicted.
+    """
+    names = LANGUAGE if isinstance(workload, LlmWorkload) else VISION
+    found = [predict(target, workload, names[0], calibration=calibration)]
+    for name in names[1:]:
+        try:
+            found.append(predict(target, workload, name, calibration=calibration))
+        except SpecError:
+            continue  # documented: left out
+    return tuple(found)
+
+
+def _vision(device: Device, work: Workload, quantity: str, calibration: Calibration | None) -> Forecast:
+    if quantity == "latency_ms":
+        return latency(device, work, calibration)
+    if quantity == "sustained_latency_ms":
+        return resources.sustained(latency(device, work, calibration))
+    if quantity == "first_load_ms":
+        return resources.first_load(device, work)
+    if quantity == "peak_memory_mb":
+        return resources.memory(device, work)
+    if quantity == "energy_mj":
+        return resources.energy(device, work, calibration)
+    raise SpecError(f"unknown quantity {quantity!r}{did_you_mean(quantity, [*VISION, BATTERY])}")
+
+
+def _language(device: Device, work: LlmWorkload, quantity: str, calibration: Calibration | None) -> Forecast:
+    if quantity in ("decode_tokens_per_s", "sustained_decode_tokens_per_s"):
+        burst = llm.rate(device, work, "decode", calibration)
+        return burst if quantity.startswith("decode") else resources.sustained(burst)
+    if quantity == "prefill_tokens_per_s":
+        return llm.rate(device, work, "prefill", calibration)
+    if quantity == "first_token_ms":
+        return _first_token(llm.rate(device, work, "prefill", calibration), work)
+    if quantity == "peak_memory_mb":
+        return resources.llm_memory(device, work)
+    if quantity == "energy_mj":
+        return resources.energy(device, work, calibration)
+    raise SpecError(f"unknown quantity {quantity!r}{did_you_mean(quantity, [*LANGUAGE, BATTERY])}")
+
+
+def _first_token(prefill: Forecast, work: LlmWorkload) -> Forecast:
+    """Time to the first token: prompt tokens over the prefill rate; loading the file is not in it."""
+    tokens = 1e3 * work.prompt_tokens
+    return prefill.model_copy(
+        update={
+            "quantity": "first_token_ms",
+            "unit": "ms",
+            "median": tokens / prefill.median,
+            "low": tokens / prefill.high,
+            "high": tokens / prefill.low,
+            "terms": {"prefill_ms": tokens / prefill.median},
+        }
+    )
+
+
+class _Callable(ModuleType):
+    """`edgedistill.predict` names both this package and the call; a module may be callable through its class."""
+
+    __call__ = staticmethod(predict)
+
+
+sys.modules[__name__].__class__ = _Callable
+
+__all__ = [
+    "Anchor",
+    "Calibration",
+    "DeviceSpecs",
+    "Forecast",
+    "LlmWorkload",
+    "Workload",
+    "calibrate_device",
+    "predict",
+    "predict_all",
+    "read_calibration",
+    "resolve",
+]

@@ -1,0 +1,98 @@
+"""The user's own measurements: three to five of them rescale a device, by runtime and build."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import exp, log, sqrt
+from pathlib import Path
+from statistics import mean
+
+from edgedistill.errors import SpecError
+from edgedistill.predict.devices import resolve
+from edgedistill.predict.latency import class_name, latency
+from edgedistill.predict.llm import rate
+from edgedistill.predict.specs import Anchor, Calibration, DeviceSpecs, Forecast, Workload
+from edgedistill.specs import Target
+
+FEWEST, MOST = 1, 50
+TRUST, SPREAD, ROUNDS = 0.15, 0.3, 30  # those of the cross-validated anchors
+NAMES = ("latency_ms", "decode_tokens_per_s", "prefill_tokens_per_s")
+
+
+def calibrate_device(
+    target: Target | DeviceSpecs | str, anchors: Sequence[Anchor], *, runtime_build: str, out: Path | None = None
+) -> Calibration:
+    """The factor of each class from measured over predicted, drawn a little to 1 as an anchor is noisy.
+
+    Three anchors of different sizes halve the error of a device known by its specifications alone (bench/results/
+    calibration.md). With `out`, the result is written there as JSON.
+
+    Raises:
+        SpecError: for no anchors, too many, or one that cannot be predicted.
+    """
+    if not FEWEST <= len(anchors) <= MOST:
+        raise SpecError(f"{len(anchors)} anchors; give {FEWEST} to {MOST}, three to five of different sizes are best.")
+    device = resolve(target)
+    ratios: dict[str, list[float]] = {}
+    for anchor in anchors:
+        name, predicted = _predict(anchor, target)
+        ratio = log(anchor.measured / predicted.median)
+        ratios.setdefault(name, []).append(ratio if predicted.unit == "ms" else -ratio)
+    factors = {name: exp(middle(values)) for name, values in ratios.items()}
+    found = Calibration(
+        device=device.name,
+        runtime_build=runtime_build,
+        factors=factors,
+        anchors={name: len(values) for name, values in ratios.items()},
+        spread={name: sqrt(mean((v - mean(values)) ** 2 for v in values)) for name, values in ratios.items()},
+    )
+    if out is not None:
+        out.write_text(json.dumps(found.model_dump(mode="json"), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return found
+
+
+def middle(values: Sequence[float]) -> float:
+    """The pseudo-Huber mean of log ratios, drawn to 0 with `TRUST`; as in cross-validation."""
+    now = 0.0
+    for _ in range(ROUNDS):
+        weights = [1 / sqrt(1 + ((value - now) / SPREAD) ** 2) for value in values]
+        now = sum(w * v for w, v in zip(weights, values, strict=True)) / (sum(weights) + TRUST)
+    return now
+
+
+def read_calibration(path: Path) -> Calibration:
+    """What `calibrate_device` wrote.
+
+    Raises:
+        SpecError: if the file cannot be read, is not JSON, or is not a calibration.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise SpecError(f"{path}: not a calibration ({error}). Measure again: edgedistill calibrate.") from None
+    if not isinstance(values, dict):
+        raise SpecError(f"{path}: not a calibration (a JSON object is expected). Measure again: edgedistill calibrate.")
+    return Calibration.decode(values, where=str(path))
+
+
+def _predict(anchor: Anchor, target: Target | DeviceSpecs | str) -> tuple[str, Forecast]:
+    """The class of an anchor and what is predicted for it without its own row."""
+    device = resolve(target)
+    if isinstance(anchor.workload, Workload):
+        if anchor.quantity not in ("", NAMES[0]):
+            raise SpecError(
+                f"anchor quantity {anchor.quantity!r}: of an encoder or vision model only latency_ms is scaled."
+            )
+        name = class_name(device, anchor.workload)
+        return name, latency(device, anchor.workload, _neutral(device.name))
+    if anchor.quantity not in NAMES[1:]:
+        raise SpecError(f"anchor quantity {anchor.quantity!r}: of a language model give {' or '.join(NAMES[1:])}.")
+    phase = "decode" if anchor.quantity == NAMES[1] else "prefill"
+    name = f"llm {phase} {anchor.workload.backend}"
+    return name, rate(device, anchor.workload, "decode" if phase == "decode" else "prefill", _neutral(device.name))
+
+
+def _neutral(device: str) -> Calibration:
+    """A calibration that changes nothing, so that an exact row is not taken for the prediction."""
+    return Calibration(device=device, runtime_build="none", factors={}, anchors={}, spread={})

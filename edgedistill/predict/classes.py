@@ -1,0 +1,101 @@
+"""Which measurements belong together: a class is a runtime family, a unit and a precision, with its own coefficients.
+
+A group within a class is one device with one build, thread count and core choice. Groups share a shape and differ in
+speed; the terms of the shape are physical (`data/devices/README.md` 3.1): start, layers, multiply-accumulates,
+activation traffic, weights, input.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+TERMS = (
+    "start_ms", "layers_ms", "macs_ms", "depthwise_macs_ms", "activations_ms", "weights_ms", "input_ms",
+    "attention_macs_ms", "soft_macs_ms", "traffic_ms",
+)  # fmt: skip
+
+
+class LatencyClass(NamedTuple):
+    """What a class is fitted with."""
+
+    name: str
+    feature_sets: tuple[str, ...]  # of model_features.csv, first wins
+    terms: tuple[str, ...]
+    ridge: float  # on each group's own log coefficients; smaller: groups differ more from the class
+    compiled: bool = False  # layers are those of the compiled graph, not those of the model
+
+
+_CPU = ("start_ms", "layers_ms", "macs_ms", "depthwise_macs_ms", "activations_ms", "weights_ms")
+_NPU = ("start_ms", "layers_ms", "macs_ms", "activations_ms", "weights_ms", "input_ms", "attention_macs_ms")
+_XNNPACK = ("macs_ms", "depthwise_macs_ms", "traffic_ms")
+_SMALL = ("start_ms", "layers_ms", "macs_ms", "activations_ms")
+_NCNN, _AIHUB, _MNV4 = "ncnn .param exact", "aihub/timm", "mnv4/coreml (reparameterised)"
+
+# Terms and ridges were chosen by the errors of models held out by family, among 6 to 17 sets for each class. The choice
+# saw all rows, so the errors of the classes with few rows (all but ncnn cpu and qualcomm) are a little too good.
+CLASSES = {
+    one.name: one
+    for one in (
+        LatencyClass("ncnn cpu float", (_NCNN, _AIHUB, _MNV4), _CPU, 0.05),
+        LatencyClass("ncnn cpu int8", (_NCNN, _AIHUB, _MNV4), ("layers_ms", "macs_ms", "activations_ms"), 0.05),
+        LatencyClass("ncnn gpu float", (_NCNN, _AIHUB, _MNV4), _CPU, 0.05),
+        LatencyClass("ncnn gpu int8", (_NCNN, _AIHUB, _MNV4), ("layers_ms", "macs_ms", "activations_ms"), 0.05),
+        LatencyClass("litert cpu float", (_AIHUB, _MNV4, _NCNN), _XNNPACK, 1.0),
+        LatencyClass("litert cpu int8", (_MNV4, _AIHUB, _NCNN), (*_XNNPACK, "soft_macs_ms"), 0.05),
+        LatencyClass("litert gpu float", (_AIHUB, _MNV4, _NCNN), (*_SMALL, "depthwise_macs_ms", "soft_macs_ms"), 1.0),
+        LatencyClass("qualcomm npu float", (_AIHUB, _MNV4, _NCNN), _NPU, 0.03, compiled=True),
+        LatencyClass("qualcomm npu w8a8", (_AIHUB, _MNV4, _NCNN), _NPU[:-2], 0.03, compiled=True),
+        LatencyClass("qualcomm npu w8a16", (_AIHUB, _MNV4, _NCNN), _NPU, 0.03, compiled=True),
+        LatencyClass("edgetpu int8", (_MNV4, _AIHUB, _NCNN), (*_SMALL, "depthwise_macs_ms", "soft_macs_ms"), 0.3),
+        LatencyClass("coreml ane float", (_MNV4, _AIHUB, _NCNN), ("start_ms", "macs_ms", "traffic_ms"), 0.05),
+        LatencyClass("paddle cpu float", (_MNV4, _AIHUB, _NCNN), ("layers_ms", "macs_ms"), 1.0),
+        LatencyClass("paddle cpu int8", (_MNV4, _AIHUB, _NCNN), ("layers_ms", "macs_ms"), 1.0),
+    )
+}  # fmt: skip
+
+_FAMILIES = (
+    ("precompiled", "qnn"), ("torchscript_onnx_tflite", "litert"), ("torchscript", "qnn"), ("qnn", "qnn"),
+    ("paddle", "paddle"), ("ncnn", "ncnn"), ("coreml", "coreml"), ("core ml", "coreml"), ("litert", "litert"),
+    ("tflite", "litert"), ("xnnpack", "litert"), ("onnx", "onnx"), ("mlperf", "mlperf"),
+)  # fmt: skip
+
+
+def family_of(runtime: str) -> str:
+    """The runtime family of a runtime's name as the data files or a user write it; empty when it is none of ours."""
+    text = runtime.lower()
+    return next((family for start, family in _FAMILIES if start in text), "")
+
+
+def precision_of(precision: str) -> str:
+    """float, int8 (weights and activations), dynamic_int8 (activations made int8 at run time), w8a16."""
+    text = precision.lower().replace("-", "_").replace(" ", "_")
+    if "w8a16" in text:
+        return "w8a16"
+    if "dynamic" in text or "wi8" in text or text == "weight_only_int8":
+        return "dynamic_int8"
+    return "int8" if re.search(r"int8|w8a8|uint8", text) else "float"
+
+
+def class_of(runtime: str, unit: str, precision: str, soc: str = "") -> str:
+    """The class a measurement belongs to, or an empty string when there is none.
+
+    Qualcomm's NPU is reached from LiteRT, ONNX Runtime and QNN alike: the runtime is then the build within the class.
+    """
+    family, kind = family_of(runtime), precision_of(precision)
+    if unit == "npu":
+        return _npu_class(family, kind, soc.lower())
+    if family == "onnx" and unit == "cpu":
+        family = "litert"
+    name = f"{family} {unit} {'int8' if kind != 'float' else 'float'}"
+    return name if name in CLASSES else (f"{family} {unit} float" if f"{family} {unit} float" in CLASSES else "")
+
+
+def _npu_class(family: str, kind: str, soc: str) -> str:
+    if family == "coreml" or re.search(r"\ba1\d\b|apple|bionic", soc):
+        return "coreml ane float"
+    if "tensor" in soc:
+        return "edgetpu int8"
+    if family in ("litert", "onnx", "qnn"):
+        return f"qualcomm npu {'w8a8' if kind in ('int8', 'dynamic_int8') else kind}"
+    return ""

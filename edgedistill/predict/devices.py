@@ -1,0 +1,239 @@
+"""A device as the predictor sees it: its measured names, its chip, and the few facts that set its speed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from math import log
+from typing import NamedTuple
+
+from edgedistill import catalog
+from edgedistill.errors import SpecError, did_you_mean
+from edgedistill.predict import tables
+from edgedistill.predict.specs import DeviceSpecs
+from edgedistill.specs import Target
+
+# fp32 operations per cycle (fused multiply-add counts two), as device_specs.csv counts them; half precision and dot
+# products (ARMv8.2); in order. Of public block diagrams, recalled.
+CORES: dict[str, tuple[int, bool, bool]] = {
+    "arm1176": (1, False, True), "a5": (4, False, True), "a7": (4, False, True), "a8": (4, False, True),
+    "a9": (4, False, False), "a15": (8, False, False), "a17": (8, False, False), "a35": (8, False, True),
+    "a53": (8, False, True), "a55": (8, True, True), "a57": (8, False, False), "a72": (8, False, False),
+    "a73": (8, False, False), "a75": (16, True, False), "a76": (16, True, False), "a77": (16, True, False),
+    "a78": (16, True, False), "a78ae": (16, True, False), "a78c": (16, True, False), "a710": (16, True, False),
+    "a715": (16, True, False), "a720": (16, True, False), "a725": (16, True, False), "a510": (8, True, True),
+    "a520": (8, True, True), "x1": (32, True, False), "x2": (32, True, False), "x3": (32, True, False),
+    "x4": (32, True, False), "x925": (32, True, False), "oryon": (32, True, False), "kryo": (8, False, False),
+    "carmel": (16, True, False), "denver2": (16, False, False), "cyclone": (16, False, False),
+    "ftc664": (8, False, False), "ftc310": (8, False, True), "neoverse": (16, True, False),
+}  # fmt: skip
+APPLE = re.compile(r"^(p|e|apple.*|firestorm|icestorm|avalanche|blizzard|everest|sawtooth)$")
+APPLE_CORE = (32, True, False)
+PARALLEL = 4  # threads up to which an inference gains; more mostly wait for each other
+UNKNOWN_CORE = (16, True, False)
+
+
+class Core(NamedTuple):
+    """A cluster of equal cores."""
+
+    cores: int
+    name: str
+    ghz: float
+
+    @property
+    def facts(self) -> tuple[int, bool, bool]:
+        """Operations per cycle, half precision, in order."""
+        if APPLE.match(self.name):
+            return (
+                (16, True, False) if self.name in ("e", "apple-e", "icestorm", "blizzard", "sawtooth") else APPLE_CORE
+            )
+        return CORES.get(self.name, UNKNOWN_CORE)
+
+    @property
+    def gflops(self) -> float:
+        """Peak fp32 GFLOP/s of one core."""
+        return self.facts[0] * self.ghz
+
+
+class Device(NamedTuple):
+    """What is known of a device; None: not known."""
+
+    name: str
+    aliases: tuple[str, ...]  # names that measurements use
+    soc: str
+    cores: tuple[Core, ...]
+    one_core_gflops: float | None
+    bandwidth_gb_per_s: float | None
+    npu_tops: float | None
+    battery_wh: float | None
+    ram_gb: float | None
+    fp16: bool | None
+    host: bool = False
+
+    def descriptors(self, unit: str, threads: int, mode: str = "") -> dict[str, float]:
+        """What speed on a unit is explained by: logs of rates, and flags; a fact that is missing is left out."""
+        found: dict[str, float] = {}
+        if self.bandwidth_gb_per_s and unit != "cpu":
+            found["bandwidth"] = log(self.bandwidth_gb_per_s)
+        if unit == "npu" and self.npu_tops:
+            found["compute"] = log(self.npu_tops)
+        if unit != "cpu":
+            return found
+        used = self._used(threads, mode)
+        if used:
+            found["compute"] = log(sum(core.gflops for core in used) / len(used))
+            found["threads"] = log(min(len(used), PARALLEL))
+            found["crowd"] = log(max(len(used), PARALLEL) / PARALLEL)
+            found["in_order"] = sum(core.facts[2] for core in used) / len(used)
+            found["fp16"] = float(self.fp16 if self.fp16 is not None else all(core.facts[1] for core in used))
+        elif self.one_core_gflops:
+            found |= {"compute": log(self.one_core_gflops), "threads": log(min(threads, PARALLEL)), "in_order": 0.0}
+            found["crowd"] = log(max(threads, PARALLEL) / PARALLEL)
+            found["fp16"] = float(self.fp16 is not False)
+        return found
+
+    def _used(self, threads: int, mode: str) -> list[Core]:
+        """The cores of a run: the fastest first; mode 1 starts with the slow ones (ncnn's powersave)."""
+        single = [Core(1, core.name, core.ghz) for core in self.cores for _ in range(core.cores)]
+        return sorted(single, key=lambda core: core.gflops, reverse=mode != "1")[:threads]
+
+
+def parse_cores(text: str) -> tuple[Core, ...]:
+    """`1xX3@2.91 + 4xA715@2.37` or `Cortex-A76 2.4GHz x 4` as clusters; what cannot be read is left out."""
+    found = []
+    for count, name, ghz in re.findall(r"(\d+)\s*x\s*([A-Za-z][\w-]*)@\s*([\d.]+)", text):
+        found.append(Core(int(count), _core_name(name), float(ghz)))
+    if not found:
+        pattern = r"(?:Cortex-)?([AX]\d{1,3}\w*|Oryon|Carmel|Kr?yro?\w*)\s*@?\s*([\d.]+)\s*GHz(?:\s*[x×]\s*(\d+))?"
+        for name, ghz, count in re.findall(pattern, text, re.IGNORECASE):
+            found.append(Core(int(count or 1), _core_name(name), float(ghz)))
+    return tuple(found)
+
+
+def soc_key(text: str) -> str:
+    """`Snapdragon 8 Gen 2 for Galaxy` -> `snapdragon 8 gen 2`: equal chips have equal keys; the first of several."""
+    text = re.split(r" / | \(|,", text.lower())[0]
+    text = re.sub(r"\b(qualcomm|for galaxy|mobile platform|apple (?=a\d+\b))", "", text).strip()
+    text = re.sub(r"^(google )?tensor", "google tensor", text)
+    return re.sub(r"^a(1\d|\d)( pro)?( bionic)?$", lambda m: f"a{m[1]}{m[2] or ''} bionic", text)
+
+
+def resolve(target: Target | DeviceSpecs | str) -> Device:
+    """The device of a target, of specifications alone, or of a name: of a target or of the data files.
+
+    Raises:
+        SpecError: if the name is nowhere.
+    """
+    if isinstance(target, Target):
+        return _of_target(target)
+    if isinstance(target, DeviceSpecs):
+        return _of_specs(target)
+    return _named(target)
+
+
+@cache
+def _named(name: str) -> Device:
+    specs, facts = _tables()
+    folded = {_fold(key): key for key in [*specs, *facts, *measured_devices()]}
+    found = folded.get(_fold(name))
+    if found is not None:
+        return of_name(found)
+    if name in catalog.target_names():
+        return _of_target(catalog.load_target(name))
+    known = {*catalog.target_names(), *folded.values()}
+    raise SpecError(f"unknown device {name!r}{did_you_mean(name, known)}")
+
+
+@cache
+def of_name(name: str) -> Device:
+    """The device that a row of the data files names; facts are missing where no table has them."""
+    specs, facts = _tables()
+    row, fact = specs.get(name, {}), facts.get(name, {})
+    chipset = measured_devices().get(name, "")
+    cores = parse_cores(row.get("cpu") or fact.get("cpu") or chipset or name)
+    title = row.get("name") or name
+    return Device(
+        name=title,
+        aliases=tuple(dict.fromkeys([name, title])),
+        soc=soc_key(row.get("soc") or fact.get("soc") or chipset or name),
+        cores=cores,
+        one_core_gflops=max((core.gflops for core in cores), default=None),
+        bandwidth_gb_per_s=_first(row.get("mem_bw_gbps"), fact.get("memory_bandwidth_gb_per_s")),
+        npu_tops=_first(row.get("npu_int8_tops"), fact.get("npu_int8_tops")),
+        battery_wh=_first(row.get("battery_wh")),
+        ram_gb=_first(row.get("ram_gb")),
+        fp16=None,
+    )
+
+
+@cache
+def measured_devices() -> dict[str, str]:
+    """Every device with a measurement, and the chip that its rows state."""
+    return {row["device"]: row["chipset"] for row in tables.rows("devices_measured.csv")}
+
+
+def _of_target(target: Target) -> Device:
+    cores = parse_cores(target.cpu.name)
+    npu = next((unit.int8_tops for unit in target.compute_units if unit.kind == "npu"), None)
+    same = [name for name in measured_devices() if _fold(name) == _fold(target.title)]
+    one = target.cpu.one_core_fp32_gflops
+    return Device(
+        name=target.title,
+        aliases=(target.title, *same),
+        soc=soc_key(target.soc),
+        cores=cores if one is not None else (),
+        one_core_gflops=one,
+        bandwidth_gb_per_s=target.memory_bandwidth_gb_per_s,
+        npu_tops=npu,
+        battery_wh=target.battery_wh,
+        ram_gb=target.ram_mb / 1000,
+        fp16=None,
+        host=target.runner == "host",
+    )
+
+
+def _of_specs(specs: DeviceSpecs) -> Device:
+    cores = parse_cores(specs.cpu)
+    if specs.cpu and not cores:
+        raise SpecError(f"cpu = {specs.cpu!r}: not read; write cores as `1xX3@2.91 + 4xA715@2.37` (count, core, GHz).")
+    one = specs.one_core_fp32_gflops or max((core.gflops for core in cores), default=None)
+    return Device(
+        name=specs.name,
+        aliases=(specs.name,),
+        soc=soc_key(specs.soc),
+        cores=cores,
+        one_core_gflops=one,
+        bandwidth_gb_per_s=specs.memory_bandwidth_gb_per_s,
+        npu_tops=specs.npu_int8_tops,
+        battery_wh=specs.battery_wh,
+        ram_gb=specs.ram_gb,
+        fp16=specs.fp16,
+    )
+
+
+@cache
+def _tables() -> tuple[dict[str, tables.Row], dict[str, tables.Row]]:
+    specs: dict[str, tables.Row] = {}
+    for row in tables.rows("device_specs.csv"):
+        specs[row["device"]] = specs[row["name"]] = row
+    return specs, {row["device"]: row for row in tables.rows("device_facts.csv")}
+
+
+def _core_name(text: str) -> str:
+    name = text.lower().removeprefix("cortex-")
+    return "kryo" if name.startswith(("kryo", "kyro")) else name
+
+
+def _first(*cells: str | None) -> float | None:
+    return next((float(cell) for cell in cells if cell), None)
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"\(.*\)", "", name.lower()))
+
+
+def known_names() -> Iterable[str]:
+    """Every device name that `resolve` accepts."""
+    specs, facts = _tables()
+    return sorted({*specs, *facts, *measured_devices(), *catalog.target_names()})

@@ -1,0 +1,167 @@
+"""From a workload to the numbers that predict it; what the caller does not know is told from the rest, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from math import exp, log
+from typing import NamedTuple
+
+from edgedistill.errors import SpecError, did_you_mean
+from edgedistill.predict import tables
+from edgedistill.predict.classes import LatencyClass
+from edgedistill.predict.specs import Workload
+
+# A depthwise k x k convolution does k*k multiply-accumulates for each element it writes: 9 for most, and only some of a
+# graph's elements are written by one. More than this over the whole graph are grouped convolutions, traced
+# as depthwise (alexnet: 326 for each element), and those run like regular ones.
+DEPTHWISE_PER_ELEMENT = 9.0
+TRANSFORMER_SHARE = 0.55  # of layers that are no convolution, from which a model is taken for a transformer
+FIELDS = ("gmacs", "dw_gmacs", "params_m", "act_in_m", "act_out_m", "peak_act_m", "n_ops", "n_conv", "n_dw", "res")
+
+
+class Features(NamedTuple):
+    """One inference. `imputed` names what was told from the rest."""
+
+    gmacs: float
+    depthwise_gmacs: float
+    params_m: float
+    activations_m: float
+    peak_act_m: float | None
+    n_ops: float
+    layers: float
+    pixels_m: float
+    transformer: bool
+    soft_ops: bool
+    imputed: tuple[str, ...]
+
+    def terms(self, names: Sequence[str]) -> list[float]:
+        """The amount of work of each term, in the order of `names`."""
+        regular = self.gmacs - self.depthwise_gmacs
+        amounts = {
+            "start_ms": 1.0,
+            "layers_ms": self.layers / 100,
+            "macs_ms": regular,
+            "depthwise_macs_ms": self.depthwise_gmacs,
+            "activations_ms": self.activations_m / 10,
+            "weights_ms": self.params_m / 10,
+            "traffic_ms": (self.activations_m + self.params_m) / 10,
+            "input_ms": self.pixels_m,
+            "attention_macs_ms": regular if self.transformer else 0.0,
+            "soft_macs_ms": regular if self.soft_ops else 0.0,
+        }
+        return [amounts[name] for name in names]
+
+
+@cache
+def feature_tables() -> dict[str, dict[str, tables.Row]]:
+    """Set -> key -> row of model_features.csv."""
+    found: dict[str, dict[str, tables.Row]] = {}
+    for row in tables.rows("model_features.csv"):
+        found.setdefault(row["set"], {})[row["key"]] = row
+    return found
+
+
+@cache
+def facts(key: str) -> tables.Row:
+    """Family and kinds of operators of a model; of an unknown one nothing."""
+    return {row["key"]: row for row in tables.rows("model_facts.csv")}.get(key, {})
+
+
+@cache
+def aliases() -> dict[tuple[str, str], str]:
+    """(set, name in the rows) -> key of the features: another spelling, or the input size that the row was run at."""
+    return {(row["set"], row["name"]): row["key"] for row in tables.rows("model_aliases.csv")}
+
+
+def find_row(model: str, one: LatencyClass) -> tables.Row | None:
+    """The features of a model as the rows of a class mean it; None: there are none."""
+    family = one.name.split()[0]
+    key = aliases().get((family, model), model)
+    return next((found[key] for name in one.feature_sets if key in (found := feature_tables().get(name, {}))), None)
+
+
+def features(
+    work: Workload, one: LatencyClass, impute: Mapping[str, Mapping[str, float]], row: Mapping[str, str] | None = None
+) -> Features | None:
+    """The features of a workload for a class; `row` is a latency row that states what the feature table leaves out.
+
+    None if the model is known by its measurements only.
+
+    Raises:
+        SpecError: if the model is nowhere and no `gmacs` are given.
+    """
+    stored = find_row(work.model, one) if work.model else None
+    if stored is None and work.gmacs is None:
+        if work.model and tables.latency_rows(work.model):
+            return None
+        raise unknown_model(work.model or "")
+    known = {name: getattr(work, name) for name in FIELDS}
+    known = {
+        name: value if value is not None else tables.number((stored or {}).get(name)) for name, value in known.items()
+    }
+    if known["params_m"] is None and row is not None:
+        known["params_m"] = tables.number(row["params_m"])
+    known["pixels"] = work.input_pixels or (tables.number(row["pixels"]) if row is not None else None)
+    known["layers"] = work.graph_layers or (tables.number(row["layers"]) if row is not None else None)
+    return _complete(known, work, one, impute, facts(stored["key"]) if stored is not None else {})
+
+
+def unknown_model(model: str) -> SpecError:
+    """The error for a model that no table knows."""
+    keys = {key for found in feature_tables().values() for key in found}
+    return SpecError(f"unknown model {model!r}{did_you_mean(model, keys)} Or describe it: gmacs, params_m, n_ops, ...")
+
+
+def _complete(
+    known: Mapping[str, float | None],
+    work: Workload,
+    one: LatencyClass,
+    impute: Mapping[str, Mapping[str, float]],
+    fact: Mapping[str, str],
+) -> Features:
+    gmacs, imputed = known["gmacs"] or 1e-6, []
+    transformer = work.transformer
+    if transformer is None:
+        transformer = fact["transformer"] == "1" if fact else _looks_like_transformer(known)
+    soft = work.soft_ops if work.soft_ops is not None else (fact["soft_ops"] == "1" if fact else transformer)
+    basis = {"one": 1.0, "gmacs": log(gmacs), "transformer": float(transformer)}
+
+    def told(name: str, value: float | None) -> float:
+        if value is not None and (value > 0 or name == "dw_gmacs"):
+            return value
+        imputed.append(name)
+        return exp(sum(factor * basis[term] for term, factor in impute[name].items()))
+
+    params = told("params_m", known["params_m"])
+    basis["params_m"] = log(params)
+    n_ops = told("n_ops", known["n_ops"])
+    basis["n_ops"] = log(n_ops)
+    read, written = known["act_in_m"], known["act_out_m"]
+    both = (
+        None
+        if read is None and written is None
+        else (read if read is not None else written or 0.0) + (written if written is not None else read or 0.0)
+    )
+    activations = told("activations_m", both)
+    depthwise = min(known["dw_gmacs"] or 0.0, DEPTHWISE_PER_ELEMENT * activations / 2 / 1e3, gmacs)
+    layers = told("layers", known["layers"]) if one.compiled else n_ops
+    pixels = known["pixels"] or (known["res"] or 0.0) ** 2
+    return Features(
+        gmacs,
+        depthwise,
+        params,
+        activations,
+        known["peak_act_m"],
+        n_ops,
+        layers,
+        told("pixels", pixels) / 1e6,
+        transformer,
+        soft,
+        tuple(imputed),
+    )
+
+
+def _looks_like_transformer(known: Mapping[str, float | None]) -> bool:
+    ops, convolutions = known["n_ops"], known["n_conv"]
+    return ops is not None and convolutions is not None and (ops - convolutions) > TRANSFORMER_SHARE * ops

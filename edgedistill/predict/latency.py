@@ -1,0 +1,245 @@
+"""Latency of one inference: an exact row if there is one, else terms of the class at the speed of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import exp, log
+from statistics import median
+
+from edgedistill.errors import SpecError
+from edgedistill.predict import tables
+from edgedistill.predict.classes import CLASSES, class_of, family_of, precision_of
+from edgedistill.predict.devices import Device, of_name
+from edgedistill.predict.features import Features, features, find_row
+from edgedistill.predict.rows import CONFIDENCE, build_of, exact, exact_rows, wanted_builds
+from edgedistill.predict.specs import Calibration, Forecast, Level, Workload
+from edgedistill.predict.speed import Speed, find_speed, missing_facts
+
+# What dynamic int8 (weights int8, activations made int8 at run time) gains on the multiply-accumulates of LiteRT's CPU
+# runtime: 1.4 and 1.3 times on MobileNetV2, whose depthwise layers stay float (README 5); 2.7 times where all layers
+# are linear, as this project's students on a server core (0.87 of what static int8 gains on Pixel 6 and S23).
+DYNAMIC_GAIN = {True: 2.7, False: 1.35}
+WIDER_OUTSIDE = 0.5  # of the log distance from the calibrated range, added to both ends
+WIDER_BORROWED = 1.15  # another build, thread count or phone with the same chip: both ends this much further
+
+
+def latency(device: Device, work: Workload, calibration: Calibration | None = None) -> Forecast:
+    """Median and 80% interval of one inference in ms.
+
+    Raises:
+        SpecError: for a runtime, unit and precision that nothing is known of, or a model that nothing describes.
+    """
+    if work.delegated < 1.0 and work.unit != "cpu":
+        return _partly(device, work, calibration)
+    name = class_name(device, work)
+    rows = exact_rows(device, work)
+    if rows and calibration is None:
+        return exact(device, rows)
+    return _modelled(device, work, name, calibration)
+
+
+def class_name(device: Device, work: Workload) -> str:
+    """The class of a workload on a device.
+
+    Raises:
+        SpecError: if there is none.
+    """
+    precision = "fp32" if is_dynamic(work) else work.precision
+    name = class_of(work.runtime, work.unit, precision, device.soc)
+    if not name or not precision_known(work.precision):
+        known = ", ".join(sorted(CLASSES))
+        raise SpecError(
+            f"no measurements of runtime {work.runtime!r} on the {work.unit} in {work.precision!r}. Known: {known};"
+            " runtimes litert, qnn, onnx, coreml, ncnn, paddle_lite; precisions fp32, fp16, int8, w8a8, w8a16,"
+            " dynamic_int8."
+        )
+    return name
+
+
+def is_dynamic(work: Workload) -> bool:
+    """Dynamic int8 on LiteRT's CPU runtime: predicted from float, as its kernels do only part of the work in int8."""
+    return work.unit == "cpu" and precision_of(work.precision) == "dynamic_int8" and family_of(work.runtime) == "litert"
+
+
+def precision_known(precision: str) -> bool:
+    """Whether a precision's name is one that the data or a scheme uses."""
+    text = precision.lower()
+    return precision_of(precision) != "float" or any(word in text for word in ("fp", "float", "f32", "f16", "half"))
+
+
+def _modelled(device: Device, work: Workload, name: str, calibration: Calibration | None) -> Forecast:
+    found = tables.coefficients()["latency"]["classes"][name]
+    one = CLASSES[name]
+    row = _any_row(work, name)
+    inputs = features(work, one, tables.coefficients()["impute"], row)
+    if inputs is None:
+        return _by_rows(device, work, name)
+    speed = find_speed(device, work, name, found)
+    stored = find_row(work.model, one) if work.model and work.gmacs is None else None
+    effect = found["effects"].get(stored["key"]) if stored is not None else None
+    amounts = inputs.terms(found["terms"])
+    factor = exp(speed.speed + (effect or 0.0)) * (calibration.factors.get(name, 1.0) if calibration else 1.0)
+    terms = {
+        term: factor * exp(shape + own) * amount
+        for term, shape, own, amount in zip(found["terms"], found["shape"], speed.deviation, amounts, strict=True)
+    }
+    flags = _flags(work, inputs, amounts, found["range"], found["terms"])
+    if is_dynamic(work):
+        gain = DYNAMIC_GAIN[inputs.transformer]
+        terms["macs_ms"] /= gain
+        flags.append(f"dynamic int8 taken as {gain:g} times float on the multiply-accumulates")
+    level, key = _level(speed, effect, calibration if calibration and name in calibration.factors else None)
+    low, high = _interval(found["intervals"], key, inputs)
+    widen = _outside(amounts, found["range"]) * WIDER_OUTSIDE + (
+        log(WIDER_BORROWED) if speed.measured and speed.told else 0.0
+    )
+    if is_dynamic(work):
+        widen += 0.15
+    middle = sum(terms.values())
+    missing = [] if speed.measured else missing_facts(device, work, found["slopes"])
+    return Forecast(
+        quantity="latency_ms",
+        unit="ms",
+        median=middle,
+        low=middle * exp(low - widen),
+        high=middle * exp(high + widen),
+        confidence=CONFIDENCE,
+        method=_method(name, level, speed, effect, calibration),
+        terms=terms,
+        level=level,
+        device=device.name,
+        flags=(*flags, *(f"{fact}: not stated, taken as typical" for fact in missing)),
+        missing=tuple(missing),
+    )
+
+
+def _level(speed: Speed, effect: float | None, calibration: Calibration | None) -> tuple[Level, str]:
+    if calibration is not None:
+        return "calibrated", "calibrated" if effect is None else "calibrated, known model"
+    if not speed.measured:
+        return (
+            ("spec only", "spec only") if effect is None else ("scaled from another device", "spec only, known model")
+        )
+    return ("fitted", "fitted") if effect is None else ("scaled from another device", "scaled")
+
+
+def _method(name: str, level: Level, speed: Speed, effect: float | None, calibration: Calibration | None) -> str:
+    parts = [f"{level}: {name}"]
+    if speed.told:
+        parts.append(
+            f"speed {speed.told}" if speed.measured else "speed from specifications, no row of this device or chip"
+        )
+    if effect is not None:
+        parts.append(f"this model x{exp(effect):.2f} its terms where it was measured")
+    if calibration is not None and name in calibration.factors:
+        parts.append(
+            f"x{calibration.factors[name]:.2f} by {calibration.anchors[name]} own measurements"
+            f" ({calibration.runtime_build})"
+        )
+    return "; ".join(parts)
+
+
+def _interval(found: Mapping[str, Mapping[str, Sequence[float]]], key: str, inputs: Features) -> tuple[float, float]:
+    """Log factors of the level; of the nearest wider one where the class has too few chips to tell."""
+    order = ("scaled", "fitted", "calibrated, known model", "calibrated", "spec only, known model", "spec only")
+    chosen = found.get(key) or next((found[k] for k in reversed(order) if k in found), None)
+    low, high = (chosen or {}).get("traced" if set(inputs.imputed) <= {"pixels"} else "told", (-0.7, 0.7))
+    if key not in found and key.startswith("spec"):
+        low, high = min(low, -log(2.2)), max(high, log(2.2))  # one chip measured: README 4.5, spec only, other vendors
+    return low, high
+
+
+def _flags(
+    work: Workload, inputs: Features, amounts: Sequence[float], ranges: Sequence[Sequence[float]], names: Sequence[str]
+) -> list[str]:
+    flags = [f"{name} told from the other features" for name in inputs.imputed if name != "pixels"]
+    for name, amount, (low, high) in zip(names, amounts, ranges, strict=True):
+        if amount > 0 and high > 0 and not low / 1.01 <= amount <= high * 1.01:
+            flags.append(f"{name.removesuffix('_ms')}: outside the calibrated range, interval widened")
+    if inputs.soft_ops and work.unit == "gpu":
+        flags.append("layer norm, GELU or attention: GPUs measured up to 11 times slower on some of them")
+    return flags
+
+
+def _outside(amounts: Sequence[float], ranges: Sequence[Sequence[float]]) -> float:
+    """The largest log distance of an amount from the range its class was calibrated on."""
+    away = [0.0]
+    for amount, (low, high) in zip(amounts, ranges, strict=True):
+        if amount > 0 and high > 0:
+            away.append(max(log(amount / (high * 1.01)), log(low / 1.01 / amount) if low > 0 else 0.0))
+    return max(away)
+
+
+def _any_row(work: Workload, name: str) -> tables.Row | None:
+    """A row of the model that states layers and pixels, of the class's own build first; None: there is none."""
+    if not work.model:
+        return None
+    builds = wanted_builds(work.runtime)
+    rows = [row for row in tables.latency_rows(work.model) if row["layers"] or row["params_m"] or row["pixels"]]
+    order = {build: n for n, build in enumerate(builds)}
+    rows.sort(
+        key=lambda row: (
+            precision_of(row["precision"]) != precision_of(work.precision),
+            order.get(build_of(row["runtime"]), 9),
+        )
+    )
+    return rows[0] if rows else None
+
+
+def _by_rows(device: Device, work: Workload, name: str) -> Forecast:
+    """A model known by its measurements only: those of other chips, scaled by the speeds of both."""
+    found = tables.coefficients()["latency"]["classes"][name]
+    mine, wanted = find_speed(device, work, name, found), precision_of(work.precision)
+    ratios = []
+    for row in tables.latency_rows(work.model or ""):
+        same = precision_of(row["precision"]) == wanted and row["unit"] == work.unit and not row["other_layers"]
+        if (
+            same
+            and class_of(
+                row["runtime"], row["unit"], row["precision"], f"{row['chipset']} {of_name(row['device']).soc}"
+            )
+            == name
+        ):
+            theirs = work.model_copy(
+                update={"runtime": row["runtime"], "threads": int(row["threads"]) if row["threads"].isdigit() else 1}
+            )
+            speed = find_speed(of_name(row["device"]), theirs, name, found)
+            ratios.append(float(row["ms"]) * exp(mine.speed - speed.speed))
+    if not ratios:
+        raise SpecError(
+            f"model {work.model!r} has no features and no row of class {name!r}. Describe it: gmacs, params_m, n_ops."
+        )
+    middle, spread = median(ratios), found["intervals"]
+    ends = (spread.get("scaled" if mine.measured else "spec only, known model") or {"told": (-0.8, 0.8)})["told"]
+    return Forecast(
+        quantity="latency_ms",
+        unit="ms",
+        median=middle,
+        low=middle * exp(ends[0] * 1.2),
+        high=middle * exp(ends[1] * 1.2),
+        confidence=CONFIDENCE,
+        method=f"scaled from another device: median of {len(ratios)} rows, by the speed of both chips",
+        terms={"scaled_ms": middle},
+        level="scaled from another device",
+        device=device.name,
+        flags=("no features of this model: one factor for all its work",),
+    )
+
+
+def _partly(device: Device, work: Workload, calibration: Calibration | None) -> Forecast:
+    """Part of the graph runs on the CPU: the partitions' times are summed (README 3.1)."""
+    share = work.delegated
+    full = latency(device, work.model_copy(update={"delegated": 1.0}), calibration)
+    rest = latency(device, work.model_copy(update={"delegated": 1.0, "unit": "cpu", "runtime": "litert"}), calibration)
+    parts = {f"{work.unit}_ms": share * full.median, "cpu_ms": (1 - share) * rest.median}
+    return full.model_copy(
+        update={
+            "median": sum(parts.values()),
+            "low": share * full.low + (1 - share) * rest.low,
+            "high": share * full.high + (1 - share) * rest.high,
+            "terms": parts,
+            "method": f"{share:.0%} on the {work.unit} ({full.method}), the rest on the CPU ({rest.method})",
+            "flags": (*full.flags, "partial delegation: copies between units are not counted"),
+            "level": full.level if full.level == rest.level else "fitted",
+        }
+    )

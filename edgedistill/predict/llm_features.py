@@ -1,0 +1,136 @@
+"""What a language model costs per token: the parameters each phase reads or multiplies, and the bytes it holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple
+
+from edgedistill.errors import SpecError, did_you_mean
+from edgedistill.predict import tables
+from edgedistill.predict.specs import LlmWorkload
+
+QUANTS = ("iq1_s", "q2_k", "q3_k_m", "q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
+WIDE = ("q8_0", "w8", "f16", "q6_k")
+OUTPUT_BITS = 8.5  # a tied model's file holds the output layer once more, in q8_0 (checked on four models, within 1 %)
+DEFAULT_VOCABULARY = 152_000
+
+
+class LlmFeatures(NamedTuple):
+    """Parameters in 10^9. `imputed` names what was told from the rest."""
+
+    params_b: float
+    decode_b: float  # read for each token: all but the rows of an embedding table that is only looked up
+    prefill_b: float  # multiplied for each prompt token: neither embedding nor output layer
+    embedding_b: float
+    tied: bool
+    recurrent: bool
+    kv_bytes_per_token: float
+    vocabulary: float
+    imputed: tuple[str, ...]
+
+
+@cache
+def known_models() -> dict[str, tables.Row]:
+    """Models with public configurations, by name."""
+    return {row["model"]: row for row in tables.rows("llm_facts.csv")}
+
+
+@cache
+def sizes() -> dict[str, float]:
+    """Parameters of every model of the rows that state them, 10^9."""
+    return {row["model"]: float(row["params_b"]) for row in tables.rows("llm.csv") if row["params_b"]}
+
+
+def llm_features(work: LlmWorkload) -> LlmFeatures:
+    """The features of a language model.
+
+    Raises:
+        SpecError: if the model is nowhere and no `params_b` is given.
+    """
+    row: Mapping[str, str] = known_models().get(_known_name(work.model or ""), {})
+    params = (
+        work.params_b or tables.number(row.get("params_b")) or sizes().get(work.model or "") or _from_name(work.model)
+    )
+    if params is None:
+        names = {*known_models(), *sizes()}
+        raise SpecError(f"unknown model {work.model!r}{did_you_mean(work.model or '', names)} Or give params_b.")
+    imputed = []
+    active = work.active_params_b or tables.number(row.get("active_params_b")) or params
+    embedding = (
+        work.embedding_params_b if work.embedding_params_b is not None else tables.number(row.get("embedding_params_b"))
+    )
+    if embedding is None:
+        embedding = typical_embedding(params)
+        imputed.append("embedding_params_b")
+    tied = row["tied"] == "1" if row else work.tied
+    recurrent = work.recurrent if work.recurrent is not None else row.get("recurrent") == "1"
+    kv = work.kv_bytes_per_token if work.kv_bytes_per_token is not None else _times(row.get("kv_kb_per_token"), 1e3)
+    if kv is None:
+        kv = typical_kv(params)
+        imputed.append("kv_bytes_per_token")
+    decode = max(active - (0.0 if tied else embedding), 0.2 * active)
+    prefill = max(active - embedding * (1 if tied else 2), 0.2 * active)
+    vocabulary = tables.number(row.get("vocabulary")) or DEFAULT_VOCABULARY
+    return LlmFeatures(params, decode, prefill, embedding, tied, recurrent, kv, vocabulary, tuple(imputed))
+
+
+def typical_embedding(params_b: float) -> float:
+    """Vocabulary x width of a model of this size, 10^9: 0.26 at 10^9, 0.5 at 8 x 10^9 (public configs)."""
+    return float(min(0.26 * params_b**0.33, 0.35 * params_b))
+
+
+def typical_kv(params_b: float) -> float:
+    """Bytes of keys and values for each token in fp16: grouped-query models, 28 kB at 1.5, 131 kB at 8 x 10^9."""
+    return float(20e3 * params_b**0.9)
+
+
+def quant_of(text: str) -> str:
+    """The kernel a quantization runs as: a llama.cpp type, or `w4` and `w8` for other runtimes; `f16` for floats."""
+    name = text.lower().replace("-", "_").replace(" ", "_")
+    for known in sorted(QUANTS, key=len, reverse=True):
+        if known in name:
+            return known
+    if re.search(r"bf16|fp16|f32|float", name):
+        return "f16"
+    if re.search(r"8bit|int8|w8(?!da)|^q8", name) and not re.search(r"4bit|int4|w4|4w8", name):
+        return "w8"
+    return "w4" if re.search(r"4|2_bit|wna8|litertlm", name) else ""
+
+
+def spec_kernel(runtime: str, quant: str) -> str:
+    """Which kernels a runtime runs, where only specifications are known: llama.cpp's, or others of 4 or 8 bits."""
+    if runtime.lower().startswith(("llama", "ollama", "gguf")):
+        return "llama"
+    return "wide" if quant in WIDE else "narrow"
+
+
+def spec_effect(effects: Mapping[str, float], unit: str, kernel: str, quant: str) -> float:
+    """How much slower a quantization of llama.cpp is than its q4_0, log; others are told apart by their kernel."""
+    name = {"w4": "q4_0", "w8": "q8_0"}.get(quant, quant)
+    return effects.get(f"{unit}|{name}", 0.0) - effects.get(f"{unit}|q4_0", 0.0) if kernel == "llama" else 0.0
+
+
+def _known_name(name: str) -> str:
+    text = name.lower().split("/")[-1].replace("_", "-")
+    text = re.sub(r"^llama-v3-2-", "llama-3.2-", text)
+    text = re.sub(r"^llama-?v?3-1-|^llama-?3\.1[-:]", "llama-3-", re.sub(r"^llama-v3-(?=8b)", "llama-3-", text))
+    text = re.sub(r"^llama3\.2[:-]", "llama-3.2-", re.sub(r"^llama2[:-]", "llama-2-", text))
+    text = (
+        text.replace("llama32", "llama-3.2")
+        .replace("phi-3-5", "phi-3.5")
+        .replace("gemma4", "gemma-4")
+        .replace("gemma3-", "gemma-3-")
+    )
+    return next((known for known in sorted(known_models(), key=len, reverse=True) if text.startswith(known)), text)
+
+
+def _from_name(name: str | None) -> float | None:
+    found = re.search(r"(\d+(?:\.\d+)?)b(?![a-z])", (name or "").lower())
+    return float(found[1]) if found else None
+
+
+def _times(text: str | None, factor: float) -> float | None:
+    value = tables.number(text)
+    return None if value is None else value * factor

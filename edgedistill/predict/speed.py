@@ -1,0 +1,72 @@
+"""How fast a device is in a class: by its own rows, by those of its chip, or by its specifications."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import log
+from typing import Any, NamedTuple
+
+from edgedistill.predict.devices import Device, of_name
+from edgedistill.predict.rows import wanted_builds
+from edgedistill.predict.specs import Workload
+
+
+class Speed(NamedTuple):
+    """How fast a device is in a class, and how that is known."""
+
+    speed: float
+    deviation: Sequence[float]
+    told: str  # empty: the device's own rows, this build and thread count
+    measured: bool
+
+
+def find_speed(device: Device, work: Workload, name: str, found: Mapping[str, Any]) -> Speed:
+    """The device's own group, else that of the nearest build, thread count or same chip, else its specifications."""
+    builds = wanted_builds(work.runtime)
+
+    def distance(group: str) -> tuple[bool, int, float, int]:
+        owner, build, threads, mode = group.split("|")
+        order = builds.index(build) if build in builds else len(builds)
+        return owner not in device.aliases, order, abs(log(int(threads) / work.threads)), 0 if mode in ("", "2") else 1
+
+    own = [
+        g for g in found["groups"] if g.split("|")[0] in device.aliases or of_name(g.split("|")[0]).soc == device.soc
+    ]
+    wanted = {**device.descriptors(work.unit, work.threads), **{f"build:{build}": 1.0 for build in builds[:1]}}
+    if not own:
+        flags = "no row of this device or chip"
+        return Speed(_expected(found["slopes"], wanted), [0.0] * len(found["shape"]), flags, False)
+    best = min(own, key=distance)
+    owner, build, threads, mode = best.split("|")
+    group = found["groups"][best]
+    other = owner not in device.aliases
+    same = not other and build in builds and (work.unit != "cpu" or int(threads) == work.threads)
+    if same:
+        return Speed(group["speed"], group["deviation"], "", True)
+    theirs = {**of_name(owner).descriptors(work.unit, int(threads), mode), f"build:{build}": 1.0}
+    mine = (
+        theirs
+        if other and work.unit != "cpu"
+        else {**of_name(owner).descriptors(work.unit, work.threads), f"build:{build}": 1.0}
+    )
+    shift = _expected(found["slopes"], mine) - _expected(found["slopes"], theirs)
+    told = f"from {owner}, {build}, {threads} thread{'s' if threads != '1' else ''}"
+    return Speed(group["speed"] + shift, group["deviation"], told, True)
+
+
+def _expected(slopes: Mapping[str, float], found: Mapping[str, float]) -> float:
+    total = slopes["one"]
+    for name in slopes:
+        if f"mean:{name}" in slopes:
+            total += slopes[name] * (found.get(name, slopes[f"mean:{name}"]) - slopes[f"mean:{name}"])
+    return total + sum(slopes.get(name, 0.0) for name in found if name.startswith("build:"))
+
+
+def missing_facts(device: Device, work: Workload, slopes: Mapping[str, float]) -> list[str]:
+    """Names of the facts that a class would use and the device does not state."""
+    names = {
+        "compute": {"cpu": "one_core_fp32_gflops (or cpu)", "npu": "npu_int8_tops", "gpu": "gpu rate"}[work.unit],
+        "bandwidth": "memory_bandwidth_gb_per_s",
+    }
+    known = device.descriptors(work.unit, work.threads)
+    return [text for key, text in names.items() if f"mean:{key}" in slopes and key not in known]

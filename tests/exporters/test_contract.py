@@ -1,0 +1,225 @@
+"""What every format promises, for every family and scheme that the plan allows; a new file is tested by being there."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgedistill import catalog, quant
+from edgedistill.errors import EdgedistillError, VerificationError
+from edgedistill.exporters import Runner
+from edgedistill.exporters._proof import answer
+from edgedistill.quant import FrozenStudent
+from edgedistill.specs import PerGroup, QuantScheme, WeightGrid
+from edgedistill.store import digest_of, files_in
+from edgedistill.students import part
+
+BUCKETS = (8, 16)
+INT8, INT4 = WeightGrid(), WeightGrid(bits=4)
+INT8_GROUPS, INT4_GROUPS = WeightGrid(granularity=PerGroup()), WeightGrid(bits=4, granularity=PerGroup())
+WEIGHTS = {"int8": INT8, "int4": INT4, "int8 groups": INT8_GROUPS, "int4 groups": INT4_GROUPS}
+# wide enough for groups of 32
+WIDER = {"bert": {"width": 32, "ffn": 64}, "vit": {"width": 32, "ffn": 64}}
+
+
+def schemes() -> dict[str, QuantScheme]:
+    """Every combination of a grid, a kind of activations and a type of scales."""
+    kinds = ("dynamic_int8", "static_int8", "float")
+    found = {}
+    for (name, grid), kind, dtype in itertools.product(WEIGHTS.items(), kinds, ("fp16", "bf16")):
+        if (dtype == "bf16" and name != "int4 groups") or ("groups" in name and kind == "static_int8"):
+            continue
+        label = f"{name}, {kind}{', bf16 scales' if dtype == 'bf16' else ''}"
+        found[label] = QuantScheme(weights=grid, head=grid, activations=kind, scale_dtype=dtype)
+    return found
+
+
+def held() -> list[tuple[str, str, str]]:
+    """(family, format, scheme) that the plan allows."""
+    found = []
+    for family in catalog.plugins("students"):
+        plugin = catalog.load_plugin("students", family)
+        for name, scheme in schemes().items():
+            if scheme.activations in getattr(plugin, "ACTIVATIONS", (scheme.activations,)):
+                found += [(family, f, name) for f in plugin.FORMATS if allows(f, scheme)]
+    return found
+
+
+def allows(format_name: str, scheme: QuantScheme) -> bool:
+    about = catalog.constants("exporters", format_name)
+    return scheme.misfit(about["HOLDS"], about.get("EXCLUDES", ())) is None
+
+
+def student(family: str, scheme: QuantScheme) -> FrozenStudent:
+    """Weights as large as trained ones, so that logits are of order 1; static ranges observed on random samples."""
+    torch.manual_seed(0)
+    plugin = catalog.load_plugin("students", family)
+    config = plugin.TINY.model_copy(update=WIDER.get(family, {}))
+    model = part(family, "module").build(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                nn.init.normal_(parameter, std=0.1 if parameter.dim() == 1 else 1.2 / parameter[0].numel() ** 0.5)
+    quant.prepare(model, scheme, plugin.tensors(config)).train()
+    random = np.random.default_rng(1)
+    with torch.no_grad():
+        for signature in itertools.islice(itertools.cycle(plugin.signatures(config, BUCKETS)), 24):
+            feeds = plugin.sample(config, signature, random)
+            model(*(torch.from_numpy(feeds[port.name]) for port in signature.inputs))
+    quant.freeze_observers(model)
+    return quant.freeze(model.eval(), family, config, scheme, {})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`made(family, format, scheme)`: the student and its file, exported once."""
+    folder, known = tmp_path_factory.mktemp("contract"), {}
+
+    def make(family: str, format_name: str, scheme: str) -> tuple[FrozenStudent, Path]:
+        key = family, format_name, scheme
+        if key not in known:
+            frozen = student(family, schemes()[scheme])
+            exporter = catalog.load_plugin("exporters", format_name)
+            out = folder / ("-".join(key).replace(" ", "_") + exporter.SUFFIX)
+            exporter.export(frozen, BUCKETS, out)
+            known[key] = frozen, out
+        return known[key]
+
+    return make
+
+
+CASES = held()
+
+
+def test_there_are_cases_for_every_family_and_format() -> None:
+    assert {family for family, _, _ in CASES} == set(catalog.plugins("students"))
+    assert {name for _, name, _ in CASES} == set(catalog.plugins("exporters"))
+
+
+@pytest.mark.parametrize(("family", "format_name", "scheme"), CASES)
+def test_every_code_and_scale_of_the_file_is_the_students(
+    made: Any, family: str, format_name: str, scheme: str
+) -> None:
+    frozen, path = made(family, format_name, scheme)
+    exporter = catalog.load_plugin("exporters", format_name)
+    found = exporter.read_back(path)
+    assert found.keys() == frozen.quantized.keys()
+    for name, expected in frozen.quantized.items():
+        assert np.array_equal(found[name].codes, expected.codes), name
+        assert np.array_equal(found[name].scales, expected.scales), name
+        assert len(np.unique(expected.codes)) > 8, "the test needs weights that use their grid"
+    exporter.verify(frozen, path)
+
+
+@pytest.mark.parametrize(("family", "format_name", "scheme"), CASES)
+def test_the_file_computes_the_student(made: Any, family: str, format_name: str, scheme: str) -> None:
+    """Float activations to rounding; int8 ones to the step that a value on the boundary of two codes may take."""
+    frozen, path = made(family, format_name, scheme)
+    about = catalog.constants("exporters", format_name)
+    runner = catalog.load_plugin("exporters", format_name).load(path)
+    assert isinstance(runner, Runner)
+    kind = about["COMPUTES"][frozen.scheme.activations]
+    module = frozen.to_module(kind)
+    random, errors, agree, largest = np.random.default_rng(5), [], [], 0.0
+    for signature in itertools.islice(itertools.cycle(frozen.signatures(BUCKETS)), 12):
+        feeds = frozen.sample(signature, random)
+        expected = answer(module, feeds)
+        name = signature.name if signature.name in runner.signatures else next(iter(runner.signatures))
+        found = runner.run(name, feeds)["logits"]
+        assert found.shape == expected.shape
+        errors.append(float(np.abs(found - expected).max()))
+        agree.append(float((found.argmax(-1) == expected.argmax(-1)).mean()))
+        largest = max(largest, float(np.abs(expected).max()))
+    exact = kind == "float" or frozen.scheme.activations == "float"
+    limit = about["PARITY"] if exact else 0.1
+    assert np.median(errors) <= limit * largest
+    assert np.mean(agree) >= (0.95 if limit < 1e-3 else 0.8)
+
+
+@pytest.mark.parametrize(("family", "format_name"), sorted({case[:2] for case in CASES}))
+def test_a_changed_code_a_changed_scale_and_swapped_layers_are_found(made: Any, family: str, format_name: str) -> None:
+    """Compared with another student, the file is not that student's: each difference alone is enough."""
+    frozen, path = made(*next(case for case in CASES if case[:2] == (family, format_name)))
+    exporter = catalog.load_plugin("exporters", format_name)
+    for name, weight in frozen.quantized.items():
+        codes, scales = weight.codes.copy(), weight.scales.copy()
+        codes.flat[codes.size // 2] ^= 1
+        scales.flat[-1] = np.nextafter(scales.flat[-1], np.float32(np.inf))
+        for changed in (weight._replace(codes=codes), weight._replace(scales=scales)):
+            wrong = dataclasses.replace(frozen, quantized=frozen.quantized | {name: changed})
+            with pytest.raises(VerificationError, match=name.replace(".", r"\.")):
+                exporter.verify(wrong, path)
+    for name, values in frozen.floats.items():
+        dropped = dataclasses.replace(frozen, floats=frozen.floats | {name: np.zeros_like(values) + 3})
+        with pytest.raises(VerificationError):
+            exporter.verify(dropped, path)
+
+
+@pytest.mark.parametrize("format_name", sorted({case[1] for case in CASES}))
+def test_two_processes_write_the_same_bytes(tmp_path: Path, format_name: str) -> None:
+    """Neither is this one: the shape checks of the test run wrap functions, and converters look at function names."""
+    family, _, scheme = next(case for case in CASES if case[1] == format_name)
+    student(family, schemes()[scheme]).save(tmp_path)
+    suffix = catalog.constants("exporters", format_name)["SUFFIX"]
+    code = (
+        "import sys; from pathlib import Path; from edgedistill import catalog; from edgedistill.quant import *\n"
+        f"exporter = catalog.load_plugin('exporters', {format_name!r})\n"
+        f"exporter.export(FrozenStudent.load(Path(sys.argv[1])), {BUCKETS}, Path(sys.argv[2]))"
+    )
+    outs = [tmp_path / f"{seed}{suffix}" for seed in (1, 321)]
+    for out in outs:
+        environment = os.environ | {"PYTHONHASHSEED": out.stem, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path), str(out)], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+    assert digest_of(outs[0]) == digest_of(outs[1])
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+@pytest.mark.parametrize("format_name", sorted({case[1] for case in CASES}))
+def test_a_truncated_or_foreign_file_is_refused(made: Any, tmp_path: Path, format_name: str) -> None:
+    _, path = made(*next(case for case in CASES if case[1] == format_name))
+    exporter = catalog.load_plugin("exporters", format_name)
+    whole = path.read_bytes() if path.is_file() else max(files_in(path), key=lambda p: p.stat().st_size).read_bytes()
+    spoiled = tmp_path / path.name
+    for content in (b"", whole[:100], whole[: len(whole) // 2], whole[:-7], b"PK\3\4 nothing of ours" * 50):
+        spoiled.write_bytes(content)
+        with pytest.raises(EdgedistillError):
+            exporter.read_back(spoiled)
+    with pytest.raises(EdgedistillError):
+        exporter.read_back(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("format_name", catalog.plugins("exporters"))
+def test_a_scheme_that_a_format_cannot_hold_is_refused_before_anything_is_written(
+    tmp_path: Path, format_name: str
+) -> None:
+    family = next(family for family, name, _ in CASES if name == format_name)
+    kinds = getattr(catalog.load_plugin("students", family), "ACTIVATIONS", ("dynamic_int8", "static_int8", "float"))
+    for scheme in schemes().values():
+        if allows(format_name, scheme) or scheme.activations not in kinds:
+            continue
+        with pytest.raises(EdgedistillError, match=r"scheme|group|bf16"):
+            catalog.load_plugin("exporters", format_name).export(student(family, scheme), BUCKETS, tmp_path / "no")
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format_name", catalog.plugins("exporters"))
+def test_the_planner_reads_what_it_needs_without_importing_the_exporter(format_name: str) -> None:
+    about = catalog.constants("exporters", format_name)
+    assert {"SUFFIX", "REQUIRES", "EXTRA", "HOLDS", "COMPUTES", "PARITY"} <= about.keys()
+    assert format_name == "tflite" or "SIZE" in about
+    assert set(about["COMPUTES"]) == set(about["HOLDS"]["activations"])
+    assert set(about["COMPUTES"].values()) <= {"as_trained", "float"}
