@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from edgedistill.catalog import load_profile, load_target
     from edgedistill.pipeline import build
     from edgedistill.plan import make_plan
+    from edgedistill.predict import predict
     from edgedistill.store import Store
 
 __version__ = "0.1.0"
-__all__ = ["Store", "__version__", "build", "load_profile", "load_target", "make_plan"]
+__all__ = ["Store", "__version__", "build", "load_profile", "load_target", "make_plan", "predict"]
 
 _HOME = {
     "Store": "edgedistill.store",
@@ -26,6 +27,7 @@ _HOME = {
     "load_profile": "edgedistill.catalog",
     "load_target": "edgedistill.catalog",
     "make_plan": "edgedistill.plan",
+    "predict": "edgedistill.predict",
 }
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from edgedistill import predict as predictor
+from edgedistill.predict import Workload as Inference
+from edgedistill.predict import predict as forecast
 from edgedistill.specs import Prediction, Spec, Target
 
 FP32_BYTES = 4
@@ -95,9 +96,9 @@ def _latency(target: Target, work: Workload) -> Prediction | None:
     slower = fit.one_core_fp32_gflops / core
     gain = _coefficients().int8_gain[work.activations]
     elements_m = work.activation_bytes / FP32_BYTES / 1e6
-    found = predictor.predict(
+    found = forecast(
         target,
-        predictor.Workload(
+        Inference(
             gmacs=work.macs / 1e9,
             dw_gmacs=0.0,
             params_m=work.linear_bytes / FP32_BYTES / 1e6,  # as many fp32 numbers as the weights have bytes to move
