@@ -1,6 +1,8 @@
 """Torch modules as packages: one quiet call of coremltools."""
 
 import contextlib
+import functools
+import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +28,12 @@ def quiet() -> Iterator[None]:
             logging.disable(before)
 
 
+@functools.cache
 def coremltools() -> Any:
     with quiet():
         import coremltools as ct
+    # every conversion ends in a full garbage collection; looking through the modules of torch took four fifths of it
+    gc.freeze()
     return ct
 
 

@@ -262,17 +262,8 @@ def expected(module: nn.Module, feeds: tuple[np.ndarray, ...], dtype: torch.dtyp
     return [value.numpy() for value in (result if isinstance(result, tuple | list) else (result,))]
 
 
-# Programs of the two systems differ in few operations; the default suite converts the others for iOS 17 only.
-DIFFERENT = {
-    name for name in OPS if name.startswith(("attention", "einsum", "embedding", "gather", "index", "scatter"))
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "target"),
-    [(name, "iOS17") for name in OPS]
-    + [pytest.param(name, "iOS18", marks=[] if name in DIFFERENT else pytest.mark.slow) for name in OPS],
-)
+@pytest.mark.parametrize("target", ["iOS17", "iOS18"])
+@pytest.mark.parametrize("name", OPS)
 def test_an_operation_gives_what_torch_gives(name: str, target: str, tmp_path: Path) -> None:
     made, feeds = OPS[name]
     torch.manual_seed(5)

@@ -13,10 +13,11 @@ the former have no digits left after some hundred tokens, and the latter overflo
 `load` runs the reference evaluator (`edgedistill.coreml`), not Apple's runtime. Nothing here ran on Apple hardware.
 
 Texts have one entry point, from int32 `input_ids` and `attention_mask` [1, N] to float32 `logits` [1, classes], where N
-is anything from 1 to the largest bucket; a single bucket gives a fixed length. A decoder keeps keys and values in fp16
-states, and takes beside its ids the int32 `position` [1], the number of tokens they hold: 0 at the beginning of a text,
-which `load` fills in. iOS 17 is enough for int8 per channel; 4 bits, groups and states need iOS 18. `dynamic_int8`
-activations are computed as floats: Core ML has no ranges that follow the input.
+is anything from 1 to the largest bucket. A flexible length may keep a program off the Neural Engine; a single bucket
+gives a fixed one. A decoder keeps keys and values in fp16 states, and takes beside its ids the int32 `position` [1],
+the number of tokens they hold: 0 at the beginning of a text, which `load` fills in. iOS 17 is enough for int8 per
+channel; 4 bits, groups and states need iOS 18. `dynamic_int8` activations are computed as floats: Core ML has no ranges
+that follow the input.
 """
 
 from __future__ import annotations
@@ -89,9 +90,10 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
             verify(frozen, partial)
             tried = signatures if converter.signature == signatures[0] else {*signatures, *frozen.signatures([1])}
             prove(frozen, sorted(tried), parse(converter.write("fp32", Path(folder))), parse(partial))
-        if out.exists():
+        if out.exists():  # a folder cannot be renamed onto another
+            shutil.rmtree(old, ignore_errors=True)
             out.replace(old)
         partial.replace(out)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)

@@ -16,6 +16,7 @@ from edgedistill.specs.base import Spec
 from edgedistill.specs.quant import QuantScheme
 
 KEY = "edgedistill.card"
+Label = Literal["int8 per channel", "int4 per channel", "int8 per group of 32", "int4 per group of 32"]
 _LARGEST = 2**24
 
 
@@ -23,7 +24,7 @@ class Weight(Spec):
     """Where a quantized tensor lies, and the label of its grid."""
 
     operation: str
-    grid: str
+    grid: Label
 
 
 class Card(Spec):

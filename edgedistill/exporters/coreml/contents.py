@@ -54,8 +54,9 @@ class Contents:
 
     def floats(self) -> dict[str, Constant]:
         """Every float constant, by the name of its operation."""
-        found = {name: op.inputs["val"][0] for name, op in self.operations.items() if op.kind == "const"}
-        return {name: value for name, value in found.items() if isinstance(value, Constant) and value.type.is_float}
+        found = {name: op.inputs.get("val") for name, op in self.operations.items() if op.kind == "const"}
+        values = {name: bound[0] for name, bound in found.items() if bound}
+        return {name: v for name, v in values.items() if isinstance(v, Constant) and v.type.is_float}
 
     def weight(self, name: str, label: str) -> QuantizedTensor:
         """Codes and scales of a compressed constant on a grid of `label`, e.g. "int4 per group of 32"."""
@@ -109,8 +110,9 @@ class Contents:
     def _constant(self, operation: Operation, argument: str) -> Constant:
         """The constant that an argument is bound to, or the one of the `const` that it names."""
         bound = operation.inputs.get(argument, ())
-        if len(bound) == 1 and isinstance(bound[0], str) and self.operations[bound[0]].kind == "const":
-            bound = self.operations[bound[0]].inputs["val"]
+        named = self.operations.get(bound[0]) if len(bound) == 1 and isinstance(bound[0], str) else None
+        if named is not None and named.kind == "const":
+            bound = named.inputs.get("val", ())
         if len(bound) != 1 or not isinstance(bound[0], Constant):
             raise VerificationError(f"{self.path}: the {argument} of {operation.name} is not one constant.")
         return bound[0]

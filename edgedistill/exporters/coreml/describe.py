@@ -42,7 +42,7 @@ def describe(program: Program, frozen: FrozenStudent, signature: str) -> Card:
         operation = _seek(f"model.{name}", integers, equal)
         if operation is None:
             raise StageError(f"coremltools left {name} of the {frozen.family} student float; {label} is wanted.")
-        return Weight(operation=operation, grid=label)
+        return Weight.model_validate({"operation": operation, "grid": label})
 
     def constant(name: str) -> str | None:
         found = _seek(f"model.{name}", constants, lambda operation: holds(constants[operation], rest[name]))

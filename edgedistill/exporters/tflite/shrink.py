@@ -63,10 +63,12 @@ def _share_prefixes(edit: Edit) -> None:
 
 
 def _is_table(edit: Edit, tensor: Any) -> bool:
+    """Not a vector: biases of zeros begin alike too, and a layer needs its own as a constant."""
     return (
         tensor.type == edit.schema.TensorType.FLOAT32
         and len(edit.bytes_of(tensor)) >= _MIN_PREFIX_BYTES
         and tensor.shape is not None
+        and len(tensor.shape) > 1
     )
 
 
