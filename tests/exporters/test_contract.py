@@ -29,7 +29,11 @@ INT8, INT4 = WeightGrid(), WeightGrid(bits=4)
 INT8_GROUPS, INT4_GROUPS = WeightGrid(granularity=PerGroup()), WeightGrid(bits=4, granularity=PerGroup())
 WEIGHTS = {"int8": INT8, "int4": INT4, "int8 groups": INT8_GROUPS, "int4 groups": INT4_GROUPS}
 # wide enough for groups of 32
-WIDER = {"bert": {"width": 32, "ffn": 64}, "vit": {"width": 32, "ffn": 64}}
+WIDER = {
+    "bert": {"width": 32, "ffn": 64},
+    "cnn": {"head_width": 32},
+    "vit": {"width": 32, "ffn": 64, "patch": 8},
+}
 
 
 def schemes() -> dict[str, QuantScheme]:

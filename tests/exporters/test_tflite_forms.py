@@ -57,7 +57,7 @@ FORMS = {
 
 
 def student(family: str, scheme: QuantScheme) -> FrozenStudent:
-    """Biases and norms as large as trained ones; activation ranges seen on random samples."""
+    """Biases and norms as large as trained ones; activation ranges seen on random samples; int4 codes down to -8."""
     torch.manual_seed(0)
     plugin = catalog.load_plugin("students", family)
     config = plugin.TINY.model_copy(update=WIDER[family])
@@ -75,7 +75,13 @@ def student(family: str, scheme: QuantScheme) -> FrozenStudent:
             feeds = [plugin.sample(config, signature, random) for _ in range(4)]
             model(*(torch.from_numpy(np.concatenate([feed[p.name] for feed in feeds])) for p in signature.inputs))
     quant.freeze_observers(model)
-    return quant.freeze(model.eval(), family, config, scheme, {})
+    frozen = quant.freeze(model.eval(), family, config, scheme, {})
+    clipped = {
+        name: weight._replace(codes=np.where(weight.codes == -7, np.int8(-8), weight.codes))
+        for name, weight in frozen.quantized.items()
+        if frozen.grids()[name].bits == 4
+    }
+    return dataclasses.replace(frozen, quantized=frozen.quantized | clipped)
 
 
 Made = tuple[FrozenStudent, Path]

@@ -1,7 +1,10 @@
 """TensorFlow Lite (LiteRT): one .tflite with the student's signatures, integer codes exactly as trained.
 
 A text encoder has a signature `length_N` per length bucket, from int32 `input_ids` and `attention_mask` [1, N] to
-float32 `logits` [1, classes].
+float32 `logits` [1, classes]; an image classifier one signature `image`, from float32 `pixels` [1, S, S, 3].
+
+The runtime is LiteRT with XNNPACK, as it is unless an app switches it off. Dynamic int4 per channel must not run
+without it: LiteRT's own kernel (2.3.0) computes the code -8 wrong, and no file can forbid it.
 """
 
 from __future__ import annotations
