@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from edgedistill import catalog
 from edgedistill.errors import SpecError, VerificationError
 from edgedistill.pipeline import proofs
 from edgedistill.pipeline.golden import GoldenSample
-from edgedistill.pipeline.recheck import Bundle, Verified, check_files, golden_samples, inside, model_path
+from edgedistill.pipeline.recheck import Bundle, Verified, check_files, golden_samples, inside, model_path, read_json
 from edgedistill.specs import Progress, Silent
 
 # golden.json keeps six decimals; on the processor it was made on, the file answers the same to the last of them.
@@ -36,8 +37,10 @@ def verify(bundle: Bundle, *, tolerance: float = 0.0, progress: Progress | None 
     frozen = FrozenStudent.load(bundle.folder / "frozen")
     _check_labels(bundle, frozen)
     worst, count = 0.0, 0
+    words = {"tokenizer_json": read_json(bundle.folder, "tokenizer.json")}  # some formats carry it in the model's file
+    told = dataclasses.replace(frozen, task=frozen.task | words)
     for artifact in bundle.manifest.artifacts:
-        catalog.load_plugin("exporters", artifact.format).verify(frozen, model_path(bundle, artifact))
+        catalog.load_plugin("exporters", artifact.format).verify(told, model_path(bundle, artifact))
     watch.end(f"codes and scales of {len(frozen.quantized)} tensors equal the frozen student's")
     samples = golden_samples(bundle)
     watch.begin("golden", len(samples) * len(bundle.manifest.artifacts), "sample")

@@ -20,8 +20,13 @@ def answer(path: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
     return got
 
 
-def test_a_reciprocal_is_shifted(tmp_path: Path) -> None:
+def test_a_reciprocal_is_shifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1 / x becomes `inverse` with an epsilon of 1e-4: half the value at 1e-4 (apple/coremltools #2773)."""
+    from coremltools.converters.mil.frontend.torch import ops
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY as registry
+
+    # the exporter, if it ran in this process, has put its own in the place of coremltools'
+    monkeypatch.setitem(registry.name_to_func_mapping, "reciprocal", ops.reciprocal)
 
     class Reciprocal(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgedistill.errors import StageError, VerificationError
 from edgedistill.exporters._proof import Limits, executes
+from edgedistill.exporters.tflite.auditing import audit
 from edgedistill.exporters.tflite.carriers import carriers
 from edgedistill.exporters.tflite.checking import verify
 from edgedistill.exporters.tflite.graph import convert
@@ -31,6 +32,7 @@ __all__ = [
     "REQUIRES",
     "SUFFIX",
     "TfliteRunner",
+    "audit",
     "check",
     "export",
     "first_divergence",
