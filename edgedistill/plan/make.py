@@ -11,7 +11,7 @@ from edgedistill.specs import Budget, Candidate, Plan, Profile, Target
 # Beyond this a student often learns less from a teacher than from one between them (Mirzadeh et al. 2020); below it
 # there is little left to gain. A rule of thumb from image and language models, not a law.
 RATIO_LOW, RATIO_HIGH = 3.0, 10.0
-RANKED_FROM = 1.5  # two predictions nearer than this are in the wrong order too often (data/devices/README.md, 4.5)
+RANKED_FROM = 1.5  # two predictions nearer than this are in the wrong order too often (the rows in predict/data)
 
 
 def make_plan(

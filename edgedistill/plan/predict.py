@@ -86,7 +86,7 @@ def predict(target: Target, workload: Workload) -> tuple[Prediction, ...]:
 def _latency(target: Target, work: Workload) -> Prediction | None:
     """One thread in fp32 by `edgedistill.predict`, its MACs sped up by int8, overheads of small graphs added.
 
-    The interval is never narrower than that of a specification alone (data/devices/README.md, 4.5): the gain of int8
+    The interval is never narrower than that of a specification alone (the rows in predict/data): the gain of int8
     and the overheads were seen on few devices.
     """
     fit = _coefficients().latency
@@ -160,7 +160,7 @@ def _memory(target: Target, workload: Workload) -> Prediction:
 
 
 def _energy(target: Target, workload: Workload, latency: Prediction) -> Prediction | None:
-    """Formula: data/devices/README.md, 3.5. W x ms = mJ."""
+    """Formula: mean power of the whole phone times time. W x ms = mJ."""
     if target.battery_wh is None:
         return None
     fit = _coefficients().energy

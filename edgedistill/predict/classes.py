@@ -1,7 +1,7 @@
 """Which measurements belong together: a class is a runtime family, a unit and a precision, with its own coefficients.
 
 A group within a class is one device with one build, thread count and core choice. Groups share a shape and differ in
-speed; the terms of the shape are physical (`data/devices/README.md` 3.1): start, layers, multiply-accumulates,
+speed; the terms of the shape are physical (the rows in `predict/data`): start, layers, multiply-accumulates,
 activation traffic, weights, input.
 """
 

@@ -16,7 +16,7 @@ from edgedistill.predict.specs import Calibration, Forecast, Level, Workload
 from edgedistill.predict.speed import Speed, find_speed, missing_facts
 
 # What dynamic int8 (weights int8, activations made int8 at run time) gains on the multiply-accumulates of LiteRT's CPU
-# runtime: 1.4 and 1.3 times on MobileNetV2, whose depthwise layers stay float (README 5); 2.7 times where all layers
+# runtime: 1.4 and 1.3 times on MobileNetV2, whose depthwise layers stay float; 2.7 times where all layers
 # are linear, as this project's students on a server core (0.87 of what static int8 gains on Pixel 6 and S23).
 DYNAMIC_GAIN = {True: 2.7, False: 1.35}
 WIDER_OUTSIDE = 0.5  # of the log distance from the calibrated range, added to both ends
@@ -151,7 +151,7 @@ def _interval(found: Mapping[str, Mapping[str, Sequence[float]]], key: str, inpu
     if told == {"layers"}:
         low, high = LAYERS_TOLD_WIDER * low, LAYERS_TOLD_WIDER * high
     if key not in found and key.startswith("spec"):
-        low, high = min(low, -log(2.2)), max(high, log(2.2))  # one chip measured: README 4.5, spec only, other vendors
+        low, high = min(low, -log(2.2)), max(high, log(2.2))  # one chip measured; spec only, other vendors
     return low, high
 
 
@@ -233,7 +233,7 @@ def _by_rows(device: Device, work: Workload, name: str) -> Forecast:
 
 
 def _partly(device: Device, work: Workload, calibration: Calibration | None) -> Forecast:
-    """Part of the graph runs on the CPU: the partitions' times are summed (README 3.1)."""
+    """Part of the graph runs on the CPU: the partitions' times are summed."""
     share = work.delegated
     full = latency(device, work.model_copy(update={"delegated": 1.0}), calibration)
     rest = latency(device, work.model_copy(update={"delegated": 1.0, "unit": "cpu", "runtime": "litert"}), calibration)

@@ -23,7 +23,7 @@ FACTOR_LLM_MEMORY = 0.15  # log: size of a file is known within 5 %, the runtime
 
 
 def memory(device: Device, work: Workload) -> Forecast:
-    """Peak memory of the process in MB: runtime, file, packed weights, activations (README 3.4).
+    """Peak memory of the process in MB: runtime, file, packed weights, activations.
 
     Raises:
         SpecError: for a runtime and unit without memory measurements, or a model without features.
@@ -138,7 +138,7 @@ def first_load(device: Device, work: Workload) -> Forecast:
 
 
 def energy(device: Device, work: Workload | LlmWorkload, calibration: Calibration | None = None) -> Forecast:
-    """Millijoules of the whole phone for one inference, or for one generated token: power x time (README 3.5).
+    """Millijoules of the whole phone for one inference, or for one generated token: power x time.
 
     Raises:
         SpecError: for a device without a battery, as only whole-phone power is published.

@@ -82,7 +82,7 @@ def test_threads_are_not_invented() -> None:
 
 
 def test_memory_agrees_with_published_measurements() -> None:
-    """MiniLM fp32 with one and three signatures (facts/tflite.md), MobileNetV2 fp32 (AI Edge Portal, Pixel 9 Pro)."""
+    """MiniLM fp32 with one and three signatures (measured), MobileNetV2 fp32 (AI Edge Portal, Pixel 9 Pro)."""
     mini = {"file_bytes": 90_500_000, "linear_bytes": 42_600_000, "peak_activation_bytes": 500_000}
     mobile = {"file_bytes": 13_980_000, "linear_bytes": 13_980_000, "peak_activation_bytes": 6_020_000}
     for changes, signatures, measured in ((mini, 1, 122.0), (mini, 3, 208.0), (mobile, 1, 38.6)):
@@ -92,7 +92,7 @@ def test_memory_agrees_with_published_measurements() -> None:
 
 
 # model: 10^6 MACs, nodes of the graph, file in MB, elements read and written in 10^6, ms on the Galaxy S25 Ultra
-# (CPU, fp32; data/devices/vision_latency.csv and model_features.csv). The rows are fp32, so the gain of int8 is undone.
+# (CPU, fp32; latency.csv and model_features.csv of predict/data). The rows are fp32, so the gain of int8 is undone.
 MEASURED = {
     "mobilenet_v2": (300.8, 70, 13.98, 14.96, 6.177),
     "resnet50": (4089.2, 78, 102.1, 38.39, 72.325),

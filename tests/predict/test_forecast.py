@@ -129,7 +129,7 @@ def test_outside_the_calibrated_range_is_flagged_and_wider() -> None:
 
 
 def test_partial_delegation_sums_the_partitions() -> None:
-    """ViT on the GPU of Galaxy S25 Ultra ran 28 of 400 nodes there: 313 ms, its CPU 321 ms (README 3.1)."""
+    """ViT on the GPU of Galaxy S25 Ultra ran 28 of 400 nodes there: 313 ms, its CPU 321 ms."""
     options = {"model": "vit_base_patch16_224", "precision": "fp16"}
     whole, none = Workload(unit="gpu", **options), Workload(unit="cpu", **options)
     part = predict("galaxy_s25_ultra", whole.model_copy(update={"delegated": 0.07}))
@@ -221,7 +221,7 @@ def test_language_models() -> None:
 
 
 def test_key_value_cache_and_compute_buffer_match_llama_cpp() -> None:
-    """Qwen2.5-1.5B at 2048 tokens: 56 MiB of keys and values, 302.75 MiB of compute buffer (README 3.4, llm rows)."""
+    """Qwen2.5-1.5B at 2048 tokens: 56 MiB of keys and values, 302.75 MiB of compute buffer."""
     terms = predict("pixel8", LlmWorkload(model="qwen2.5-1.5b"), "peak_memory_mb").terms
     assert terms["kv_mb"] == pytest.approx(56 * 1.048576, rel=0.01)
     assert terms["compute_mb"] == pytest.approx(302.75 * 1.048576, rel=0.02)

@@ -16,7 +16,7 @@ from edgedistill.predict.calibrate.speeds import slopes, typical_speed
 
 ENOUGH = 40  # held-out rows from which imputed features get an interval of their own
 FEW_CHIPS, FEW_CHIPS_WIDER = 8, 1.25  # intervals made of fewer chips cover a next chip 54 to 74 % of the time, not 80
-NARROWEST = 0.05  # log units: no class of published rows repeats better (README 4.2, noise floor)
+NARROWEST = 0.05  # log units: no class of published rows repeats better (their noise floor)
 
 
 def latency(impute: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -97,7 +97,7 @@ def exact_interval() -> list[float]:
     for _, same in groupby(rows, key=lambda row: [row[k] for k in key]):
         values = [float(row["ms"]) for row in same]
         apart += [float(np.log(value / values[0])) for value in values[1:]]
-    if len(apart) < 10:  # one release only: README 4.2, 90 % within x1.25
+    if len(apart) < 10:  # one release only: 90 % of repeats lie within x1.25
         return [-0.15, 0.15]
     low, high = crossval.quantiles(np.array(apart + [-value for value in apart]))
     return [round(min(low, -NARROWEST), 4), round(max(high, NARROWEST), 4)]

@@ -2,7 +2,7 @@
 
     seconds per token = exp(cell) * (parameters + overhead of the unit) * exp(recurrent penalty of the unit)
 
-Decode reads `decode_b` parameters for each token, prefill multiplies `prefill_b`; file size is no proxy (README 3.3).
+Decode reads `decode_b` parameters for each token, prefill multiplies `prefill_b`; file size is no proxy.
 """
 
 from __future__ import annotations

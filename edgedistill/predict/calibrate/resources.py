@@ -17,7 +17,7 @@ from edgedistill.predict.devices import of_name
 from edgedistill.predict.features import facts, features, find_row
 from edgedistill.predict.specs import Workload
 
-# What LiteRT takes before it holds a model (README 3.4). 26 rows of 11 to 650 MB do not tell 2 from 3 MB; left free, it
+# What LiteRT takes before it holds a model. 26 rows of 11 to 650 MB do not tell 2 from 3 MB; left free, it
 # follows the smallest model.
 KNOWN_BASE_MB = {"litert cpu": 2.0}
 FP32_BYTES = 4.0
@@ -105,7 +105,7 @@ def energy() -> Table:
             "rows": len(vision),
         },
         "per_mmac_mj": {unit: round(float(np.median(values)), 4) for unit, values in per_mac.items()},
-        # iPhone 17 Pro: 0.64 to 0.76 of the burst rate; Galaxy S25 Ultra on its CPU: 37 -> 19 tokens/s (README 3.5)
+        # iPhone 17 Pro: 0.64 to 0.76 of the burst rate; Galaxy S25 Ultra on its CPU: 37 -> 19 tokens/s
         "sustained": {"median": 0.7, "low": 0.51, "high": 0.76},
     }
     return found, [*figures, *mac_figures]

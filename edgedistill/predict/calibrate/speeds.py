@@ -11,7 +11,7 @@ from edgedistill.predict.calibrate.samples import Floats
 from edgedistill.predict.devices import of_name
 
 # Expected slopes of log(ms) on the logs of rates, and on flags; what a class cannot tell stays here. Rates help less
-# than in proportion, as part of the time is spent waiting for memory (README 4.2: spec scaling is off by x1.3 or so).
+# than in proportion, as part of the time is spent waiting for memory (spec scaling is off by x1.3 or so).
 PRIOR = {"compute": -0.7, "bandwidth": -0.2, "threads": -0.6, "crowd": 0.0, "in_order": 0.1, "fp16": -0.2}
 SIGN = {"compute": -1.0, "bandwidth": -1.0, "threads": -1.0, "in_order": 1.0, "fp16": -1.0, "crowd": 1.0}
 PRIOR_ROWS = 1.0  # how many chips the expectation is worth
