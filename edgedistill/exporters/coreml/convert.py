@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from edgedistill.errors import MissingDependency, StageError
+from edgedistill.exporters._entry import Entry
 from edgedistill.exporters._quiet import silenced
 from edgedistill.exporters.coreml import operators
-from edgedistill.exporters.coreml.network import POSITION, Entry, Generator, announce, generates, network
+from edgedistill.exporters.coreml.network import POSITION, Generator, announce, generates, network
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Port, Signature
 

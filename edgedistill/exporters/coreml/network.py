@@ -38,19 +38,6 @@ _LIBRARY.define(_SCHEMA)  # type: ignore[no-untyped-call]
 _LIBRARY.impl("coreml_on_grid", _on_grid, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 
 
-class Entry(nn.Module):
-    """The inputs of a signature to the one tensor that the file answers."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The first output of the student."""
-        out: Tensor = self.model(*inputs).logits
-        return out
-
-
 class Generator(nn.Module):
     """A decoder that keeps its keys and values in states, one pair a layer: a prompt is read once, then token by token.
 

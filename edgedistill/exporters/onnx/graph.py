@@ -7,9 +7,10 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgedistill.errors import MissingDependency, StageError
+from edgedistill.exporters._entry import Entry
 from edgedistill.exporters._quiet import silenced
 from edgedistill.exporters.onnx.layers import OPSET, lower
 from edgedistill.quant.frozen import FrozenStudent
@@ -59,7 +60,7 @@ def convert(frozen: FrozenStudent, signatures: Sequence[Signature]) -> Any:
     except ImportError as error:
         raise MissingDependency(f"Export to ONNX needs onnxscript ({error}): pip install 'edgedistill[onnx]'") from None
     entry, names = entry_of(signatures)
-    network = _Entry(lower(frozen)).eval()
+    network = Entry(lower(frozen)).eval()
     free = tuple({n: torch.export.Dim.DYNAMIC for n, size in enumerate(p.shape) if size < 0} for p in entry.inputs)
     # traced with a size that is not the smallest: 1 would be taken for a constant
     sample = tuple(torch.ones(port.shape, dtype=getattr(torch, port.dtype)) for port in signatures[-1].inputs)
@@ -90,18 +91,6 @@ def convert(frozen: FrozenStudent, signatures: Sequence[Signature]) -> Any:
         ) from error
     _describe(model.graph, entry, signatures, names)
     return model
-
-
-class _Entry(nn.Module):
-    """The network, answering only what the file answers."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        out: Tensor = self.model(*inputs).logits
-        return out
 
 
 def _merged(ports: Sequence[Port], names: dict[Sizes, str]) -> Port:

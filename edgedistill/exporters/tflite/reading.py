@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -19,6 +20,10 @@ from edgedistill.exporters.tflite.weights import LAYERS, LOOKUP, unpacked
 from edgedistill.quant.stored import QuantizedTensor
 
 GROUP = 32
+# What a damaged table makes of offsets, sizes and numbers; anything else is a mistake of ours and must be seen as one.
+DAMAGE = (
+    ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError, struct.error
+)  # fmt: skip
 # Operators that multiply by, or look up in, a constant: what the scheme calls weights.
 _WEIGHTED = (*LAYERS, LOOKUP, "BATCH_MATMUL", "TRANSPOSE_CONV", "CONV_3D", "GATHER", "GATHER_ND")
 
@@ -72,7 +77,7 @@ def parse(path: Path) -> tuple[Any, Any]:
         check_offsets(data)
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
         check_graph(schema, model)
-    except Exception as error:  # in case the generated code trips over what the checks let pass
+    except DAMAGE as error:  # the checks', or of the generated code where it trips over what they let pass
         told = str(error) if isinstance(error, ValueError) else type(error).__name__
         raise VerificationError(f"{path}: damaged .tflite file: {told}. Export it again.") from error
     return schema, model
