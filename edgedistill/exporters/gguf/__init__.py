@@ -67,7 +67,7 @@ ROW_MULTIPLE = 32
 _LONGEST_PROOF = 256  # tokens; the logits of more would take long, and all buckets are one graph
 # The float32 twin sums in another order: 2e-6 of the largest logit after 30 layers of SmolLM2-135M. Where there is a
 # GELU, llama.cpp looks it up in a table of 65536 fp16 numbers, and for a BERT that table holds the tanh approximation
-# of the exact function: 5e-4 and 1e-3 seen (tests/exporters/test_gguf.py shows that this is all of it).
+# of the exact function: 5e-4 and 1e-3 seen (tests/exporters/gguf shows that this is all of it).
 _TWIN_LIMITS = {"gemma3": Limits(2e-3, 1e-2), "bert": Limits(5e-3, 2e-2)}
 _TWIN_LIMIT = Limits(1e-4, 1e-3)
 # The file itself, whose activations llama.cpp rounds to Q8_0 (5e-2 and 8e-2 seen with SmolLM2-135M): this passes that

@@ -1,7 +1,7 @@
 """Which GGUF architecture a student is: the names of its tensors there, the order of their rows, and its metadata.
 
 Sources: `src/models/{llama,qwen2,qwen3,gemma3,bert}.cpp` and `src/llama-arch.cpp` of llama.cpp (as in llama-cpp-python
-0.3.36), of which every architecture's logits are compared with ours in tests/exporters/test_gguf.py.
+0.3.36), of which every architecture's logits are compared with ours in tests/exporters/gguf.
 """
 
 from __future__ import annotations

@@ -1,0 +1,243 @@
+"""Faults in the file, in what its program computes, and in the conversion: each is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from coreml_students import BUCKETS, MID, SCHEMES, Converted, blob_of, student
+from torch import nn
+
+from edgedistill.coreml import Operation, Program
+from edgedistill.coreml import load as parse
+from edgedistill.errors import StageError, VerificationError
+from edgedistill.exporters import coreml
+from edgedistill.exporters.coreml import convert, proof
+from edgedistill.exporters.coreml.card import card_of
+from edgedistill.exporters.coreml.network import network
+from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.specs.quant import QuantScheme
+from edgedistill.students import bert
+
+
+def test_a_flipped_code_is_found(exported: tuple[FrozenStudent, Path], tmp_path: Path) -> None:
+    frozen, path = exported
+    path = Path(shutil.copytree(path, tmp_path / "copy.mlpackage"))
+    program, data = parse(path), bytearray(blob_of(path).read_bytes())
+    operations = {operation.name: operation for operation in program.main.operations}
+    for name, item in card_of(program).weights.items():
+        inputs = operations[item.operation].inputs
+        (constant,) = inputs.get("quantized_data") or inputs["data"]
+        assert not isinstance(constant, str)
+        if constant.record is None:  # a few numbers, written in the program
+            continue
+        data[constant.record.offset + 5] ^= 1
+        blob_of(path).write_bytes(data)
+        with pytest.raises(VerificationError, match=rf"1 of \d+ codes of {name}"):
+            coreml.verify(frozen, path)
+        data[constant.record.offset + 5] ^= 1
+
+
+def test_a_scale_off_by_one_ulp_and_a_wrong_bias_are_found(exported: tuple[FrozenStudent, Path]) -> None:
+    frozen, path = exported
+    for name, tensor in frozen.quantized.items():
+        scales = tensor.scales.copy()
+        scales.flat[2] = np.nextafter(np.float16(scales.flat[2]), np.float16(1)).astype(np.float32)
+        wrong = dataclasses.replace(frozen, quantized=frozen.quantized | {name: tensor._replace(scales=scales)})
+        with pytest.raises(VerificationError, match=rf"1 of {scales.size} scales of {name}"):
+            coreml.verify(wrong, path)
+    for name, values in frozen.floats.items():
+        other = values.copy()
+        other.flat[-1] += 0.01
+        with pytest.raises(VerificationError, match=f"{name} is not in the file"):
+            coreml.verify(dataclasses.replace(frozen, floats=frozen.floats | {name: other}), path)
+
+
+def test_a_wrong_grid_is_found(folder: Path) -> None:
+    frozen, path = student("bert", MID, SCHEMES["static"]), folder / "static.mlpackage"
+    if not path.exists():
+        coreml.export(frozen, BUCKETS, path)
+    for side in (0, 1):
+        pair = list(frozen.ranges["layers.0.down"])
+        for change in ({"zero_point": pair[side].zero_point - 1}, {"scale": pair[side].scale * 2}):
+            pair[side] = frozen.ranges["layers.0.down"][side]._replace(**change)
+            wrong = dataclasses.replace(frozen, ranges=frozen.ranges | {"layers.0.down": (pair[0], pair[1])})
+            with pytest.raises(VerificationError, match=r"grid of layers\.0\.down|not in the file"):
+                coreml.verify(wrong, path)
+
+
+def test_swapped_and_transposed_weights_are_found(exported: tuple[FrozenStudent, Path]) -> None:
+    frozen, path = exported
+    a, b = "layers.0.query.weight", "layers.0.key.weight"
+    swapped = frozen.quantized | {a: frozen.quantized[b], b: frozen.quantized[a]}
+    turned = frozen.quantized | {a: frozen.quantized[a]._replace(codes=frozen.quantized[a].codes.T.copy())}
+    for wrong in (swapped, turned):
+        with pytest.raises(VerificationError, match=r"codes of layers\.0\.(query|key)"):
+            coreml.verify(dataclasses.replace(frozen, quantized=wrong), path)
+
+
+def test_damaged_and_foreign_packages_are_refused(copied: tuple[FrozenStudent, Path], tmp_path: Path) -> None:
+    frozen, path = copied
+    model, blob, manifest = path / "Data/com.apple.CoreML/model.mlmodel", blob_of(path), path / "Manifest.json"
+    whole = {item: item.read_bytes() for item in (model, blob, manifest)}
+    spoiled: list[tuple[Path, bytes]] = [(item, data[: len(data) // 2]) for item, data in whole.items()]
+    spoiled += [(item, b"") for item in whole] + [(blob, b"\0" * len(whole[blob])), (model, b"\xff" * 500)]
+    spoiled += [(model, whole[model].replace(b"edgedistill.card", b"edgedistill.care"))]
+    for item, data in spoiled:
+        item.write_bytes(data)
+        with pytest.raises(VerificationError):
+            coreml.verify(frozen, path)
+        if item is not blob:  # its numbers are only read when they are asked for
+            with pytest.raises(StageError, match=r"cannot load .*copy\.mlpackage"):
+                coreml.load(path)
+        item.write_bytes(whole[item])
+    coreml.verify(frozen, path)
+    for other in (tmp_path / "nothing", blob):
+        with pytest.raises(VerificationError):
+            coreml.read_back(other)
+
+
+def changed(program: Program, kind: str, change: Callable[[Operation], Operation]) -> Program:
+    """The program with the first operation of `kind` changed."""
+    done = False
+
+    def once(operation: Operation) -> Operation:
+        nonlocal done
+        if done or operation.kind != kind:
+            return operation
+        done = True
+        return change(operation)
+
+    operations = tuple(once(operation) for operation in program.main.operations)
+    assert done, kind
+    function = dataclasses.replace(program.main, operations=operations)
+    return dataclasses.replace(program, functions={program.default: function})
+
+
+def bound_to(**names: str) -> Callable[[Operation], Operation]:
+    return lambda operation: dataclasses.replace(
+        operation, inputs={**operation.inputs, **{key: (name,) for key, name in names.items()}}
+    )
+
+
+def without(argument: str) -> Callable[[Operation], Operation]:
+    return lambda operation: dataclasses.replace(
+        operation, inputs={key: value for key, value in operation.inputs.items() if key != argument}
+    )
+
+
+def argument_of(program: Program, layer: int, name: str) -> str:
+    linears = [operation for operation in program.main.operations if operation.kind == "linear"]
+    (found,) = linears[layer].inputs[name]
+    assert isinstance(found, str)
+    return found
+
+
+FAULTS: dict[str, Callable[[Program], Program]] = {
+    "two layers swapped": lambda p: changed(p, "linear", bound_to(weight=argument_of(p, 1, "weight"))),
+    "two biases swapped": lambda p: changed(p, "linear", bound_to(bias=argument_of(p, 1, "bias"))),
+    "a dropped bias": lambda p: changed(p, "linear", without("bias")),
+    "a dropped gain": lambda p: changed(p, "layer_norm", without("gamma")),
+    "another epsilon": lambda p: changed(p, "layer_norm", without("epsilon")),
+    "a ReLU": lambda p: changed(
+        p, "gelu", lambda op: dataclasses.replace(op, kind="relu", inputs={"x": op.inputs["x"]})
+    ),
+    "a mask forgotten": lambda p: changed(
+        p, "softmax", lambda op: dataclasses.replace(op, inputs={**op.inputs, "x": sum_without_mask(p, op)})
+    ),
+}
+
+
+def sum_without_mask(program: Program, softmax: Operation) -> tuple[Any, ...]:
+    (add,) = (operation for operation in program.main.operations if operation.name == softmax.inputs["x"][0])
+    return add.inputs["x"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_program_that_computes_something_else_is_found(converted: Converted, fault: str) -> None:
+    """In either conversion, the one that is compared with the student or the one that ships."""
+    frozen, signatures = converted.frozen, converted.signatures
+    for plain, shipped, step in (
+        (FAULTS[fault](converted.plain), converted.shipped, "the graph"),
+        (converted.plain, FAULTS[fault](converted.shipped), "the fp16 program"),
+    ):
+        with pytest.raises(VerificationError, match=step):
+            proof.prove(frozen, signatures, plain, shipped)
+
+
+def test_the_proof_passes_what_was_converted(converted: Converted) -> None:
+    proof.prove(converted.frozen, converted.signatures, converted.plain, converted.shipped)
+
+
+def spoiling(change: Callable[[nn.Module], None]) -> Callable[..., nn.Module]:
+    def spoiled(frozen: FrozenStudent, **options: Any) -> nn.Module:
+        model = network(frozen, **options)
+        with torch.no_grad():
+            change(model)
+        return model
+
+    return spoiled
+
+
+def _transposed(model: nn.Module) -> None:
+    weight = model.get_parameter("layers.0.query.weight")
+    weight.copy_(weight.T.clone())
+
+
+def _without_bias(model: nn.Module) -> None:
+    model.get_parameter("layers.0.up.bias").zero_()
+
+
+def _overflowing(model: nn.Module) -> None:
+    """The same answers, through values that fp16 cannot hold."""
+    model.get_submodule("layers.0.ffn_norm").register_forward_hook(lambda *call: call[2] * 3e4 / 3e4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_transposed, r"codes of layers\.0\.query\.weight"),
+        (_without_bias, r"layers\.0\.up\.bias is not in the file"),
+        (_overflowing, r"fp16 arithmetic .* leave the range of fp16, first in mul"),
+    ],
+)
+def test_a_conversion_that_changes_the_student_is_refused(
+    change: Callable[[nn.Module], None], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "network", spoiling(change))
+    with pytest.raises(VerificationError, match=message):
+        coreml.export(student("bert", bert.TINY, QuantScheme()), [8], tmp_path / "no.mlpackage")
+    assert not list(tmp_path.iterdir())
+
+
+def test_floats_where_integers_were_promised_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def announce(model: nn.Module, frozen: FrozenStudent) -> None:
+        rest = {name: item for name, item in frozen.quantized.items() if "down" not in name}
+        told(model, dataclasses.replace(frozen, quantized=rest))
+
+    told = convert.announce
+    monkeypatch.setattr(convert, "announce", announce)
+    with pytest.raises(StageError, match=r"left layers\.0\.down\.weight .* float"):
+        coreml.export(student("bert", bert.TINY, QuantScheme()), [8], tmp_path / "no.mlpackage")
+
+
+def test_a_tied_weight_is_stored_once(
+    decoder: tuple[FrozenStudent, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen, path = decoder
+    sizes = [op.outputs[0].type for op in parse(path).main.operations if op.kind[:5] == "const"]
+    assert sum(kind is not None and kind.shape == (96, 32) for kind in sizes) == 1
+
+    def untied(model: nn.Module) -> None:
+        head = model.get_submodule("head")
+        head.weight = nn.Parameter(head.get_parameter("weight").clone())
+
+    monkeypatch.setattr(convert, "network", spoiling(untied))
+    with pytest.raises(VerificationError, match=r"embedding\.weight a second time, as floats"):
+        coreml.export(frozen, [8], tmp_path / "twice.mlpackage")
