@@ -178,6 +178,8 @@ def _why_unmeasured(target: Target, name: str, facts: GateFacts) -> str:
         return f"no {target.title} was measured"
     if facts.host is None or facts.host.provenance is not Provenance.MEASURED:
         return "this machine was not measured"
+    if name == "peak_memory_mb" and facts.host.peak_memory_mb is None:
+        return f"{facts.host.runtime} does not tell its peak memory"
     if facts.host.threads != target.threads:
         return f"measured with {facts.host.threads} threads, the target runs {target.threads}"
     return ""
@@ -216,9 +218,12 @@ def _latency(host: Measurement, limit: float) -> Check:
 
 def _memory(host: Measurement, limit: float) -> Check:
     """The measured process carries Python too: the truth lies between what loading the file added and the whole."""
-    added = host.peak_memory_mb - host.baseline_memory_mb
+    peak, baseline = host.peak_memory_mb, host.baseline_memory_mb or 0.0
+    if peak is None:
+        raise StageError("the measurement holds no peak memory")
+    added = peak - baseline
     verdict = Verdict.INCONCLUSIVE
-    if host.peak_memory_mb <= limit:
+    if peak <= limit:
         verdict = Verdict.PASS
     elif added > limit:
         verdict = Verdict.FAIL

@@ -85,7 +85,7 @@ def bench(
         return
     first = next(iter(found.values()))
     rows = [
-        (name, *(f"{value:,.3f}" for value in _figures(seen).values()), len(seen.samples_ms))
+        (name, *("–" if value is None else f"{value:,.3f}" for value in _figures(seen).values()), len(seen.samples_ms))
         for name, seen in found.items()
     ]
     title = f"{opened.shipped.path} on {first.device}, {first.runtime}, {first.threads} thread(s), {launches} launches"
@@ -95,7 +95,7 @@ def bench(
         output.say(f"These are this machine's figures. They say nothing about {opened.target.title}.", "yellow")
 
 
-def _figures(seen: Measurement) -> dict[str, float]:
+def _figures(seen: Measurement) -> dict[str, float | None]:
     """What a person compares; the interval is that of one launch's 95th percentile, as the gate has it."""
     import math
 

@@ -4,6 +4,16 @@ This floor imports no numpy and no torch, so that `plan`, `targets` and `--help`
 """
 
 from edgedistill.specs.base import Spec
+from edgedistill.specs.device import (
+    Conditions,
+    Energy,
+    Fingerprint,
+    Launch,
+    Outputs,
+    Placement,
+    Summary,
+    Sustained,
+)
 from edgedistill.specs.plan import Candidate, Plan, PlannedStage, Prediction, SizeEstimate
 from edgedistill.specs.profile import (
     DataSpec,
@@ -41,19 +51,25 @@ __all__ = [
     "Candidate",
     "Check",
     "ComputeUnit",
+    "Conditions",
     "DataSpec",
     "DistilSpec",
+    "Energy",
     "ExportSpec",
+    "Fingerprint",
     "FitSpec",
     "GateResult",
+    "Launch",
     "LedgerRow",
     "LossTerm",
     "Manifest",
     "Measurement",
+    "Outputs",
     "Parity",
     "PerChannel",
     "PerGroup",
     "PerTensor",
+    "Placement",
     "Plan",
     "PlannedStage",
     "Prediction",
@@ -67,6 +83,8 @@ __all__ = [
     "SizeEstimate",
     "Spec",
     "StudentSpec",
+    "Summary",
+    "Sustained",
     "Target",
     "TeacherSource",
     "TeacherSpec",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from statistics import median
 from typing import Any
 
 from edgedistill.specs.base import Spec
+from edgedistill.specs.device import Energy, Fingerprint, Launch, Outputs, Placement, Sustained
 from edgedistill.specs.quant import QuantScheme
 
 SCHEMA_VERSION = 1
@@ -79,7 +81,9 @@ class Measurement(Spec):
     """What a runner saw: raw samples first, everything else derives from them.
 
     `launch_counts` says how many of `samples_ms`, in order, belong to each process launch. `peak_memory_mb` is the
-    whole process, of which `baseline_memory_mb` was there before the file was loaded.
+    whole process, of which `baseline_memory_mb` was there before the file was loaded. A tool that keeps no samples
+    leaves `samples_ms` empty and a `summary` in each of `launches`. `outputs` is None where a tool runs inputs of its
+    own: what the file answers on that device was then not compared. None: not measured.
     """
 
     artifact_sha256: str
@@ -91,19 +95,52 @@ class Measurement(Spec):
     samples_ms: tuple[float, ...]
     launch_counts: tuple[int, ...] = ()
     launch_medians_ms: tuple[float, ...]
-    first_inference_ms: float
-    load_ms: float
-    peak_memory_mb: float
-    baseline_memory_mb: float
+    first_inference_ms: float | None
+    load_ms: float | None
+    peak_memory_mb: float | None
+    baseline_memory_mb: float | None
     context: Mapping[str, str | float]
+    launches: tuple[Launch, ...] = ()
+    fingerprint: Fingerprint | None = None
+    tokens_per_s: Mapping[str, float] = {}
+    energy: Energy | None = None
+    placement: tuple[Placement, ...] = ()
+    sustained: Sustained | None = None
+    outputs: Outputs | None = None
+
+    @property
+    def samples_ns(self) -> tuple[tuple[int, ...], ...]:
+        """The raw samples of each launch, in ns, exact: they are stored as ms with all their digits."""
+        counts = self.launch_counts or (len(self.samples_ms),)
+        starts = [sum(counts[:index]) for index in range(len(counts))]
+        return tuple(
+            tuple(round(value * 1e6) for value in self.samples_ms[start : start + count])
+            for start, count in zip(starts, counts, strict=True)
+        )
 
     def quantile_ms(self, q: float) -> float:
-        """The q-quantile (linear interpolation between order statistics) of the raw samples, in ms."""
+        """The q-quantile (linear interpolation between order statistics) of the raw samples, in ms.
+
+        Without raw samples the median over launches of what the tool says, for q of 0.05, 0.5 and 0.95.
+
+        Raises:
+            ValueError: there are no samples, and the tool does not tell this quantile.
+        """
+        if not self.samples_ms:
+            return self._summarized(q)
         ordered = sorted(self.samples_ms)
         position = q * (len(ordered) - 1)
         low = int(position)
         high = min(low + 1, len(ordered) - 1)
         return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+    def _summarized(self, q: float) -> float:
+        name = {0.05: "p5_ms", 0.5: "p50_ms", 0.95: "p95_ms"}.get(q, "")
+        found: list[float | None] = [getattr(launch.summary, name, None) for launch in self.launches]
+        told = [value for value in found if value is not None]
+        if not told or len(told) < len(found):
+            raise ValueError(f"{self.runtime} keeps no samples and does not tell the {q:.0%} quantile")
+        return median(told)
 
     @property
     def latency_p50_ms(self) -> float:
