@@ -203,7 +203,7 @@ def test_a_wrong_norm_is_named_by_the_layer_behind_it(make: Callable[[str], Made
         wrong, path, frozen.sample(frozen.signatures((LENGTH,))[0], np.random.default_rng(0))
     )
     assert told is not None
-    assert told.startswith("before layers.0.up: ")
+    assert told.startswith("the input of layers.0.up: ")
 
 
 def test_inputs_without_a_signature_cannot_be_compared(make: Callable[[str], Made]) -> None:

@@ -56,7 +56,7 @@ class OnnxRunner:
         names = [port.name for port in entry.outputs]
         try:
             found = self._session.run(names, {port.name: feeds[port.name] for port in entry.inputs})
-        except _errors() as error:
+        except errors_of() as error:
             raise StageError(f"ONNX Runtime failed in signature {signature}: {_first_line(error)}") from error
         return dict(zip(names, found, strict=True))
 
@@ -68,23 +68,31 @@ def load(path: Path, threads: int = 1) -> OnnxRunner:
         MissingDependency: if onnxruntime is not installed.
         StageError: if ONNX Runtime refuses the file, or the file refers to another one.
     """
+    data = read(path)
+    parse(path, data)
+    session = session_of(path, data, threads)  # the bytes that were checked, not the file anew
+    odd = {port.type for port in (*session.get_inputs(), *session.get_outputs())} - _DTYPES.keys()
+    if odd:
+        raise StageError(f"{path}: has an input or output of type {min(odd)}, which no student has.")
+    return OnnxRunner(session)
+
+
+def session_of(path: Path, data: bytes, threads: int = 1) -> Any:
+    """A session of ONNX Runtime for `data`, which is `path`'s content or was made from it.
+
+    Raises:
+        MissingDependency, StageError: as `load`.
+    """
     runtime = require()
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = _FATAL
-    data = read(path)
-    parse(path, data)
     try:
         with silenced():
-            # the bytes that were checked, not the file anew
-            session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except _errors() as error:
+            return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except errors_of() as error:
         raise StageError(f"ONNX Runtime cannot load {path}: {_first_line(error)} Export it again.") from error
-    odd = {port.type for port in (*session.get_inputs(), *session.get_outputs())} - _DTYPES.keys()
-    if odd:
-        raise StageError(f"{path}: has an input or output of type {min(odd)}, which no student has.")
-    return OnnxRunner(session)
 
 
 def require() -> Any:
@@ -103,7 +111,7 @@ def require() -> Any:
     return onnxruntime
 
 
-def _errors() -> tuple[type[Exception], ...]:
+def errors_of() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises; its errors have no base class of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
