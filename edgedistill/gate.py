@@ -255,6 +255,8 @@ def _quality_lines(quality: QualityFloor, facts: GateFacts) -> list[Check]:
         note = f"{ran}; 95% CI {facts.file.low:.1%} to {facts.file.high:.1%}, {facts.file.rows} rows"
         lines.append(_exact("accuracy_min", facts.file.accuracy, quality.accuracy_min, "", Provenance.MEASURED, note))
     note = f"{ran}, against the frozen student; {facts.parity.rows} rows"
+    if facts.parity.first_divergence:
+        note += f"; first differs at {facts.parity.first_divergence}"
     agreement, limit = facts.parity.argmax_agreement, quality.argmax_agreement_min
     lines.append(_exact("argmax_agreement_min", agreement, limit, "", Provenance.MEASURED, note))
     return lines

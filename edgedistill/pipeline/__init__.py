@@ -26,7 +26,7 @@ REVISIONS = {
     "distil": 3,
     "freeze": 2,
     "export": 2,
-    "verify": 2,
+    "verify": 3,
     "references": 1,
 }
 CONVERTER = (*steps.LIBRARIES, "litert-torch", "litert-converter", "ai-edge-litert", "ai-edge-quantizer", "torchao")

@@ -7,14 +7,14 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgedistill import catalog
 from edgedistill.data import read_splits
 from edgedistill.errors import MissingDependency
-from edgedistill.pipeline import golden, steps
+from edgedistill.pipeline import executed, golden, steps
 from edgedistill.pipeline.trained import Trained
-from edgedistill.specs import Artifact, Profile, Progress, QuantScheme
+from edgedistill.specs import Artifact, Profile, Progress
 from edgedistill.store import Finished, bytes_of, digest_of, write_json
 
 
@@ -37,14 +37,6 @@ def require(formats: Sequence[str]) -> None:
             raise MissingDependency(
                 f"format {name!r} needs {', '.join(missing)}, not installed here: pip install {wanted}"
             )
-
-
-def activations_of(format_name: str, scheme: QuantScheme) -> Literal["as_trained", "float"]:
-    """Whether the format's runtime computes the scheme's activations, or keeps them float."""
-    computes: Literal["as_trained", "float"] = catalog.constants("exporters", format_name)["COMPUTES"][
-        scheme.activations
-    ]
-    return computes
 
 
 def export(format_name: str, profile: Profile, frozen: Finished, out: Path, progress: Progress) -> None:
@@ -96,17 +88,14 @@ def verify(
     exporter = catalog.load_plugin("exporters", format_name)
     difference = evaluate.code_difference(student, exporter.read_back(path))
     tokenizer = steps.load_tokenizer(trained.start.folder)
-    module = student.to_module(activations_of(format_name, student.scheme))
     sequences = task.encode(tokenizer, texts, student.config["max_length"])
-    runner = exporter.load(path)
     progress.begin(f"verify:{format_name}", 2 * len(sequences), "row")
-    file = run_file(runner, sequences, progress)
-    pad = task.pad_id(tokenizer)
-    with torch.no_grad():
-        reference = record.answers(module, sequences, lambda batch: task.collate(batch, pad), progress).logits.numpy()
+    seen = executed.answers(format_name, student, path, sequences, task.pad_id(tokenizer), progress)
+    reference, file = seen.reference, seen.file
     teacher = record.load(trained.recorded.folder).of([row.id for row in splits.held_out]).logits.numpy()
     plain, _, _ = steps.load_student(profile.student.family, trained.start.folder, trained.float_student.folder)
     parity = evaluate.parity(reference, file, truth, len(student.quantized), difference)
+    parity = executed.check(format_name, student, path, seen, parity, profile.quality.argmax_agreement_min)
     answers = {
         "teacher": teacher,
         "float": steps.logits_of(plain, tokenizer, texts),
@@ -122,13 +111,17 @@ def verify(
     write_json(
         out / "golden.json",
         golden.made(
-            format_name, splits.held_out[: profile.export.golden_samples], sequences, file, runner, splits.labels
+            format_name,
+            splits.held_out[: profile.export.golden_samples],
+            sequences,
+            file,
+            exporter.load(path),
+            splits.labels,
         ),
     )
     write_json(out / "parameters.json", {"student": sum(p.numel() for p in plain.parameters())})
-    progress.end(
-        f"codes equal, argmax agreement {parity.argmax_agreement:.4f}, held-out accuracy {parity.accuracy_file:.2%}"
-    )
+    told = f"codes equal, argmax agreement {parity.argmax_agreement:.4f}, held-out accuracy {parity.accuracy_file:.2%}"
+    progress.end(f"{told}, first differs at {parity.first_divergence}" if parity.first_divergence else told)
 
 
 def run_file(runner: Any, sequences: Sequence[Sequence[int]], progress: Progress) -> Any:

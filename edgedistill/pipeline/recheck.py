@@ -62,16 +62,6 @@ class Bundle:
         return self.manifest.artifacts[0]
 
 
-@dataclass(frozen=True)
-class Verified:
-    """What was compared and found equal, in numbers."""
-
-    files: int
-    tensors: int
-    golden: int
-    logits_max_difference: float
-
-
 def open_bundle(folder: Path) -> Bundle:
     """Read and check the manifest; no other file is opened.
 

@@ -1,33 +1,96 @@
-"""Prove that a bundle's model is what was trained: codes and scales from its bytes, and the golden samples replayed."""
+"""Prove that a bundle's models are what was trained: codes and scales from their bytes, and answers from running them.
+
+All of it works offline, on a bundle that someone else made. Real rows come from the caller, or from the shipped data
+set that the build used; a bundle of other data has its golden samples, which are held-out texts without their labels.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from edgedistill import catalog
-from edgedistill.errors import SpecError, VerificationError
-from edgedistill.pipeline import proofs
+from edgedistill.data import load_rows, make_splits
+from edgedistill.data.sources import is_builtin
+from edgedistill.errors import DataError, SpecError, VerificationError, did_you_mean
+from edgedistill.pipeline import executed, proofs
 from edgedistill.pipeline.golden import GoldenSample
-from edgedistill.pipeline.recheck import Bundle, Verified, check_files, golden_samples, inside, model_path, read_json
-from edgedistill.specs import Progress, Silent
+from edgedistill.pipeline.recheck import Bundle, check_files, golden_samples, inside, model_path, read_json
+from edgedistill.specs import Artifact, Audit, Parity, Progress, Silent
 
 # golden.json keeps six decimals; on the processor it was made on, the file answers the same to the last of them.
 ROUNDING = 1e-6
+GOLDEN = "golden samples"
+# A row or so may fall on the other side on another processor; a claim that is off by more is not this file's.
+CLAIM = 0.005
 
 
-def verify(bundle: Bundle, *, tolerance: float = 0.0, progress: Progress | None = None) -> Verified:
-    """Hashes, then codes and scales read back against the frozen student, then every golden sample.
+class Rows(NamedTuple):
+    """What the files are run on. `labels` is None where nobody knows them; `whole`: these are the build's own rows."""
 
-    `tolerance` is the difference of a logit that is accepted, as a fraction of the sample's largest: another kind of
-    processor rounds floats differently, and a value between two codes then takes the other one.
+    source: str
+    texts: Sequence[str]
+    labels: Sequence[str] | None
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One format's file: against the frozen student on the rows, its structure, and the largest value it computes."""
+
+    artifact: Artifact
+    parity: Parity
+    audit: Audit
+    largest_value: float
+    largest_at: str
+
+    @property
+    def risks(self) -> tuple[str, ...]:
+        """What the structure and the numbers say may go wrong on a device."""
+        if self.largest_value <= executed.FP16_LARGEST:
+            return self.audit.risks
+        beyond = f"{self.largest_at} reaches {self.largest_value:.3g}, and fp16 ends at {executed.FP16_LARGEST:g}"
+        return (*self.audit.risks, beyond)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was compared and found equal, in numbers; `labelled`: whether the task's metric could be computed."""
+
+    files: int
+    tensors: int
+    golden: int
+    logits_max_difference: float
+    rows: str
+    labelled: bool
+    proofs: tuple[Proof, ...]
+
+
+def verify(
+    bundle: Bundle,
+    *,
+    tolerance: float = 0.0,
+    data: str | None = None,
+    most_rows: int | None = None,
+    progress: Progress | None = None,
+) -> Verified:
+    """Hashes, then codes and scales against the frozen student, then answers on real rows and on every golden sample.
+
+    `tolerance` is the difference of a golden logit that is accepted, as a fraction of the sample's largest: another
+    kind of processor rounds floats differently, and a value between two codes then takes the other one. `data` is a
+    file of rows to run instead of the build's own; of them the first `most_rows`.
 
     Raises:
-        VerificationError: with the first mismatch.
+        VerificationError: with the first mismatch, and the layer at which it begins.
         SpecError: a file of the bundle is missing or damaged.
+        DataError: `data` cannot be read, or has a label that the model does not know.
     """
     watch = progress or Silent()
-    proofs.require([artifact.format for artifact in bundle.manifest.artifacts])
+    artifacts = bundle.manifest.artifacts
+    proofs.require([artifact.format for artifact in artifacts])
     watch.begin("files")
     files = check_files(bundle)
     watch.end(f"{files} files have the manifest's hashes")
@@ -36,23 +99,20 @@ def verify(bundle: Bundle, *, tolerance: float = 0.0, progress: Progress | None 
     watch.begin("codes")
     frozen = FrozenStudent.load(bundle.folder / "frozen")
     _check_labels(bundle, frozen)
-    worst, count = 0.0, 0
     words = {"tokenizer_json": read_json(bundle.folder, "tokenizer.json")}  # some formats carry it in the model's file
     told = dataclasses.replace(frozen, task=frozen.task | words)
-    for artifact in bundle.manifest.artifacts:
+    for artifact in artifacts:
         catalog.load_plugin("exporters", artifact.format).verify(told, model_path(bundle, artifact))
     watch.end(f"codes and scales of {len(frozen.quantized)} tensors equal the frozen student's")
-    samples = golden_samples(bundle)
-    watch.begin("golden", len(samples) * len(bundle.manifest.artifacts), "sample")
-    _check_ids(bundle, frozen, samples)
-    for artifact in bundle.manifest.artifacts:
-        runner = catalog.load_plugin("exporters", artifact.format).load(model_path(bundle, artifact))
-        for sample in samples:
-            worst = max(worst, _replay(bundle, frozen, runner, sample, artifact.format, tolerance))
-            count += 1
-            watch.advance(1)
-    watch.end(f"{count} samples replayed through the file")
-    return Verified(files, len(frozen.quantized), count, worst)
+    tokenizer, samples = _tokenizer(bundle), golden_samples(bundle)
+    _check_ids(bundle, frozen, tokenizer, samples)
+    rows = _rows(bundle, frozen, samples, data, most_rows)
+    found = [_prove(bundle, frozen, tokenizer, rows, artifact, watch) for artifact in artifacts]
+    watch.begin("golden", len(samples) * len(artifacts), "sample")
+    worst = max(_replay_all(bundle, frozen, samples, artifact, tolerance, watch) for artifact in artifacts)
+    count = len(samples) * len(artifacts)
+    watch.end(f"{count} samples replayed through the files")
+    return Verified(files, len(frozen.quantized), count, worst, rows.source, rows.labels is not None, tuple(found))
 
 
 def _check_labels(bundle: Bundle, frozen: Any) -> None:
@@ -64,20 +124,110 @@ def _check_labels(bundle: Bundle, frozen: Any) -> None:
         raise VerificationError(f"{bundle.folder / 'labels.txt'}: differs from the labels of the frozen student.")
 
 
-def _check_ids(bundle: Bundle, frozen: Any, samples: tuple[GoldenSample, ...]) -> None:
-    """The bundle's tokenizer still makes of each text the ids that the file was run on."""
+def _tokenizer(bundle: Bundle) -> Any:
     from tokenizers import Tokenizer
 
     path = inside(bundle.folder, "tokenizer.json")
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for a damaged file
         raise SpecError(f"{path}: not a tokenizer: {str(error)[:200]}.") from None
+
+
+def _check_ids(bundle: Bundle, frozen: Any, tokenizer: Any, samples: tuple[GoldenSample, ...]) -> None:
+    """The bundle's tokenizer still makes of each text the ids that the file was run on."""
     task = catalog.load_plugin("tasks", bundle.profile.task)
     found = task.encode(tokenizer, [sample.text for sample in samples], frozen.config["max_length"])
     for sample, ids in zip(samples, found, strict=True):
         if list(ids) != list(sample.input_ids):
             raise VerificationError(f"golden sample {sample.id}: the tokenizer makes other ids of its text.")
+
+
+def _rows(
+    bundle: Bundle, frozen: Any, samples: tuple[GoldenSample, ...], data: str | None, most_rows: int | None
+) -> Rows:
+    labels, spec = frozen.task["labels"], bundle.profile.data
+    if data is not None:
+        found = load_rows(data, Path())
+        odd = next((row.label for row in found if row.label not in labels), None)
+        if odd is not None:
+            raise DataError(f"{data}: label {odd!r} is none of the model's{did_you_mean(str(odd), labels)}")
+        return Rows(data, [row.text for row in found][:most_rows], [str(r.label) for r in found][:most_rows], False)
+    if is_builtin(spec.train) and (spec.held_out is None or is_builtin(spec.held_out)):
+        # texts made by augmentation change no held-out row
+        splits = make_splits(spec.model_copy(update={"transfer_factor": 0}), bundle.profile.seed, Path())
+        counts = bundle.manifest.data.get("rows")
+        same = isinstance(counts, dict) and counts.get("held_out") == len(splits.held_out)
+        if same and list(splits.labels) == labels:
+            chosen = splits.held_out[:most_rows]
+            whole = len(chosen) == len(splits.held_out)
+            source = f"held-out rows of {spec.train}"
+            return Rows(source, [row.text for row in chosen], [str(row.label) for row in chosen], whole)
+    return Rows(GOLDEN, [sample.text for sample in samples], None, False)
+
+
+def _prove(bundle: Bundle, frozen: Any, tokenizer: Any, rows: Rows, artifact: Artifact, watch: Progress) -> Proof:
+    """Run a file on the rows beside the frozen student, and look at its structure."""
+    from edgedistill import evaluate
+    from edgedistill.tasks import text_classification as task
+
+    name, path, names = artifact.format, model_path(bundle, artifact), frozen.task["labels"]
+    sequences = task.encode(tokenizer, rows.texts, frozen.config["max_length"])
+    watch.begin(f"run:{name}", 2 * len(sequences), "row")
+    seen = executed.answers(name, frozen, path, sequences, task.pad_id(tokenizer), watch)
+    truth = task.class_ids(rows.labels or [None] * len(sequences), names)
+    exporter = catalog.load_plugin("exporters", name)
+    difference = evaluate.code_difference(frozen, exporter.read_back(path))
+    parity = evaluate.parity(seen.reference, seen.file, truth, len(frozen.quantized), difference)
+    parity = executed.check(name, frozen, path, seen, parity, bundle.profile.quality.argmax_agreement_min)
+    _check_claims(bundle, rows, artifact, parity)
+    largest, where = executed.largest_value(name, path, sequences)
+    watch.end(f"{parity.rows} rows, argmax agreement {parity.argmax_agreement:.4f}")
+    return Proof(artifact, parity, exporter.audit(path), largest, where)
+
+
+def _check_claims(bundle: Bundle, rows: Rows, artifact: Artifact, parity: Parity) -> None:
+    """What the manifest says of the file's accuracy, and what its profile asks of its answers."""
+    claimed, wanted = bundle.manifest.parity.get(artifact.format), bundle.profile.quality.argmax_agreement_min
+    where = bundle.folder / "manifest.json"
+    if claimed is None:
+        raise SpecError(f"{where}: parity of format {artifact.format!r} is missing.")
+    if rows.whole and abs(claimed.accuracy_file - parity.accuracy_file) * parity.rows > max(1, CLAIM * parity.rows):
+        raise VerificationError(
+            f"{where}: says an accuracy of {claimed.accuracy_file:.2%} of {artifact.path}, which has "
+            f"{parity.accuracy_file:.2%} on the {parity.rows} {rows.source}."
+        )
+    if parity.argmax_agreement < wanted:
+        first = parity.first_divergence or "no layer alone"
+        raise VerificationError(
+            f"{artifact.path}: answers {parity.argmax_agreement:.2%} of {parity.rows} rows as the frozen student does, "
+            f"wanted {wanted:.2%}. It first differs at {first}."
+        )
+
+
+def _replay_all(
+    bundle: Bundle,
+    frozen: Any,
+    samples: tuple[GoldenSample, ...],
+    artifact: Artifact,
+    tolerance: float,
+    watch: Progress,
+) -> float:
+    """Every golden sample through one file; the largest difference of a logit."""
+    path = model_path(bundle, artifact)
+    runner, worst = catalog.load_plugin("exporters", artifact.format).load(path), 0.0
+    for sample in samples:
+        try:
+            worst = max(worst, _replay(bundle, frozen, runner, sample, artifact.format, tolerance))
+        except VerificationError as error:
+            first = executed.first_divergence(artifact.format, frozen, path, [sample.input_ids])
+            told = f"The file first differs from the frozen student at {first}." if first else (
+                "Each layer of the file computes what the frozen student's does: golden.json is not of this file, or "
+                "of another kind of processor."
+            )  # fmt: skip
+            raise VerificationError(f"{error} {told}") from None
+        watch.advance(1)
+    return worst
 
 
 def _replay(

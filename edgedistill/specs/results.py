@@ -156,7 +156,8 @@ class Measurement(Spec):
 class Parity(Spec):
     """An artifact against the frozen student on the same real samples.
 
-    `codes_*` come from the file's own bytes; the rest from executing the file.
+    `codes_*` come from the file's own bytes; the rest from executing the file. `first_divergence` names the layer that
+    first differs, where fewer answers agree than the gate asks for.
     """
 
     rows: int
@@ -169,6 +170,7 @@ class Parity(Spec):
     argmax_agreement: float
     accuracy_file: float
     accuracy_reference: float
+    first_divergence: str = ""
 
 
 class Check(Spec):

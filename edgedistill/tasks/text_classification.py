@@ -56,18 +56,27 @@ def signature_for(signatures: Mapping[str, Any], tokens: int) -> Any:
     return signatures[min(fits, key=lambda name: lengths[name])]
 
 
+def feeds_for(signatures: Mapping[str, Any], ids: Sequence[int]) -> tuple[str, dict[str, NDArray[np.int32]]]:
+    """The entry point that runs a text of these ids, and its inputs [1, length], padded.
+
+    Raises:
+        DataError: if the text does not fit the file.
+    """
+    signature = signature_for(signatures, len(ids))
+    length = max(signature.inputs[0].shape[1], len(ids))
+    feeds = {"input_ids": np.zeros((1, length), np.int32), "attention_mask": np.zeros((1, length), np.int32)}
+    feeds["input_ids"][0, : len(ids)] = ids
+    feeds["attention_mask"][0, : len(ids)] = 1
+    return signature.name, feeds
+
+
 def run_file(runner: Any, ids: Sequence[int]) -> NDArray[np.float32]:
     """An exported file's logits [classes] for one text, padded to the signature's length.
 
     Raises:
         DataError: if the text does not fit the file; StageError: if the runtime fails.
     """
-    signature = signature_for(runner.signatures, len(ids))
-    length = max(signature.inputs[0].shape[1], len(ids))
-    feeds = {"input_ids": np.zeros((1, length), np.int32), "attention_mask": np.zeros((1, length), np.int32)}
-    feeds["input_ids"][0, : len(ids)] = ids
-    feeds["attention_mask"][0, : len(ids)] = 1
-    out: NDArray[np.float32] = runner.run(signature.name, feeds)["logits"][0]
+    out: NDArray[np.float32] = runner.run(*feeds_for(runner.signatures, ids))["logits"][0]
     return out
 
 
