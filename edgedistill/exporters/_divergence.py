@@ -49,6 +49,11 @@ def weights_of(frozen: FrozenStudent, model: nn.Module) -> dict[str, str]:
     return {place: names[id(weight)] for place, weight in layers if id(weight) in names}
 
 
+def without_dynamic(frozen: FrozenStudent) -> nn.Module:
+    """The student for runtimes that have no ranges that follow the input: they keep such activations float."""
+    return frozen.to_module("as_trained" if frozen.scheme.activations == "static_int8" else "float")
+
+
 def follow(
     module: nn.Module,
     calls: Mapping[str, Sequence[Any]],

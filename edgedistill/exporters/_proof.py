@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgedistill.errors import VerificationError
+from edgedistill.errors import EdgedistillError, VerificationError
 from edgedistill.exporters import Runner
 from edgedistill.quant.frozen import FrozenStudent
+
+T = TypeVar("T")
+Feeds = Mapping[str, NDArray[Any]]
+Explain = Callable[[Feeds], str | None]
+"""Which layer of a file first differs from the student's for some inputs, in words; None: none does."""
 
 
 class Limits(NamedTuple):
@@ -27,18 +32,20 @@ def executes(
     limits: Limits,
     activations: Literal["as_trained", "float"] = "as_trained",
     samples: int = 8,
+    explain: Explain | None = None,
 ) -> None:
     """Run each signature on random inputs and compare its first output with the student computed in torch.
 
     Raises:
-        VerificationError: if the file computes something else.
+        VerificationError: if the file computes something else; with `explain` it names the first layer that does.
     """
     random = np.random.default_rng(0)
     module = frozen.to_module(activations)
     for signature in runner.signatures.values():
-        errors, largest = [], 0.0
+        errors, largest, given = [], 0.0, []
         for _ in range(samples):
             feeds = frozen.sample(signature, random)
+            given.append(feeds)
             expected = answer(module, feeds)
             found = runner.run(signature.name, feeds)[signature.outputs[0].name]
             errors.append(float(np.abs(found - expected).max()))
@@ -47,10 +54,29 @@ def executes(
             raise VerificationError(
                 f"Signature {signature.name} answers up to {max(errors):.3g} away from the student on random inputs "
                 f"(largest output {largest:.3g}): the runtime does not compute what was trained."
+                + where(explain, [given[n] for n in np.argsort(errors)[::-1]])
             )
 
 
-def answer(module: torch.nn.Module, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+def where(explain: Callable[[T], str | None] | None, tried: Sequence[T]) -> str:
+    """A sentence that names the first layer that differs, of the first inputs for which one does; empty: none does.
+
+    The file was found to be wrong, and may have a graph in which no layer is where a layer of ours should be: that must
+    not hide what was found.
+    """
+    if explain is None:
+        return ""
+    for feeds in tried:
+        try:
+            told = explain(feeds)
+        except (EdgedistillError, LookupError, ValueError, RuntimeError) as error:
+            return f" Which layer differs first cannot be told: {str(error) or type(error).__name__}"
+        if told is not None:
+            return f" It first differs at {told}."
+    return ""
+
+
+def answer(module: torch.nn.Module, feeds: Feeds) -> NDArray[np.float32]:
     """The module's logits for the inputs of a signature, in the signature's order."""
     with torch.no_grad():
         out: NDArray[np.float32] = module(*(torch.from_numpy(feeds[name]) for name in feeds)).logits.numpy()

@@ -32,13 +32,26 @@ from edgedistill.errors import StageError
 from edgedistill.exporters.coreml.auditing import audit
 from edgedistill.exporters.coreml.convert import Converter
 from edgedistill.exporters.coreml.describe import describe
+from edgedistill.exporters.coreml.probing import first_divergence, largest_value
 from edgedistill.exporters.coreml.proof import prove
 from edgedistill.exporters.coreml.reading import read_back, verify
 from edgedistill.exporters.coreml.running import CoremlRunner, load
 from edgedistill.exporters.coreml.seal import seal
 from edgedistill.quant.frozen import FrozenStudent
 
-__all__ = ["EXTRA", "REQUIRES", "SUFFIX", "CoremlRunner", "audit", "export", "load", "read_back", "verify"]
+__all__ = [
+    "EXTRA",
+    "REQUIRES",
+    "SUFFIX",
+    "CoremlRunner",
+    "audit",
+    "export",
+    "first_divergence",
+    "largest_value",
+    "load",
+    "read_back",
+    "verify",
+]
 
 SUFFIX = ".mlpackage"
 # What the format stores exactly, as literals: the planner reads them without importing this module.

@@ -18,6 +18,7 @@ from edgedistill.errors import StageError
 from edgedistill.exporters.coreml.card import Card, Weight
 from edgedistill.exporters.coreml.contents import SMALL, Contents, holds, is_neutral
 from edgedistill.exporters.coreml.network import identifier, network, places
+from edgedistill.quant.activations import Range
 from edgedistill.quant.frozen import FrozenStudent
 
 _RENAMED = re.compile(r"(_cast_fp16|_to_fp16)$")
@@ -29,8 +30,41 @@ def describe(program: Program, frozen: FrozenStudent, signature: str) -> Card:
     Raises:
         StageError: if a tensor is not in it as it should be.
     """
-    contents, grids, rest = Contents(program), frozen.grids(), floats_of(frozen)
-    constants, integers = contents.floats(), contents.named("constexpr_")
+    contents, rest = Contents(program), floats_of(frozen)
+    constants = contents.floats()
+
+    def constant(name: str) -> str | None:
+        found = _seek(f"model.{name}", constants, lambda operation: holds(constants[operation], rest[name]))
+        if found is None and not is_neutral(rest[name]):
+            raise StageError(f"coremltools did not keep {name} of the {frozen.family} student as it is.")
+        return found
+
+    stored: dict[str, Weight | str] = {**weights_in(contents, frozen)}
+    stored |= {name: found for name in frozen.floats if (found := constant(name)) is not None}
+    tables: dict[str, str] = {}
+    for name in rest.keys() - frozen.floats.keys():
+        held = [operation for operation, value in constants.items() if holds(value, rest[name])]
+        tables |= {name: held[0]} if held else {}
+    named = {item for item in stored.values() if isinstance(item, str)} | {*tables.values()}
+    derived = sorted(name for name, value in constants.items() if math.prod(value.shape) >= SMALL and name not in named)
+    return Card(
+        family=frozen.family,
+        scheme=frozen.scheme,
+        signature=signature,
+        tensors=stored,
+        places=places_in(contents, frozen),
+        tables=tables,
+        derived=tuple(derived),
+    )
+
+
+def weights_in(contents: Contents, frozen: FrozenStudent) -> dict[str, Weight]:
+    """Where each quantized tensor lies.
+
+    Raises:
+        StageError: if one is not in the program on its grid.
+    """
+    grids, integers = frozen.grids(), contents.named("constexpr_")
 
     def weight(name: str) -> Weight:
         label, wanted = grids[name].label, frozen.quantized[name]
@@ -44,36 +78,23 @@ def describe(program: Program, frozen: FrozenStudent, signature: str) -> Card:
             raise StageError(f"coremltools left {name} of the {frozen.family} student float; {label} is wanted.")
         return Weight.model_validate({"operation": operation, "grid": label})
 
-    def constant(name: str) -> str | None:
-        found = _seek(f"model.{name}", constants, lambda operation: holds(constants[operation], rest[name]))
-        if found is None and not is_neutral(rest[name]):
-            raise StageError(f"coremltools did not keep {name} of the {frozen.family} student as it is.")
-        return found
+    return {name: weight(name) for name in frozen.quantized}
 
-    def place(name: str) -> str:
-        wanted = places(frozen)[name]
+
+def places_in(contents: Contents, frozen: FrozenStudent) -> dict[str, str]:
+    """The quantize operation of each grid of activations.
+
+    Raises:
+        StageError: if one is not in the program.
+    """
+
+    def place(name: str, wanted: Range) -> str:
         found = _seek(f"{name}.quantize", contents.named("quantize"), lambda item: contents.grid(item) == wanted)
         if found is None:
             raise StageError(f"coremltools dropped the grid of {name} of the {frozen.family} student.")
         return found
 
-    stored: dict[str, Weight | str] = {name: weight(name) for name in frozen.quantized}
-    stored |= {name: found for name in frozen.floats if (found := constant(name)) is not None}
-    tables: dict[str, str] = {}
-    for name in rest.keys() - frozen.floats.keys():
-        held = [operation for operation, value in constants.items() if holds(value, rest[name])]
-        tables |= {name: held[0]} if held else {}
-    named = {item for item in stored.values() if isinstance(item, str)} | {*tables.values()}
-    derived = sorted(name for name, value in constants.items() if math.prod(value.shape) >= SMALL and name not in named)
-    return Card(
-        family=frozen.family,
-        scheme=frozen.scheme,
-        signature=signature,
-        tensors=stored,
-        places={name: place(name) for name in places(frozen)},
-        tables=tables,
-        derived=tuple(derived),
-    )
+    return {name: place(name, wanted) for name, wanted in places(frozen).items()}
 
 
 def floats_of(frozen: FrozenStudent) -> dict[str, NDArray[np.float32]]:

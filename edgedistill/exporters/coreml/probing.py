@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgedistill.coreml import Evaluator, Operation, Program, load
-from edgedistill.exporters._divergence import Call, alone, follow, weights_of
-from edgedistill.exporters.coreml.card import Card, card_of
+from edgedistill.exporters._divergence import Call, Mismatch, alone, follow, same, weights_of, without_dynamic
+from edgedistill.exporters.coreml.card import Weight, card_of
 from edgedistill.exporters.coreml.running import beginning
 from edgedistill.quant.frozen import FrozenStudent
 
@@ -34,13 +34,19 @@ def first_divergence(frozen: FrozenStudent, path: Path, feeds: Mapping[str, NDAr
         MissingDependency: if coremltools, whose message classes are needed, is not installed.
     """
     program = load(path)
-    return divergence(frozen, program, card_of(program), feeds, ROUNDED)
+    card = card_of(program)
+    return divergence(frozen, program, card.weights, card.places, feeds, ROUNDED)
 
 
 def divergence(
-    frozen: FrozenStudent, program: Program, card: Card, feeds: Mapping[str, NDArray[Any]], rounding: float
+    frozen: FrozenStudent,
+    program: Program,
+    weights: Mapping[str, Weight],
+    grids: Mapping[str, str],
+    feeds: Mapping[str, NDArray[Any]],
+    rounding: float,
 ) -> str | None:
-    """As `first_divergence`, for a program and the card that says where its weights are."""
+    """As `first_divergence`, for a program of which is told where its weights and the grids of its layers are."""
     values = computed(program, feeds)
     plain = frozen.build()
     readers: dict[str, list[Operation]] = {}
@@ -51,19 +57,33 @@ def divergence(
     calls: dict[str, list[Call]] = {}
     for place, weight in weights_of(frozen, plain).items():
         embeds = isinstance(plain.get_submodule(place), nn.Embedding)
-        grid = readers.get(card.places.get(f"{place}.out", ""), [])  # what reads the codes of the layer's output
+        grid = readers.get(grids.get(f"{place}.out", ""), [])  # what reads the codes of the layer's output
         calls[place] = []
-        for operation, through in _reached(readers, card.weights[weight].operation):
+        for operation, through in _reached(readers, weights[weight].operation):
             if (operation.kind == "gather") == embeds:
                 given = next(a for a in _PRODUCTS[operation.kind] if operation.inputs[a] != (through,))
                 (source,) = operation.inputs[given]
                 assert isinstance(source, str)
                 answer = (grid or [operation])[0].outputs[0].name
                 calls[place].append(Call(values[source], values[answer], _step_of(makers, values, source)))
-    kind = "as_trained" if frozen.scheme.activations == "static_int8" else "float"
     return follow(
-        frozen.to_module(kind).double(), calls, feeds, alone(rounding), values[program.main.outputs[0]], rounding
+        without_dynamic(frozen).double(), calls, feeds, alone(rounding), values[program.main.outputs[0]], rounding
     )
+
+
+def first_change(one: Program, other: Program, feeds: Mapping[str, NDArray[Any]], rounding: float) -> str | None:
+    """The first operation of `other` that gives something else than that of `one` with the same name; None: none."""
+    before, after = computed(one, feeds), computed(other, feeds)
+    for operation in other.main.operations:
+        for output in operation.outputs:
+            a, b = before.get(output.name), after.get(output.name)
+            if a is None or b is None or not b.is_floating_point():
+                continue
+            try:
+                same(a, b, str(operation), rounding)
+            except Mismatch as found:
+                return str(found)
+    return None
 
 
 def largest_value(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[float, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from numpy.typing import NDArray
 
 from edgedistill.coreml import Constant, Evaluator, Operation, Precision, Program, overflow_audit
 from edgedistill.errors import VerificationError
-from edgedistill.exporters._proof import Limits
+from edgedistill.exporters._proof import Limits, where
 from edgedistill.exporters.coreml.contents import Contents, half
+from edgedistill.exporters.coreml.describe import places_in, weights_in
 from edgedistill.exporters.coreml.network import network
+from edgedistill.exporters.coreml.probing import divergence, first_change
 from edgedistill.exporters.coreml.running import Session, beginning
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Signature
@@ -51,12 +54,19 @@ def prove(frozen: FrozenStudent, signatures: Sequence[Signature], plain: Program
     longest = max(size for signature in signatures for port in signature.inputs for size in port.shape)
     graph = Limits(*(limit * max(1.0, longest / 256) for limit in GRAPH))
     student = _answers(frozen.to_module("as_trained" if static else "float"), feeds)
-    _near(_computed(plain, "fp64", feeds), student, GRIDS if static else graph, "the graph")
+    found = _computed(plain, "fp64", feeds)
+    _near(found, student, GRIDS if static else graph, "the graph", partial(_first_layer, frozen, plain, feeds))
     if static:
         bare = _answers(network(frozen, grids=False), feeds)
         _near(_computed(without_grids(plain), "fp64", feeds), bare, graph, "the graph without its grids")
     twin = rounded(plain, wide_constants(shipped))
-    _near(_computed(shipped, "fp64", feeds), _computed(twin, "fp64", feeds), ROUNDING, "the fp16 program")
+    _near(
+        _computed(shipped, "fp64", feeds),
+        _computed(twin, "fp64", feeds),
+        ROUNDING,
+        "the fp16 program",
+        lambda n: first_change(twin, shipped, {**feeds[n], **beginning(shipped.main)}, ROUNDING.worst),
+    )
     if shipped.main.states:
         longest_text = max(feeds, key=lambda given: given["input_ids"].size)
         whole, parts = _computed(shipped, "fp64", [longest_text]), _in_parts(shipped, longest_text)
@@ -146,11 +156,25 @@ def _answers(module: torch.nn.Module, feeds: Sequence[Feeds]) -> list[NDArray[An
     return found
 
 
-def _near(found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]], limits: Limits, what: str) -> None:
+def _first_layer(frozen: FrozenStudent, plain: Program, feeds: Sequence[Feeds], number: int) -> str | None:
+    """Which layer of the fp32 program first differs from the student's for the inputs of that number."""
+    contents = Contents(plain)
+    places = places_in(contents, frozen)
+    return divergence(frozen, plain, weights_in(contents, frozen), places, feeds[number], GRAPH.worst)
+
+
+def _near(
+    found: Sequence[NDArray[Any]],
+    expected: Sequence[NDArray[Any]],
+    limits: Limits,
+    what: str,
+    explain: Callable[[int], str | None] | None = None,
+) -> None:
     errors = [float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=True)]
     largest = max(float(np.abs(wanted).max()) for wanted in expected)
     if not (np.median(errors) <= limits.median * largest and max(errors) <= limits.worst * largest):
         raise VerificationError(
             f"Core ML: {what} answers up to {max(errors):.3g} away from what it should on random inputs (largest "
             f"output {largest:.3g}, median difference {np.median(errors):.3g}): coremltools changed what is computed."
+            + where(explain, [int(n) for n in np.argsort(errors)[::-1]])
         )

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgedistill.errors import StageError
-from edgedistill.exporters._proof import Limits, executes
+from edgedistill.exporters._proof import Explain, Limits, executes
 from edgedistill.exporters.gguf.audit import audit
+from edgedistill.exporters.gguf.probing import first_divergence, largest_value
 from edgedistill.exporters.gguf.reading import read_back, verify
 from edgedistill.exporters.gguf.requantizing import requantize
 from edgedistill.exporters.gguf.running import GgufRunner, load, open_file
@@ -28,6 +29,8 @@ __all__ = [
     "GgufRunner",
     "audit",
     "export",
+    "first_divergence",
+    "largest_value",
     "load",
     "read_back",
     "requantize",
@@ -93,14 +96,18 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         raise StageError(f"{frozen.family} student: {error}.") from None
     proof = [min(lengths[-1], _LONGEST_PROOF)]
     partial, twin = out.with_name(out.name + ".partial"), out.with_name(out.name + ".float.partial")
+
+    def explain(path: Path) -> Explain:
+        return lambda feeds: first_divergence(frozen, path, feeds)
+
     try:
         write(frozen, lengths, partial)
         verify(frozen, partial)
         write(frozen, proof, twin, exact=False)
         with contextlib.closing(open_file(twin, exact=True)) as runner:
-            executes(frozen, runner, _TWIN_LIMITS.get(architecture, _TWIN_LIMIT), "float")
+            executes(frozen, runner, _TWIN_LIMITS.get(architecture, _TWIN_LIMIT), "float", explain=explain(twin))
         with contextlib.closing(open_file(partial, lengths=proof)) as runner:
-            executes(frozen, runner, _LIMITS, "float")
+            executes(frozen, runner, _LIMITS, "float", explain=explain(partial))
             check_tokens(frozen.task, runner.tokenize)
         partial.replace(out)
     finally:

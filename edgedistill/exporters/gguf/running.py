@@ -28,8 +28,11 @@ _ERROR = 4  # enum ggml_log_level
 class GgufRunner:
     """A loaded file; `close` frees it, as does the end of its last reference."""
 
-    def __init__(self, model: Any, signatures: Mapping[str, Signature], threads: int, exact: bool) -> None:
+    def __init__(
+        self, model: Any, signatures: Mapping[str, Signature], threads: int, exact: bool, watch: Any = None
+    ) -> None:
         self._model, self._signatures, self._threads, self._exact = model, signatures, threads, exact
+        self._watch = watch  # llama.cpp keeps only its address
         self._library = _library()
         self._longest = int(self._library.llama_model_n_ctx_train(model))
         self._room = 0
@@ -134,6 +137,8 @@ class GgufRunner:
             if self._exact:
                 parameters.type_k = parameters.type_v = library.GGML_TYPE_F32
                 parameters.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            if self._watch is not None:
+                parameters.cb_eval = self._watch
             made = library.llama_init_from_model(self._model, parameters)
             contexts += [made] if made else []
             self._room = length if made else 0
@@ -153,8 +158,13 @@ def load(path: Path, threads: int = 1) -> GgufRunner:
     return open_file(path, threads)
 
 
-def open_file(path: Path, threads: int = 1, exact: bool = False, lengths: Sequence[int] | None = None) -> GgufRunner:
-    """Like `load`; `exact` keeps a decoder's keys and values in fp32, `lengths` replace the file's buckets."""
+def open_file(
+    path: Path, threads: int = 1, exact: bool = False, lengths: Sequence[int] | None = None, watch: Any = None
+) -> GgufRunner:
+    """Like `load`; `exact` keeps a decoder's keys and values in fp32, `lengths` replace the file's buckets.
+
+    `watch` is a `ggml_backend_sched_eval_callback`, which llama.cpp calls before and after each operation.
+    """
     library = _library()
     # llama.cpp aborts the process on some damaged files; what passes here it can refuse in words
     parsed = parse(path)
@@ -165,7 +175,7 @@ def open_file(path: Path, threads: int = 1, exact: bool = False, lengths: Sequen
         model = library.llama_model_load_from_file(str(path).encode(), parameters)
     if not model:
         raise StageError(f"llama.cpp cannot load {path}: {_reason(heard)}. Export it again.")
-    return GgufRunner(model, signatures, threads, exact)
+    return GgufRunner(model, signatures, threads, exact, watch)
 
 
 def _signatures(path: Path, parsed: Parsed, lengths: Sequence[int] | None) -> dict[str, Signature]:

@@ -17,12 +17,25 @@ from edgedistill.exporters._proof import Limits, executes
 from edgedistill.exporters.onnx.audit import audit
 from edgedistill.exporters.onnx.graph import convert
 from edgedistill.exporters.onnx.packing import pack
+from edgedistill.exporters.onnx.probing import first_divergence, largest_value
 from edgedistill.exporters.onnx.reading import read_back, verify
 from edgedistill.exporters.onnx.running import OnnxRunner, load, require
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Signature
 
-__all__ = ["EXTRA", "REQUIRES", "SUFFIX", "OnnxRunner", "audit", "export", "load", "read_back", "verify"]
+__all__ = [
+    "EXTRA",
+    "REQUIRES",
+    "SUFFIX",
+    "OnnxRunner",
+    "audit",
+    "export",
+    "first_divergence",
+    "largest_value",
+    "load",
+    "read_back",
+    "verify",
+]
 
 SUFFIX = ".onnx"
 # What the format stores exactly, as literals: the planner reads them without importing this module.
@@ -83,7 +96,8 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         partial.write_bytes(pack(convert(frozen, signatures), frozen))
         verify(frozen, partial)
         runner = _AtBuckets(load(partial), {signature.name: signature for signature in signatures})
-        executes(frozen, runner, _LIMITS[frozen.scheme.activations], computes)
+        limits = _LIMITS[frozen.scheme.activations]
+        executes(frozen, runner, limits, computes, explain=lambda feeds: first_divergence(frozen, partial, feeds))
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)

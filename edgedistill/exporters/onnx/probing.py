@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgedistill.errors import StageError
-from edgedistill.exporters._divergence import Call, alone, follow, weights_of
+from edgedistill.exporters._divergence import Call, alone, follow, weights_of, without_dynamic
 from edgedistill.exporters.onnx.contents import Contents, open_file, parse, read
 from edgedistill.exporters.onnx.packing import CODES
 from edgedistill.exporters.onnx.running import errors_of, session_of
@@ -45,9 +45,8 @@ def first_divergence(frozen: FrozenStudent, path: Path, feeds: Mapping[str, NDAr
         reached = [node for reader in file.readers.get(f"{weight}{CODES}", ()) for node in _reached(file, reader)]
         wanted = [node for node in reached if (node.op_type not in _PRODUCTS) == embeds]
         calls[place] = [_call(file, values, node, place, frozen) for node in wanted]
-    kind = "as_trained" if frozen.scheme.activations == "static_int8" else "float"
     logits = torch.from_numpy(values[file.graph.output[0].name])
-    return follow(frozen.to_module(kind), calls, feeds, alone(_ROUNDING), logits, _ROUNDING)
+    return follow(without_dynamic(frozen), calls, feeds, alone(_ROUNDING), logits, _ROUNDING)
 
 
 def largest_value(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[float, str]:
@@ -77,7 +76,7 @@ def computed(path: Path, feeds: Mapping[str, NDArray[Any]]) -> Values:
     every = [port.name for port in session.get_outputs()]
     try:
         found = session.run(every, {port.name: feeds[port.name] for port in session.get_inputs()})
-    except (*errors_of(), KeyError) as error:
+    except errors_of() as error:
         raise StageError(f"ONNX Runtime cannot run {path} on these inputs: {str(error)[:200]}.") from error
     return {**feeds, **dict(zip(every, found, strict=True))}
 

@@ -12,15 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from edgedistill.errors import StageError, VerificationError
+from edgedistill.errors import StageError
 from edgedistill.exporters._proof import Limits, executes
 from edgedistill.exporters.tflite.auditing import audit
 from edgedistill.exporters.tflite.carriers import carriers
 from edgedistill.exporters.tflite.checking import verify
 from edgedistill.exporters.tflite.graph import convert
-from edgedistill.exporters.tflite.probing import first_divergence
+from edgedistill.exporters.tflite.probing import first_divergence, largest_value
 from edgedistill.exporters.tflite.reading import read_back
 from edgedistill.exporters.tflite.running import TfliteRunner, load
 from edgedistill.exporters.tflite.shrink import shrink
@@ -36,6 +34,7 @@ __all__ = [
     "check",
     "export",
     "first_divergence",
+    "largest_value",
     "load",
     "read_back",
     "verify",
@@ -130,19 +129,8 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         given = carriers(frozen)
         partial.write_bytes(shrink(convert(frozen, signatures, given), frozen, given))
         verify(frozen, partial)
-        _prove(frozen, partial)
+        limits = _LIMITS[frozen.scheme.activations]
+        executes(frozen, load(partial), limits, explain=lambda feeds: first_divergence(frozen, partial, feeds))
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _prove(frozen: FrozenStudent, path: Path) -> None:
-    """Run every signature; where the file computes something else, say which layer does."""
-    runner = load(path)
-    try:
-        executes(frozen, runner, _LIMITS[frozen.scheme.activations])
-    except VerificationError as error:
-        random = np.random.default_rng(0)
-        told = (first_divergence(frozen, path, frozen.sample(s, random)) for s in runner.signatures.values())
-        first = next((place for place in told if place is not None), None)
-        raise VerificationError(str(error) if first is None else f"{error} First: {first}.") from None

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -58,6 +59,26 @@ def first_divergence(frozen: FrozenStudent, path: Path, feeds: Mapping[str, NDAr
         calls[name.removesuffix(".weight")] = [_call(schema, subgraph, use, read) for use in found if use.name == name]
     logits, _ = read(int(signature.outputs[0].tensorIndex))
     return follow(frozen.to_module(), calls, feeds, partial(_ask, frozen), logits, _ROUNDING)
+
+
+def largest_value(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[float, str]:
+    """The largest finite size of any float that the file computes for these inputs, and the operator that gives it.
+
+    Raises:
+        VerificationError, MissingDependency, StageError: as `first_divergence`.
+    """
+    schema, model = parse(path)
+    known = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    signature = _signature_for(model, feeds, path)
+    subgraph, found = model.subgraphs[signature.subgraphIndex], (0.0, "nothing")
+    interpreter = _run(path, signature, feeds)
+    for operator in subgraph.operators:
+        for index in map(int, operator.outputs):
+            if subgraph.tensors[index].type == schema.TensorType.FLOAT32:
+                size = np.abs(interpreter.get_tensor(index, signature.subgraphIndex))
+                largest = float(size[np.isfinite(size)].max(initial=0.0))
+                found = max(found, (largest, known[model.operatorCodes[operator.opcodeIndex].builtinCode]))
+    return found
 
 
 def _signature_for(model: Any, feeds: Mapping[str, NDArray[Any]], path: Path) -> Any:
