@@ -1,0 +1,162 @@
+"""`edgedistill verify` on bundles whose makers cannot be trusted: each lie is found, and said where."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedistill.errors import DataError, VerificationError
+from edgedistill.exporters.tflite.pack import Packer
+from edgedistill.exporters.tflite.reading import names, parse, uses
+from edgedistill.pipeline import executed, recheck, replay
+from edgedistill.quant import FrozenStudent
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def signed(bundle: Path, name: str, **manifest: Any) -> None:
+    """Make the manifest agree with a changed file, as somebody who wants to deceive would."""
+    path = bundle / "manifest.json"
+    found = json.loads(path.read_text()) | manifest
+    found["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
+    for artifact in found["artifacts"]:
+        if artifact["path"] == name:
+            artifact["sha256"], artifact["size_mb"] = found["files"][name], (bundle / name).stat().st_size / 1e6
+    path.write_text(json.dumps(found))
+
+
+def rewired(bundle: Path, one: str, other: str) -> None:
+    """Give two layers of the .tflite each other's weight and bias: every number is still there, under its own name."""
+    path = bundle / "model.tflite"
+    schema, model = parse(path)
+    stored = names(model, path)
+    for subgraph in model.subgraphs:
+        found = {use.name: use.operator for use in uses(schema, model, subgraph, stored) if use.name in (one, other)}
+        first, second = found[one], found[other]
+        kept = list(first.inputs)
+        first.inputs = np.asarray([first.inputs[0], *second.inputs[1:]], np.int32)
+        second.inputs = np.asarray([second.inputs[0], *kept[1:]], np.int32)
+    path.write_bytes(Packer().pack(model))
+    signed(bundle, "model.tflite")
+
+
+def verify(bundle: Path, **options: Any) -> replay.Verified:
+    return replay.verify(recheck.open_bundle(bundle), **options)
+
+
+def test_verify_runs_the_held_out_rows_and_tells_structure_and_range(
+    cli: Callable[..., Any], tiny_bundle: Path
+) -> None:
+    done = cli("verify", tiny_bundle, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["rows"] == "held-out rows of builtin:banking5"
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text())
+    seen = found["formats"]["tflite"]
+    assert seen["parity"]["rows"] == manifest["data"]["rows"]["held_out"]
+    assert seen["parity"]["codes_max_difference"] == 0
+    assert seen["parity"]["argmax_agreement"] == 1
+    assert seen["accuracy"]["file"] == manifest["parity"]["tflite"]["accuracy_file"]
+    assert seen["runtime_min"].startswith("TensorFlow Lite ")
+    assert seen["operators"]["FULLY_CONNECTED"] == 14
+    assert 1 < seen["fp16"]["largest_value"] < 65504
+    assert any("GPU delegate" in risk for risk in seen["risks"])
+    shown = cli("verify", tiny_bundle, "--rows", "5")
+    for text in ("5, beside the frozen student", "mean KL", "same answer", "accuracy", "needs", "fp16 ends", "risk: "):
+        assert text in shown.stdout
+
+
+def test_two_layers_swapped_are_named_although_every_number_is_there(cli: Callable[..., Any], bundle: Path) -> None:
+    rewired(bundle, "layers.0.query.weight", "layers.0.key.weight")
+    done = cli("verify", bundle)
+    assert done.returncode == 1
+    assert "does not compute the frozen student" in done.stderr
+    assert "first differs at the input of layers.0.output: max abs" in " ".join(done.stderr.split())
+
+
+def test_a_changed_tokenizer_file_is_found(bundle: Path) -> None:
+    path = bundle / "tokenizer.json"
+    changed = json.loads(path.read_text())
+    words = changed["model"]["vocab"]
+    a, b = list(words)[-2:]
+    common = next(piece for piece in words if piece == "card")
+    words[common], words[a] = words[a], words[common]
+    assert b in words
+    path.write_text(json.dumps(changed))
+    with pytest.raises(VerificationError, match=r"tokenizer\.json: changed"):
+        verify(bundle)
+    signed(bundle, "tokenizer.json")
+    with pytest.raises(VerificationError, match="the tokenizer makes other ids"):
+        verify(bundle)
+
+
+def test_golden_samples_of_another_file_are_told_from_a_wrong_file(bundle: Path) -> None:
+    path = bundle / "golden.json"
+    samples = json.loads(path.read_text())
+    samples[2]["answers"]["tflite"]["logits"][1] += 0.01
+    path.write_text(json.dumps(samples))
+    signed(bundle, "golden.json")
+    with pytest.raises(VerificationError, match=r"a logit differs by 0\.01.* Each layer of the file computes"):
+        verify(bundle)
+
+
+def test_an_accuracy_that_the_file_does_not_have_is_found(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    parity = manifest["parity"]
+    parity["tflite"]["accuracy_file"] = 0.99
+    signed(bundle, "golden.json", parity=parity)
+    with pytest.raises(VerificationError, match=r"says an accuracy of 99\.00% of model\.tflite, which has \d+\.\d+%"):
+        verify(bundle)
+
+
+def test_the_callers_rows_are_run_and_an_unknown_label_is_refused(bundle: Path, tmp_path: Path) -> None:
+    labels = (bundle / "labels.txt").read_text().splitlines()
+    rows = tmp_path / "mine.jsonl"
+    texts = ["my card has not arrived", "where is my money", "i lost my phone"]
+    rows.write_text("".join(json.dumps({"text": text, "label": labels[0]}) + "\n" for text in texts))
+    found = verify(bundle, data=str(rows))
+    assert (found.rows, found.labelled, found.proofs[0].parity.rows) == (str(rows), True, 3)
+    rows.write_text(json.dumps({"text": "hello", "label": "greeting"}) + "\n")
+    with pytest.raises(DataError, match="label 'greeting' is none of the model's"):
+        verify(bundle, data=str(rows))
+
+
+def test_a_bundle_of_other_data_is_run_on_its_golden_samples(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["profile"]["data"]["train"] = "mine.jsonl"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    found = verify(bundle)
+    assert (found.rows, found.labelled) == (replay.GOLDEN, False)
+    assert found.proofs[0].parity.rows == 16
+
+
+def test_a_value_beyond_fp16_is_a_risk(bundle: Path) -> None:
+    """A file whose one norm is a hundred thousand times too large: on a device that computes in fp16 it overflows."""
+    path, name = bundle / "model.tflite", "embeddings.norm.weight"
+    gains = FrozenStudent.load(bundle / "frozen").floats[name]
+    data = path.read_bytes()
+    assert data.count(gains.tobytes()) == 1
+    path.write_bytes(data.replace(gains.tobytes(), (gains * np.float32(1e5)).tobytes()))
+    largest, where = executed.largest_value("tflite", path, [[1, 2, 3]])
+    assert largest > executed.FP16_LARGEST
+    hot = dataclasses.replace(verify(bundle_of(bundle, data), most_rows=1).proofs[0], largest_value=largest)
+    assert any("reaches" in risk and "fp16 ends at 65504" in risk for risk in hot.risks)
+    assert where == "SQUARED_DIFFERENCE"  # of the norm behind it
+
+
+def bundle_of(bundle: Path, data: bytes) -> Path:
+    """The bundle with its file as it was."""
+    (bundle / "model.tflite").write_bytes(data)
+    return bundle
