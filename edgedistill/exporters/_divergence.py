@@ -61,17 +61,20 @@ def follow(
     ask: Ask,
     logits: Tensor,
     rounding: float,
+    answer: Callable[[nn.Module, dict[str, Tensor]], Tensor] | None = None,
 ) -> str | None:
     """Compute the student beside the file; where they first differ and by how much, or None.
 
     `calls` are the file's of each layer in order, `logits` the file's answer. `module` is changed: it gets hooks.
+    `answer` is what the student makes of the inputs, its logits unless told.
     """
     for place, made in calls.items():
         module.get_submodule(place).register_forward_hook(partial(_hook, place, iter(made), ask))
     dtype = next((p.dtype for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()), torch.float32)
     try:
         with torch.no_grad():
-            ours = module(*(_as(dtype, value) for value in feeds.values())).logits
+            given = {name: _as(dtype, value) for name, value in feeds.items()}
+            ours = module(*given.values()).logits if answer is None else answer(module, given)
             same(ours, logits, "the answer, after the last layer", rounding)
     except Mismatch as found:
         return str(found)

@@ -11,6 +11,9 @@ A family defines:
 - `signatures(config, buckets)`: the entry points of an exported file, with the shapes that go in and out;
 - `sample(config, signature, random)`: random inputs that the network accepts (`random`: a numpy Generator).
 
+A family that makes text also defines `generation(config, buckets)`: the entry points of a file that reads a prompt in
+pieces and then goes on token by token.
+
 Its `module.py` defines `build(config) -> Module` whose forward takes the inputs of a signature, in order, and returns
 `Outputs`. A family that can be distilled into also defines `check_layers(config, teacher)` (raises where a student
 cannot start from the layers of the teacher's config.json) and a `start.py` with

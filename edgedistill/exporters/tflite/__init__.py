@@ -1,7 +1,8 @@
 """TensorFlow Lite (LiteRT): one .tflite with the student's signatures, integer codes exactly as trained.
 
 A text encoder has a signature `length_N` per length bucket, from int32 `input_ids` and `attention_mask` [1, N] to
-float32 `logits` [1, classes]; an image classifier one signature `image`, from float32 `pixels` [1, S, S, 3].
+float32 `logits` [1, classes]; an image classifier one signature `image`, from float32 `pixels` [1, S, S, 3]; a decoder
+those of `students.llama.generation`, `prefill_N` per bucket and `decode`, whose caller keeps keys and values.
 
 The runtime is LiteRT with XNNPACK, as it is unless an app switches it off. Dynamic int4 per channel must not run
 without it: LiteRT's own kernel (2.3.0) computes the code -8 wrong, and no file can forbid it.
@@ -13,14 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgedistill.errors import StageError
-from edgedistill.exporters._proof import Limits, executes
+from edgedistill.exporters._proof import Feeds, Limits, executes
 from edgedistill.exporters.tflite.auditing import audit
 from edgedistill.exporters.tflite.carriers import carriers
 from edgedistill.exporters.tflite.checking import verify
+from edgedistill.exporters.tflite.decoding import entry_points
+from edgedistill.exporters.tflite.generating import DecoderRunner, load, prove
 from edgedistill.exporters.tflite.graph import convert
 from edgedistill.exporters.tflite.probing import first_divergence, largest_value
 from edgedistill.exporters.tflite.reading import read_back
-from edgedistill.exporters.tflite.running import TfliteRunner, load
+from edgedistill.exporters.tflite.running import TfliteRunner
 from edgedistill.exporters.tflite.shrink import shrink
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.specs.quant import QuantScheme
@@ -29,6 +32,7 @@ __all__ = [
     "EXTRA",
     "REQUIRES",
     "SUFFIX",
+    "DecoderRunner",
     "TfliteRunner",
     "audit",
     "check",
@@ -100,6 +104,10 @@ def _unfit(frozen: FrozenStudent) -> str | None:
                 "choose static_int8 or float activations"
             )
         grid = grids.get(tensor.name)
+        if grid is not None and tensor.kind == "embedding" and not any(t.kind == "head" for t in frozen.tensors):
+            tied = frozen.scheme.model_copy(update={"head": grid}).misfit(HOLDS, EXCLUDES)
+            if tied is not None:
+                return f"its head is {tensor.name}, which is stored as {grid.label}: {tied}"
         odd = grid is not None and grid.bits == 4 and len(tensor.shape) == 2 and tensor.shape[1] % 2
         if odd and (kind != "float" or tensor.kind == "embedding"):
             return (
@@ -121,7 +129,7 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
     if reason is not None:
         raise StageError(f"TFLite cannot hold this student: {reason}.")
     try:
-        signatures = frozen.signatures(buckets)
+        signatures = entry_points(frozen, buckets)
     except ValueError as error:
         raise StageError(f"{frozen.family} student: {error}.") from None
     partial = out.with_name(out.name + ".partial")
@@ -129,8 +137,15 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         given = carriers(frozen)
         partial.write_bytes(shrink(convert(frozen, signatures, given), frozen, given))
         verify(frozen, partial)
-        limits = _LIMITS[frozen.scheme.activations]
-        executes(frozen, load(partial), limits, explain=lambda feeds: first_divergence(frozen, partial, feeds))
+        runner, limits = load(partial), _LIMITS[frozen.scheme.activations]
+
+        def explain(feeds: Feeds) -> str | None:
+            return first_divergence(frozen, partial, feeds)
+
+        if isinstance(runner, DecoderRunner):
+            prove(frozen, runner, limits, explain)
+        else:
+            executes(frozen, runner, limits, explain=explain)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edgedistill.errors import VerificationError
 from edgedistill.exporters import same_weights
-from edgedistill.exporters.tflite.reading import Stored, Use, names, parse, read_back, uses
+from edgedistill.exporters.tflite.decoding import derived_tables
+from edgedistill.exporters.tflite.reading import Stored, Use, names, parse, read_back, uses, without_logits
 from edgedistill.exporters.tflite.weights import LOOKUP
 from edgedistill.quant.activations import bias_codes
 from edgedistill.quant.frozen import FrozenStudent
@@ -30,13 +31,14 @@ def verify(frozen: FrozenStudent, path: Path) -> None:
     schema, model = parse(path)
     _no_foreign_operators(schema, model, path)
     stored = names(model, path)
-    for subgraph in model.subgraphs:
+    partial = without_logits(model)
+    for number, subgraph in enumerate(model.subgraphs):
         found = list(uses(schema, model, subgraph, stored))
         for use in found:
             _check_form(frozen, schema, model, subgraph, use, path)
             _check_bias(frozen, schema, model, subgraph, use, path)
         missing = sorted(stored.keys() - {use.name for use in found})
-        if missing:
+        if missing and number not in partial:
             raise VerificationError(f"{path}: no layer uses {missing[0]}.")
         _check_grids(frozen, schema, model, subgraph, path)
     _floats_present(frozen, schema, model, stored, path)
@@ -118,6 +120,7 @@ def _check_grids(frozen: FrozenStudent, schema: Any, model: Any, subgraph: Any, 
 def _floats_present(frozen: FrozenStudent, schema: Any, model: Any, stored: dict[str, Stored], path: Path) -> None:
     """The float rest is in the file bit for bit, a table up to the longest bucket, and no other float constant is."""
     biases = {f"{name.removesuffix('weight')}bias" for name in stored}  # compared with their layers
+    derived = derived_tables(frozen)
     constants = {bytes(model.buffers[number].data) for number in _float_constants(schema, model)}
     for name, values in frozen.floats.items():
         # the converter leaves out what changes nothing: a norm that was never trained multiplies by 1 and adds 0
@@ -125,7 +128,7 @@ def _floats_present(frozen: FrozenStudent, schema: Any, model: Any, stored: dict
         if name not in biases and not neutral and not any(_is(data, values) for data in constants):
             raise VerificationError(f"{path}: {name} is not in the file as the student holds it.")
     for data in constants:
-        if len(data) > 4 * _GRAPH_FLOATS and not any(_is(data, values) for values in frozen.floats.values()):
+        if len(data) > 4 * _GRAPH_FLOATS and not any(_is(data, table) for table in (*frozen.floats.values(), *derived)):
             raise VerificationError(f"{path}: holds {len(data) // 4} float constants that are not the student's.")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgedistill.errors import MissingDependency, StageError
 from edgedistill.exporters._quiet import silenced
 from edgedistill.exporters.tflite.carriers import Carrier
+from edgedistill.exporters.tflite.decoding import Step, keeps_caches, write_in_slots
 from edgedistill.quant.activations import HIGH, LOW, Range
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.grid import CODE_MAX, dequantize
@@ -65,7 +66,7 @@ def add_signatures(litert_torch: Any, model: nn.Module, signatures: Sequence[Sig
     for signature in signatures:
         # Tensors of their own: one object given under two names is traced as a single input, and one is lost silently.
         sample = {port.name: torch.ones(port.shape, dtype=getattr(torch, port.dtype)) for port in signature.inputs}
-        wrapped = _Entry(model, signature).eval()
+        wrapped = (Step if keeps_caches(signature) else _Entry)(model, signature).eval()
         converter = converter.signature(signature.name, wrapped, sample_kwargs=sample)
     return converter
 
@@ -133,12 +134,13 @@ def _with_pairs(frozen: FrozenStudent, given: Mapping[str, Carrier]) -> nn.Modul
 
     model = frozen.build()
     for name, carrier in given.items():
-        owner = name.removesuffix(".weight")
-        layer = model.get_submodule(owner)
-        assert isinstance(layer, nn.Linear | nn.Embedding | nn.Conv2d), owner
-        scales = torch.from_numpy(carrier.scales.copy())
-        layer.weight.copy_(dequantize(torch.from_numpy(carrier.codes), scales))
-        model.set_submodule(owner, _Pairs(layer, scales, frozen.ranges.get(owner)))
+        weight, scales = model.get_parameter(name), torch.from_numpy(carrier.scales.copy())
+        weight.copy_(dequantize(torch.from_numpy(carrier.codes), scales))
+        for owner, layer in list(model.named_modules()):
+            if getattr(layer, "weight", None) is weight:  # each layer that a tied weight belongs to
+                assert isinstance(layer, nn.Linear | nn.Embedding | nn.Conv2d), owner
+                model.set_submodule(owner, _Pairs(layer, scales, frozen.ranges.get(owner)))
     for name, grid in frozen.points.items():
         model.set_submodule(name, _OnGrid(grid))
+    write_in_slots(model)
     return model

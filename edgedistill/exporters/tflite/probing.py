@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from edgedistill.errors import MissingDependency, StageError
 from edgedistill.exporters._divergence import STEPS, Mismatch, follow, same, shaped
 from edgedistill.exporters._quiet import silenced
-from edgedistill.exporters.tflite.reading import Use, names, parse, uses
+from edgedistill.exporters.tflite.decoding import answer_of
+from edgedistill.exporters.tflite.generating import last_call
+from edgedistill.exporters.tflite.reading import Use, names, parse, uses, without_logits
 from edgedistill.quant.activations import HIGH, LOW, Range, bias_codes, quantize_static
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.modules import FrozenLinear
@@ -49,16 +51,21 @@ def first_divergence(frozen: FrozenStudent, path: Path, feeds: Mapping[str, NDAr
         StageError: if the file has no signature for these inputs, or LiteRT refuses it.
     """
     schema, model = parse(path)
-    stored = names(model, path)
+    feeds, stored = last_call(path, feeds), names(model, path)
     signature = _signature_for(model, feeds, path)
     subgraph = model.subgraphs[signature.subgraphIndex]
     read = partial(_read, schema, subgraph, _run(path, signature, feeds), signature.subgraphIndex)
     calls: dict[str, list[_Call]] = {}
     found = list(uses(schema, model, subgraph, stored))
     for name in frozen.quantized:
-        calls[name.removesuffix(".weight")] = [_call(schema, subgraph, use, read) for use in found if use.name == name]
-    logits, _ = read(int(signature.outputs[0].tensorIndex))
-    return follow(frozen.to_module(), calls, feeds, partial(_ask, frozen), logits, _ROUNDING)
+        mine = [_call(schema, subgraph, use, read) for use in found if use.name == name]
+        if mine or signature.subgraphIndex not in without_logits(model):
+            calls[name.removesuffix(".weight")] = mine
+    answers = {entry.name.decode(): int(entry.tensorIndex) for entry in signature.outputs}
+    last = "logits" if "logits" in answers else max(answers)  # of the caches, the one that is written last
+    answer, _ = read(answers[last])
+    asked = partial(_ask, frozen)
+    return follow(frozen.to_module(), calls, feeds, asked, answer, _ROUNDING, partial(answer_of, output=last))
 
 
 def largest_value(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[float, str]:
@@ -69,6 +76,7 @@ def largest_value(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[float,
     """
     schema, model = parse(path)
     known = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    feeds = last_call(path, feeds)
     signature = _signature_for(model, feeds, path)
     subgraph, found = model.subgraphs[signature.subgraphIndex], (0.0, "nothing")
     interpreter = _run(path, signature, feeds)

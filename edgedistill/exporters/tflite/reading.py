@@ -135,9 +135,10 @@ def _weight(
 ) -> QuantizedTensor:
     """One weight, from all the tensors that show its buffer."""
     found: QuantizedTensor | None = None
-    for subgraph, by_buffer in zip(model.subgraphs, shown, strict=True):
+    partial = without_logits(model)
+    for number, (subgraph, by_buffer) in enumerate(zip(model.subgraphs, shown, strict=True)):
         tensors = by_buffer.get(place.buffer, [])
-        if not tensors:
+        if not tensors and number not in partial:
             raise VerificationError(f"{path}: {name} is not used by every signature; a weight is stored twice.")
         for tensor in tensors:
             if tensor.type not in (schema.TensorType.INT8, schema.TensorType.INT4) or tensor.quantization is None:
@@ -152,8 +153,18 @@ def _weight(
             if found is not None and not (_same(seen.codes, found.codes) and _same(seen.scales, found.scales)):
                 raise VerificationError(f"{path}: the scales or types of {name} differ between signatures.")
             found = seen
-    assert found is not None  # a model has at least one subgraph
+    if found is None:
+        raise VerificationError(f"{path}: {name} is used by no signature.")
     return found
+
+
+def without_logits(model: Any) -> set[int]:
+    """The subgraphs that answer keys and values only: of a decoder's last layers they lack what only logits need."""
+    return {
+        int(signature.subgraphIndex)
+        for signature in model.signatureDefs or []
+        if all(entry.name != b"logits" for entry in signature.outputs or [])
+    }
 
 
 def _scales(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMATS = ("coreml", "gguf", "onnx")
+FORMATS = ("coreml", "gguf", "onnx", "tflite")
 # The formats that hold a decoder quantize activations at run time or not at all; no ranges are learned.
 ACTIVATIONS = ("dynamic_int8", "float")
 Count = Annotated[int, Field(ge=1)]
@@ -117,25 +117,62 @@ def signatures(config: Config, buckets: Sequence[int]) -> tuple[Signature, ...]:
     Raises:
         ValueError: if there is no bucket, or one is not between 1 and `max_length`.
     """
-    lengths = sorted(set(buckets))
-    if not lengths or lengths[0] < 1 or lengths[-1] > config.max_length:
-        raise ValueError(f"length buckets {list(buckets)} must be between 1 and max_length = {config.max_length}")
     return tuple(
         Signature(
             f"length_{n}",
             (Port("input_ids", (1, n), "int32"),),
             (Port("logits", (1, n, config.vocabulary), "float32"),),
         )
-        for n in lengths
+        for n in _lengths(config, buckets)
     )
 
 
+def generation(config: Config, buckets: Sequence[int]) -> tuple[Signature, ...]:
+    """Entry points of a file whose caller keeps keys and values: `prefill_N` for each bucket, and `decode`.
+
+    `tokens` [1, N] are at the positions `input_pos` [N], which count up from the first. `kv_cache_k_L` and
+    `kv_cache_v_L` [1, kv_heads, max_length, head_width] of each layer L hold the tokens before. Both answer the caches
+    with the new tokens in them; `decode`, which takes one token, also the `logits` [1, 1, vocabulary] of the next.
+    Tokens behind the last slot are left out, and a slot to which no token was written is not read: a caller may fill up
+    a piece of a prompt with any tokens, and gives the caches that come back to the next call.
+
+    Raises:
+        ValueError: as `signatures`.
+    """
+    shape = (1, config.kv_heads, config.max_length, config.head_width)
+    caches = tuple(Port(f"kv_cache_{part}_{n}", shape, "float32") for n in range(config.layers) for part in "kv")
+
+    def takes(n: int) -> tuple[Port, ...]:
+        return Port("tokens", (1, n), "int32"), Port("input_pos", (n,), "int32"), *caches
+
+    logits = Port("logits", (1, 1, config.vocabulary), "float32")
+    prefill = (Signature(f"prefill_{n}", takes(n), caches) for n in _lengths(config, buckets))
+    return *prefill, Signature("decode", takes(1), (logits, *caches))
+
+
+def _lengths(config: Config, buckets: Sequence[int]) -> list[int]:
+    lengths = sorted(set(buckets))
+    if not lengths or lengths[0] < 1 or lengths[-1] > config.max_length:
+        raise ValueError(f"length buckets {list(buckets)} must be between 1 and max_length = {config.max_length}")
+    return lengths
+
+
 def sample(config: Config, signature: Signature, random: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """Random ids as long as the signature; a shorter text is its beginning, as no token sees the next."""
+    """Random ids as long as the signature; a shorter text is its beginning, as no token sees the next.
+
+    For a signature of `generation`, ids that begin at any position, and caches of random numbers.
+    """
     import numpy as np
 
-    ids = random.integers(0, config.vocabulary, signature.inputs[0].shape)
-    return {"input_ids": ids.astype(np.int32)}
+    ids = random.integers(0, config.vocabulary, signature.inputs[0].shape).astype(np.int32)
+    feeds: dict[str, NDArray[Any]] = {signature.inputs[0].name: ids}
+    start = int(random.integers(0, config.max_length)) if len(signature.inputs) > 1 else 0
+    for port in signature.inputs[1:]:
+        if port.name == "input_pos":
+            feeds[port.name] = np.arange(start, start + ids.size, dtype=np.int32)
+        else:
+            feeds[port.name] = random.standard_normal(port.shape, np.float32)
+    return feeds
 
 
 def parameters(config: Config) -> int:

@@ -34,6 +34,25 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
 
 
+class Write(nn.Module):
+    """A copy of a cache with new keys or values from slot `position` on; what would come behind the last is left out.
+
+    A gather and a select, which every converter knows. A module, so that an exporter can put its runtime's own there.
+    """
+
+    def forward(
+        self,
+        slots: Float[Tensor, "batch heads slots width"],
+        new: Float[Tensor, "batch heads new width"],
+        position: Int[Tensor, " 1"],
+    ) -> Float[Tensor, "batch heads slots width"]:
+        """Same shape as `slots`."""
+        offset = torch.arange(slots.shape[2], device=slots.device) - position
+        source = new.index_select(2, offset.clamp(0, new.shape[2] - 1))
+        inside = (offset >= 0) & (offset < new.shape[2])
+        return torch.where(inside[:, None], source, slots)
+
+
 class Layer(nn.Module):
     """Self-attention and gated feed-forward, each on a normalised copy of the stream that it adds to."""
 
@@ -57,6 +76,7 @@ class Layer(nn.Module):
         self.up = nn.Linear(width, ffn, bias=False)
         self.down = nn.Linear(ffn, width, bias=False)
         self.ffn_post_norm = RMSNorm(width, eps) if config.post_norms else None
+        self.write_keys, self.write_values = Write(), Write()
 
     def forward(
         self,
@@ -90,7 +110,7 @@ class Layer(nn.Module):
         k = rotate(_maybe(self.key_norm, heads(self.key(x))), rotation)
         v = heads(self.value(x))
         if cache is not None and position is not None:
-            k, v = write(cache[0], k, position), write(cache[1], v, position)
+            k, v = self.write_keys(cache[0], k, position), self.write_values(cache[1], v, position)
         # the heads that share keys become further rows of one product, so that keys are never copied
         q = q.reshape(batch, self.kv_heads, self.groups * new, self.head_width)
         scores = (q @ k.transpose(-1, -2) / math.sqrt(self.head_width)).view(
@@ -164,14 +184,25 @@ class Decoder(nn.Module):
         return Outputs(self.head(x), x), kept
 
     def _bias(self, hidden: Bool[Tensor, "new seen"]) -> Float[Tensor, "new seen"]:
-        return hidden.to(self.embedding.weight.dtype) * self.MASK_BIAS
+        return hidden.to(self.norm.weight.dtype) * self.MASK_BIAS
 
 
 def rotation_of(positions: Int[Tensor, " new"], head_width: int, theta: float) -> Rotation:
     """Angle `position * theta^(-2 i / head_width)` for pair i of a head (Su et al. 2021), as cosine and sine."""
-    pairs = torch.arange(0, head_width, 2, device=positions.device).float()
-    angles = positions.float()[:, None] * (1.0 / theta ** (pairs / head_width))
+    angles = positions.float()[:, None] * speeds(head_width, theta).to(positions.device)
     return angles.cos(), angles.sin()
+
+
+def speeds(head_width: int, theta: float) -> Float[Tensor, " pairs"]:
+    """What each further position adds to the angle of each pair of a head."""
+    pairs = torch.arange(0, head_width, 2).float()
+    return 1.0 / theta ** (pairs / head_width)
+
+
+def derived(config: Config) -> list[Float[Tensor, " pairs"]]:
+    """The tables that a graph of the network holds beside the student's tensors: they follow from its sizes."""
+    thetas = (config.rope_theta,) if config.window is None else (config.rope_theta, config.local_rope_theta)
+    return [speeds(config.head_width, theta) for theta in thetas]
 
 
 def rotate(x: Float[Tensor, "batch heads new width"], rotation: Rotation) -> Float[Tensor, "batch heads new width"]:
@@ -179,18 +210,6 @@ def rotate(x: Float[Tensor, "batch heads new width"], rotation: Rotation) -> Flo
     cosine, sine = rotation
     a, b = x.chunk(2, -1)
     return torch.cat((a * cosine - b * sine, b * cosine + a * sine), -1)
-
-
-def write(
-    slots: Float[Tensor, "batch heads slots width"],
-    new: Float[Tensor, "batch heads new width"],
-    position: Int[Tensor, " 1"],
-) -> Float[Tensor, "batch heads slots width"]:
-    """A copy of `slots` with `new` from slot `position` on; a gather and a select, which every converter knows."""
-    offset = torch.arange(slots.shape[2], device=slots.device) - position
-    source = new.index_select(2, offset.clamp(0, new.shape[2] - 1))
-    inside = (offset >= 0) & (offset < new.shape[2])
-    return torch.where(inside[:, None], source, slots)
 
 
 def _maybe(norm: nn.Module | None, x: Tensor) -> Tensor:
