@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -28,6 +29,12 @@ BUCKETS = (8, 16)
 INT8, INT4 = WeightGrid(), WeightGrid(bits=4)
 INT8_GROUPS, INT4_GROUPS = WeightGrid(granularity=PerGroup()), WeightGrid(bits=4, granularity=PerGroup())
 WEIGHTS = {"int8": INT8, "int4": INT4, "int8 groups": INT8_GROUPS, "int4 groups": INT4_GROUPS}
+# An export of a decoder takes 15 s of a core with litert-torch, 3 with coremltools: the other schemes are slow tests.
+QUICK = {
+    ("llama", "coreml"): ("int8, dynamic_int8", "int4 groups, float"),
+    ("llama", "litertlm"): ("int8, dynamic_int8",),
+    ("llama", "tflite"): ("int4 groups, dynamic_int8, bf16 scales",),
+}
 # wide enough for groups of 32
 WIDER = {
     "bert": {"width": 32, "ffn": 64},
@@ -64,7 +71,37 @@ def allows(format_name: str, scheme: QuantScheme) -> bool:
     return scheme.misfit(about["HOLDS"], about.get("EXCLUDES", ())) is None
 
 
-def student(family: str, scheme: QuantScheme) -> FrozenStudent:
+def is_quick(family: str, format_name: str, scheme: str) -> bool:
+    return scheme in QUICK.get((family, format_name), (scheme,))
+
+
+def marked(cases: list[tuple[str, str, str]]) -> list[Any]:
+    return [pytest.param(*case, marks=() if is_quick(*case) else pytest.mark.slow) for case in cases]
+
+
+def first(**wanted: str) -> tuple[str, str, str]:
+    """The first quick case of a family or a format."""
+    for case in CASES:
+        about = dict(zip(("family", "format_name", "scheme"), case, strict=True))
+        if is_quick(*case) and wanted.items() <= about.items():
+            return case
+    raise AssertionError(f"no case of {wanted}")
+
+
+def task(format_name: str) -> dict[str, Any]:
+    """What a student must bring for a format: a bundle for texts needs a tokenizer."""
+    if format_name != "litertlm":
+        return {}
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    built = Tokenizer(models.BPE())
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<|im_end|>"], show_progress=False)
+    built.train_from_iterator(["a banana and an apple; the ape had the last banana"], trainer)
+    return {"tokenizer_json": json.loads(built.to_str())}
+
+
+def student(family: str, scheme: QuantScheme, task: dict[str, Any] | None = None) -> FrozenStudent:
     """Weights as large as trained ones, so that logits are of order 1; static ranges observed on random samples."""
     torch.manual_seed(0)
     plugin = catalog.load_plugin("students", family)
@@ -81,7 +118,7 @@ def student(family: str, scheme: QuantScheme) -> FrozenStudent:
             feeds = plugin.sample(config, signature, random)
             model(*(torch.from_numpy(feeds[port.name]) for port in signature.inputs))
     quant.freeze_observers(model)
-    return quant.freeze(model.eval(), family, config, scheme, {})
+    return quant.freeze(model.eval(), family, config, scheme, task or {})
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +129,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def make(family: str, format_name: str, scheme: str) -> tuple[FrozenStudent, Path]:
         key = family, format_name, scheme
         if key not in known:
-            frozen = student(family, schemes()[scheme])
+            frozen = student(family, schemes()[scheme], task(format_name))
             exporter = catalog.load_plugin("exporters", format_name)
             out = folder / ("-".join(key).replace(" ", "_") + exporter.SUFFIX)
             exporter.export(frozen, BUCKETS, out)
@@ -110,7 +147,7 @@ def test_there_are_cases_for_every_family_and_format() -> None:
     assert {name for _, name, _ in CASES} == set(catalog.plugins("exporters"))
 
 
-@pytest.mark.parametrize(("family", "format_name", "scheme"), CASES)
+@pytest.mark.parametrize(("family", "format_name", "scheme"), marked(CASES))
 def test_every_code_and_scale_of_the_file_is_the_students(
     made: Any, family: str, format_name: str, scheme: str
 ) -> None:
@@ -125,7 +162,7 @@ def test_every_code_and_scale_of_the_file_is_the_students(
     exporter.verify(frozen, path)
 
 
-@pytest.mark.parametrize(("family", "format_name", "scheme"), CASES)
+@pytest.mark.parametrize(("family", "format_name", "scheme"), marked(CASES))
 def test_the_file_computes_the_student(made: Any, family: str, format_name: str, scheme: str) -> None:
     """Float activations to rounding; int8 ones to the step that a value on the boundary of two codes may take."""
     frozen, path = made(family, format_name, scheme)
@@ -153,7 +190,7 @@ def test_the_file_computes_the_student(made: Any, family: str, format_name: str,
 @pytest.mark.parametrize(("family", "format_name"), sorted({case[:2] for case in CASES}))
 def test_a_changed_code_a_changed_scale_and_swapped_layers_are_found(made: Any, family: str, format_name: str) -> None:
     """Compared with another student, the file is not that student's: each difference alone is enough."""
-    frozen, path = made(*next(case for case in CASES if case[:2] == (family, format_name)))
+    frozen, path = made(*first(family=family, format_name=format_name))
     exporter = catalog.load_plugin("exporters", format_name)
     for name, weight in frozen.quantized.items():
         codes, scales = weight.codes.copy(), weight.scales.copy()
@@ -169,11 +206,18 @@ def test_a_changed_code_a_changed_scale_and_swapped_layers_are_found(made: Any, 
             exporter.verify(dropped, path)
 
 
-@pytest.mark.parametrize("format_name", sorted({case[1] for case in CASES}))
+@pytest.mark.parametrize(
+    "format_name",
+    # the file in a bundle is what format tflite writes; test_litertlm.py puts one into bundles by two processes
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "litertlm" else ())
+        for name in sorted({case[1] for case in CASES})
+    ],
+)
 def test_two_processes_write_the_same_bytes(tmp_path: Path, format_name: str) -> None:
     """Neither is this one: the shape checks of the test run wrap functions, and converters look at function names."""
-    family, _, scheme = next(case for case in CASES if case[1] == format_name)
-    student(family, schemes()[scheme]).save(tmp_path)
+    family, _, scheme = first(format_name=format_name)
+    student(family, schemes()[scheme], task(format_name)).save(tmp_path)
     suffix = catalog.constants("exporters", format_name)["SUFFIX"]
     code = (
         "import sys; from pathlib import Path; from edgedistill import catalog; from edgedistill.quant import *\n"
@@ -194,7 +238,7 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path, format_name: str) ->
 
 @pytest.mark.parametrize("format_name", sorted({case[1] for case in CASES}))
 def test_a_truncated_or_foreign_file_is_refused(made: Any, tmp_path: Path, format_name: str) -> None:
-    _, path = made(*next(case for case in CASES if case[1] == format_name))
+    _, path = made(*first(format_name=format_name))
     exporter = catalog.load_plugin("exporters", format_name)
     whole = path.read_bytes() if path.is_file() else max(files_in(path), key=lambda p: p.stat().st_size).read_bytes()
     spoiled = tmp_path / path.name
@@ -215,8 +259,9 @@ def test_a_scheme_that_a_format_cannot_hold_is_refused_before_anything_is_writte
     for scheme in schemes().values():
         if allows(format_name, scheme) or scheme.activations not in kinds:
             continue
+        frozen = student(family, scheme, task(format_name))
         with pytest.raises(EdgedistillError, match=r"scheme|group|bf16"):
-            catalog.load_plugin("exporters", format_name).export(student(family, scheme), BUCKETS, tmp_path / "no")
+            catalog.load_plugin("exporters", format_name).export(frozen, BUCKETS, tmp_path / "no")
         assert not list(tmp_path.iterdir())
 
 

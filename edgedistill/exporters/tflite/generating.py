@@ -55,7 +55,9 @@ class Text:
             StageError: if the runtime fails.
         """
         self._fits(1)
-        return self._call(DECODE, [token], 1)["logits"][0, 0]
+        logits: NDArray[np.float32] = self._call(DECODE, [token], 1)["logits"]
+        last: NDArray[np.float32] = logits[0, 0]
+        return last
 
     def continued(self, prompt: Sequence[int], count: int) -> list[int]:
         """Read a prompt, and answer the `count` most likely tokens behind it, one after the other."""

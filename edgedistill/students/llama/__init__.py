@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FORMATS = ("coreml", "gguf", "onnx", "tflite")
+FORMATS = ("coreml", "gguf", "litertlm", "onnx", "tflite")
 # The formats that hold a decoder quantize activations at run time or not at all; no ranges are learned.
 ACTIVATIONS = ("dynamic_int8", "float")
 Count = Annotated[int, Field(ge=1)]

@@ -1,0 +1,82 @@
+"""Read a bundle back from its own bytes, and hold it against a student."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgedistill.errors import VerificationError
+from edgedistill.exporters import tflite
+from edgedistill.exporters.litertlm.parsing import BLOCK, Bundle, parse
+from edgedistill.exporters.litertlm.speech import speech_of
+from edgedistill.exporters.litertlm.writing import metadata_of
+from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.quant.stored import QuantizedTensor
+from edgedistill.specs import Audit
+
+
+@contextlib.contextmanager
+def model_of(path: Path, bundle: Bundle) -> Iterator[Path]:
+    """The .tflite of a bundle, in a file of its own for as long as the context lasts.
+
+    Raises:
+        VerificationError: instead of one that names the copy, one that names the bundle.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "model.tflite"
+        begin, end = bundle.model
+        with path.open("rb") as source, copy.open("wb") as target:
+            source.seek(begin)
+            shutil.copyfileobj(source, target, BLOCK)
+            target.truncate(end - begin)
+        try:
+            yield copy
+        except VerificationError as error:
+            raise VerificationError(str(error).replace(str(copy), f"{path}, the model in it")) from None
+
+
+def read_back(path: Path) -> dict[str, QuantizedTensor]:
+    """Codes and scales of every weight, by name.
+
+    Raises:
+        VerificationError: if the file is no bundle of this package, or damaged, or its model is not one of ours.
+    """
+    with model_of(path, parse(path)) as model:
+        return tflite.read_back(model)
+
+
+def verify(frozen: FrozenStudent, path: Path) -> None:
+    """Check that the bundle holds exactly the frozen student: codes, scales, float tensors, tokenizer, what it says.
+
+    Raises:
+        VerificationError: naming what differs.
+        MissingDependency: if litert-lm-builder, whose message classes are needed, is not installed.
+        StageError: if the student can have no bundle.
+    """
+    bundle, speech = parse(path), speech_of(frozen)
+    with model_of(path, bundle) as model:
+        tflite.verify(frozen, model)
+    if bundle.tokenizer != speech.tokenizer_bytes:
+        raise VerificationError(f"{path}: its tokenizer is not the student's.")
+    if bundle.metadata != metadata_of(frozen, speech):
+        raise VerificationError(
+            f"{path}: what it says about start and end tokens, the longest text or the chat template is not the "
+            "student's."
+        )
+
+
+def audit(path: Path) -> Audit:
+    """The oldest runtime that loads the model inside, its operators, and the risks they carry.
+
+    Raises:
+        VerificationError: if the file is no bundle of this package, or damaged.
+    """
+    with model_of(path, parse(path)) as model:
+        found = tflite.audit(model)
+    untried = "LiteRT-LM's CPU backend is the one that such bundles are tried with; they have no attention mask input"
+    return found.model_copy(
+        update={"runtime_min": f"LiteRT-LM with {found.runtime_min}", "risks": (*found.risks, untried)}
+    )

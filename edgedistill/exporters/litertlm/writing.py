@@ -1,0 +1,110 @@
+"""A frozen decoder's .tflite to a bundle, by LiteRT-LM's own builder; the same bytes in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from edgedistill.errors import MissingDependency, StageError
+from edgedistill.exporters._quiet import silenced
+from edgedistill.exporters.litertlm.parsing import BLOCK, HEADER, HEADER_END, MODEL, sections
+from edgedistill.exporters.litertlm.speech import MODELS, Speech
+from edgedistill.quant.frozen import FrozenStudent
+
+
+def toolkit() -> Any:
+    """The module `litert_lm_builder`.
+
+    Raises:
+        MissingDependency: if it is not installed.
+    """
+    try:
+        with silenced():
+            import litert_lm_builder
+    except ImportError as error:
+        raise MissingDependency(
+            f"Export to LiteRT-LM needs litert-lm-builder ({error}): pip install 'edgedistill[litertlm]'"
+        ) from None
+    return litert_lm_builder
+
+
+def metadata_of(frozen: FrozenStudent, speech: Speech) -> bytes:
+    """The LlmMetadata message: start and end tokens, the longest text, the kind of network, the chat template.
+
+    Raises:
+        MissingDependency: if litert-lm-builder is not installed.
+    """
+    toolkit()
+    from litert_lm_builder.runtime.proto import llm_metadata_pb2, llm_model_type_pb2
+
+    message = llm_metadata_pb2.LlmMetadata(max_num_tokens=int(frozen.config["max_length"]))
+    if speech.start is not None:
+        message.start_token.token_ids.ids.append(speech.start)
+    for stop in speech.stops:
+        message.stop_tokens.add().token_ids.ids.append(stop)
+    kind = llm_model_type_pb2.LlmModelType()
+    getattr(kind, MODELS[frozen.config["architecture"]]).SetInParent()
+    message.llm_model_type.CopyFrom(kind)
+    if speech.shipped_template is not None:
+        message.jinja_prompt_template = speech.shipped_template
+    found: bytes = message.SerializeToString(deterministic=True)
+    return found
+
+
+def write(frozen: FrozenStudent, speech: Speech, model: Path, out: Path) -> None:
+    """Put the .tflite `model` and what is said about texts into `out`.
+
+    Raises:
+        MissingDependency: if litert-lm-builder is not installed.
+        StageError: if it refuses a part.
+    """
+    tools = toolkit()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "metadata.pb").write_bytes(metadata_of(frozen, speech))
+        (folder / "tokenizer.json").write_bytes(speech.tokenizer_bytes)
+        try:
+            builder = tools.LitertLmFileBuilder()
+            builder.add_llm_metadata(str(folder / "metadata.pb"))
+            builder.add_hf_tokenizer(str(folder / "tokenizer.json"))
+            builder.add_tflite_model(str(model), tools.TfLiteModelType.PREFILL_DECODE)
+            with out.open("w+b") as file:
+                builder.build(file)
+                _seal(tools, file)
+        except (ValueError, AssertionError, OSError) as error:
+            raise StageError(f"litert-lm-builder cannot make the bundle: {error}.") from error
+
+
+def _seal(tools: Any, file: BinaryIO) -> None:
+    """Replace the header, which has the time and a random id in it, by one that follows from the sections."""
+    import flatbuffers  # type: ignore[import-untyped]
+    from litert_lm_builder import litertlm_header_schema_py_generated as schema
+
+    size = file.seek(0, 2)
+    file.seek(HEADER_END)
+    end = int.from_bytes(file.read(8), "little")
+    places = sections(file.read(end - HEADER), end, size)
+    digest = hashlib.sha256()
+    for begin, stop in sorted(places.values()):
+        file.seek(begin)
+        digest.update(file.read(stop - begin))
+
+    def entry(key: str, value: str) -> Any:
+        return tools.Metadata(key, value, tools.DType.STRING).to_key_value_pair()
+
+    about = [entry("Authors", "edgedistill"), entry("uuid", str(uuid.UUID(bytes=digest.digest()[:16])))]
+    kinds = {MODEL: [entry("model_type", tools.TfLiteModelType.PREFILL_DECODE.value)]}
+    objects = [
+        schema.SectionObjectT(items=kinds.get(kind, []), dataType=kind, beginOffset=begin, endOffset=stop)
+        for kind, (begin, stop) in places.items()
+    ]
+    header = schema.LiteRTLMMetaDataT(schema.SystemMetadataT(about), schema.SectionMetadataT(objects))
+    packer = flatbuffers.Builder(BLOCK)
+    packer.Finish(header.Pack(packer))
+    found = bytes(packer.Output())
+    file.seek(HEADER_END)
+    file.write((HEADER + len(found)).to_bytes(8, "little"))
+    file.write(found.ljust(min(begin for begin, _ in places.values()) - HEADER, b"\0"))
