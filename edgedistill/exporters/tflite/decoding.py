@@ -8,7 +8,6 @@ attention mask, since the graph makes its own from `input_pos`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch

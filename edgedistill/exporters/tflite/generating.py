@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgedistill.errors import DataError, StageError, VerificationError
 from edgedistill.exporters._proof import Explain, Feeds, Limits, where
 from edgedistill.exporters.tflite import running
-from edgedistill.exporters.tflite.decoding import keeps_caches, outputs_of
+from edgedistill.exporters.tflite.decoding import keeps_caches, step
 from edgedistill.exporters.tflite.running import TfliteRunner
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Port, Signature
@@ -131,7 +131,7 @@ def prove(frozen: FrozenStudent, runner: DecoderRunner, limits: Limits, explain:
             feeds = frozen.sample(signature, random)
             given.append(feeds)
             with torch.no_grad():
-                expected = outputs_of(module, feeds)
+                expected = step(module, {name: torch.from_numpy(values) for name, values in feeds.items()})
             found = runner.calls.run(signature.name, feeds)
             for name, values in found.items():
                 wanted = expected[name].numpy()
