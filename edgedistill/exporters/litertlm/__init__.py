@@ -17,13 +17,25 @@ from pathlib import Path
 from edgedistill.errors import StageError
 from edgedistill.exporters import tflite
 from edgedistill.exporters.litertlm.proof import prove
-from edgedistill.exporters.litertlm.reading import audit, read_back, verify
+from edgedistill.exporters.litertlm.reading import audit, first_divergence, largest_value, read_back, verify
 from edgedistill.exporters.litertlm.running import BundleRunner, load
 from edgedistill.exporters.litertlm.speech import speech_of
 from edgedistill.exporters.litertlm.writing import write
 from edgedistill.quant.frozen import FrozenStudent
 
-__all__ = ["EXTRA", "REQUIRES", "SUFFIX", "BundleRunner", "audit", "export", "load", "read_back", "verify"]
+__all__ = [
+    "EXTRA",
+    "REQUIRES",
+    "SUFFIX",
+    "BundleRunner",
+    "audit",
+    "export",
+    "first_divergence",
+    "largest_value",
+    "load",
+    "read_back",
+    "verify",
+]
 
 SUFFIX = ".litertlm"
 # What the .tflite inside stores exactly, as literals: the planner reads them without importing this module.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edgedistill.errors import VerificationError
 from edgedistill.exporters import tflite
@@ -80,3 +83,25 @@ def audit(path: Path) -> Audit:
     return found.model_copy(
         update={"runtime_min": f"LiteRT-LM with {found.runtime_min}", "risks": (*found.risks, untried)}
     )
+
+
+def first_divergence(frozen: FrozenStudent, path: Path, feeds: Mapping[str, NDArray[Any]]) -> str | None:
+    """Which layer of the model inside first differs from the student's; see `exporters.Exporter`.
+
+    Raises:
+        VerificationError: if the file is no bundle of this package, or damaged.
+        MissingDependency, StageError: as `tflite.first_divergence`.
+    """
+    with model_of(path, parse(path)) as model:
+        return tflite.first_divergence(frozen, model, feeds)
+
+
+def largest_value(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[float, str]:
+    """The largest float that the model inside computes for these inputs, and where.
+
+    Raises:
+        VerificationError: if the file is no bundle of this package, or damaged.
+        MissingDependency, StageError: as `tflite.largest_value`.
+    """
+    with model_of(path, parse(path)) as model:
+        return tflite.largest_value(model, feeds)
