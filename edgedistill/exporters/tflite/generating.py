@@ -121,7 +121,7 @@ def prove(frozen: FrozenStudent, runner: DecoderRunner, limits: Limits, explain:
     """Compare single calls at any position, with caches of random numbers, and a text that is read in parts.
 
     Raises:
-        VerificationError: if the file computes something else than the student; with `explain` it names the first layer.
+        VerificationError: if the file computes something else; with `explain` it names the first layer that does.
     """
     module, random = frozen.to_module(), np.random.default_rng(0)
     for signature in runner.calls.signatures.values():
