@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgedistill.errors import InfrastructureError, SpecError, StageError
-from edgedistill.runners import Job, host
+from edgedistill.runners import Job, _launches, host
 from edgedistill.specs import Provenance
 
 LENGTHS = (8, 16)
@@ -59,9 +59,11 @@ def job(model: Path, length: int = 8) -> Job:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
     """Replace the measuring script by `code`, which still runs as a process of its own."""
-    script = folder / "child.py"
-    script.write_text(f"import json, os, signal, sys\n{code}\n")
-    monkeypatch.setattr(host, "CHILD", script)
+    program = folder / "program"
+    program.mkdir()
+    (program / "__init__.py").touch()
+    (program / "__main__.py").write_text(f"import json, os, signal, sys\n{code}\n")
+    monkeypatch.setattr(_launches, "PROGRAM", program)
 
 
 def test_measure(model: Path) -> None:
@@ -81,7 +83,9 @@ def test_measure(model: Path) -> None:
 def test_launches_are_interleaved_and_reported(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     launch = host._launch
-    monkeypatch.setattr(host, "_launch", lambda name, *rest: (order.append(name), launch(name, *rest))[1])
+    monkeypatch.setattr(
+        host, "_launch", lambda name, *rest, **more: (order.append(name), launch(name, *rest, **more))[1]
+    )
     seen = host.measure_many({"a": job(model), "b": job(model, 16)}, launches=2, timing=QUICK)
     assert order == ["a", "b", "b", "a"]
     assert seen["a"].signature == "length_8"
@@ -165,7 +169,8 @@ def test_timeout(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("pass", "without an answer"),
         ("open(sys.argv[2], 'w').write('{\"nonce\": ')", "without an answer"),
         ("open(sys.argv[2], 'w').write('{}')", "incomplete"),
-        ("fields = 'runtime load_ns first_ns baseline_kb peak_kb involuntary_switches'.split()\n"
+        ("fields = 'runtime load_ns first_ns measured_ns meters outputs tokens_per_s sustained baseline_kb '\n"
+         "fields = (fields + 'peak_kb involuntary_switches').split()\n"
          "answer = dict.fromkeys(fields, 1) | {'samples_ns': [1], 'nonce': 'of another launch'}\n"
          "json.dump(answer, open(sys.argv[2], 'w'))", "another launch"),
     ],

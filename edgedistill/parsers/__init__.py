@@ -1,0 +1,1 @@
+"""Outputs of other tools, as values."""

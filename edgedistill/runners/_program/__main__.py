@@ -1,0 +1,199 @@
+"""One launch of one file: load, run once, warm up, measure. An exception that is not expected ends it with a traceback,
+whose last line the caller reports; exit code 64 means that the job itself is wrong, 65 that a package is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+from .runtimes import PACKAGES, RUNTIMES, JobError
+
+JOB_IS_WRONG, PACKAGE_IS_MISSING = 64, 65
+STATUS = Path("/proc/self/status")
+# Counters that only grow: Pixel power rails, Intel and AMD packages. A battery gauge's steps are read as well.
+METERS = (
+    "/sys/bus/iio/devices/iio:device*/energy_value",
+    "/sys/class/powercap/*/energy_uj",
+    "/sys/class/power_supply/*/charge_counter",
+    "/sys/class/power_supply/*/voltage_now",
+    "/sys/class/power_supply/*/status",
+)
+
+
+def to_samples(bound: Any, inputs: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """The samples as arrays of the file's dtype and shape; -1 in a shape is free.
+
+    Raises:
+        JobError: names, counts, shapes or values do not fit the file.
+    """
+    import numpy as np
+
+    if set(inputs) != set(bound.inputs):
+        raise JobError(f"inputs {sorted(inputs)} do not fit the file, which wants {sorted(bound.inputs)}")
+    samples: list[dict[str, Any]] = [{} for _ in next(iter(inputs.values()))]
+    for name, values in inputs.items():
+        shape, dtype = bound.inputs[name][0], np.dtype(bound.inputs[name][1])
+        for sample, value in zip(samples, values, strict=True):
+            given = np.asarray(value)
+            wanted = shape
+            if -1 in shape:  # the last axes are the sample's own, those before are of size one
+                free = [1] * (len(shape) - given.ndim) + list(given.shape)
+                wanted = [own if size == -1 else size for size, own in zip(shape, free[-len(shape) :], strict=True)]
+            if given.size != int(np.prod(wanted)):
+                raise JobError(f"input {name!r}: a sample has shape {list(given.shape)}, the file wants {shape}")
+            cast = given.astype(dtype).reshape(wanted)
+            if dtype.kind in "iu" and not np.array_equal(cast.reshape(given.shape), given):
+                raise JobError(f"input {name!r}: a sample holds numbers that {dtype.name} cannot hold")
+            sample[name] = cast
+    return samples
+
+
+def time_one(bound: Any, sample: dict[str, Any]) -> int:
+    """Nanoseconds of one inference on `sample`; writing the inputs is not counted."""
+    bound.feed(sample)
+    invoke = bound.invoke
+    start = perf_counter_ns()
+    invoke()
+    return perf_counter_ns() - start
+
+
+def peak_kb() -> int:
+    """The highest resident memory of this process so far, in KiB."""
+    if STATUS.exists():
+        found = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+        if found:
+            return int(found[0].split()[1])
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage // 1024 if sys.platform == "darwin" else usage
+
+
+def forget_peak() -> None:
+    """Restart the kernel's high-water mark, so that importing and reading the job do not count as the model's."""
+    gc.collect()
+    with contextlib.suppress(OSError):  # not writable in some sandboxes: the baseline is then the higher, older peak
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def repeat(bound: Any, samples: list[Any], runs: int, seconds: float, job: dict[str, Any]) -> list[int]:
+    """Time single inferences until both `runs` and `seconds` are reached, or one of the job's caps, in ns."""
+    times: list[int] = []
+    start = perf_counter_ns()
+    elapsed = 0.0
+    while (len(times) < runs or elapsed < seconds) and len(times) < job["runs_max"] and elapsed < job["cap_s"]:
+        times.append(time_one(bound, samples[len(times) % len(samples)]))
+        elapsed = (perf_counter_ns() - start) / 1e9
+    return times
+
+
+def sustain(bound: Any, samples: list[Any], seconds: float) -> dict[str, Any]:
+    """Run without a pause for `seconds`; the median of each window of a minute, or of a fifth of a shorter run."""
+    window = min(60.0, seconds / 5)
+    medians, start, turn = [], perf_counter_ns(), 0
+    for n in range(round(seconds / window)):
+        times: list[int] = []
+        while not times or perf_counter_ns() - start < (n + 1) * window * 1e9:
+            times.append(time_one(bound, samples[turn % len(samples)]))
+            turn += 1
+        medians.append(statistics.median(times))
+    return {"seconds": seconds, "window_s": window, "medians_ns": medians}
+
+
+def meters() -> dict[str, str]:
+    """The text of every readable energy counter, by its path."""
+    found = {}
+    for path in sorted(path for pattern in METERS for path in map(str, Path("/").glob(pattern[1:]))):
+        with contextlib.suppress(OSError, UnicodeDecodeError):  # root only on many devices
+            found[path] = Path(path).read_text()
+    return found
+
+
+def pin(mask: str) -> None:
+    """Keep this process on the cores of a hexadecimal mask, as `taskset` does; empty: on all.
+
+    Raises:
+        JobError: the device has none of these cores.
+    """
+    if mask:
+        bits = int(mask, 16)
+        try:
+            os.sched_setaffinity(0, {core for core in range(bits.bit_length()) if bits >> core & 1})
+        except OSError as error:
+            raise JobError(f"core mask {mask}: {error.strerror}; the device has {os.cpu_count()} cores") from None
+
+
+def answers_of(bound: Any, samples: list[Any]) -> list[dict[str, list[float]]]:
+    """What the file answers on every sample, flat, by the name of the output."""
+    found = []
+    for sample in samples:
+        time_one(bound, sample)
+        found.append({name: value.reshape(-1).tolist() for name, value in bound.read().items()})
+    return found
+
+
+def launch(job: dict[str, Any]) -> dict[str, Any]:
+    """Every figure of one launch."""
+    pin(job["core_mask"])
+    for package in PACKAGES[job["format"]]:
+        importlib.import_module(package)
+    forget_peak()
+    baseline_kb = peak_kb()
+    start = perf_counter_ns()
+    bound: Any = RUNTIMES[job["format"]](job)
+    load_ns = perf_counter_ns() - start
+    samples = to_samples(bound, job["inputs"])
+    first_ns = time_one(bound, samples[0])
+    outputs = answers_of(bound, samples) if job["answers"] else []
+    gc.disable()
+    repeat(bound, samples, job["warmup_runs"], job["warmup_s"], job)
+    before, begun = meters(), perf_counter_ns()
+    times = repeat(bound, samples, job["runs_min"], job["time_s"], job)
+    measured_ns, after = perf_counter_ns() - begun, meters()
+    speed = getattr(bound, "tokens_per_s", None)
+    return {
+        "nonce": job["nonce"],
+        "runtime": list(bound.runtime),
+        "python": platform.python_version(),
+        "load_ns": load_ns,
+        "first_ns": first_ns,
+        "samples_ns": times,
+        "measured_ns": measured_ns,
+        "meters": {"before": before, "after": after},
+        "outputs": outputs,
+        "tokens_per_s": speed(samples[0], job["decode_tokens"]) if speed and job["decode_tokens"] else {},
+        "sustained": sustain(bound, samples, job["sustained_s"]) if job["sustained_s"] else None,
+        "baseline_kb": baseline_kb,
+        "peak_kb": peak_kb(),
+        "involuntary_switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
+    }
+
+
+def main(job_file: str, answer_file: str) -> int:
+    """Measure the job and put the whole answer in place at once; the exit code."""
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    try:
+        answer = launch(job)
+    except JobError as error:
+        sys.stderr.write(f"{error}\n")
+        return JOB_IS_WRONG
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{sys.executable} has no package {error.name}\n")
+        return PACKAGE_IS_MISSING
+    partial = Path(f"{answer_file}.partial")
+    partial.write_text(json.dumps(answer), encoding="utf-8")
+    partial.replace(answer_file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))
