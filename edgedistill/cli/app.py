@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import edgedistill
-from edgedistill.cli import build, bundles, catalogue, doctor, plan, starter
+from edgedistill.cli import bench, build, bundles, catalogue, doctor, plan, starter
 from edgedistill.cli.options import ABOUT, BUILD, BUNDLE
 
 EPILOG = (
@@ -49,7 +49,7 @@ for _command, _name, _panel in (
     (plan.plan, "plan", BUILD),
     (starter.init, "init", BUILD),
     (bundles.verify, "verify", BUNDLE),
-    (bundles.bench, "bench", BUNDLE),
+    (bench.bench, "bench", BUNDLE),
     (bundles.gate, "gate", BUNDLE),
     (bundles.report, "report", BUNDLE),
     (catalogue.targets, "targets", ABOUT),

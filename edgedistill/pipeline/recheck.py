@@ -18,8 +18,6 @@ from edgedistill.pipeline import golden
 from edgedistill.pipeline.golden import GoldenSample
 from edgedistill.pipeline.verdict import SHIPPED, judge_format
 from edgedistill.report import ReportData, write_report
-from edgedistill.runners import Job
-from edgedistill.runners.host import Timing, measure_many
 from edgedistill.specs import (
     Artifact,
     Budget,
@@ -30,9 +28,7 @@ from edgedistill.specs import (
     Parity,
     Prediction,
     Profile,
-    Progress,
     Quality,
-    Silent,
     Target,
 )
 from edgedistill.specs.results import SCHEMA_VERSION
@@ -41,10 +37,7 @@ from edgedistill.store import bytes_of, digest_of, sha256_of
 JSON_LIMIT = 200_000_000  # bytes; a larger file is not one that a build wrote
 # What every check builds on: a manifest that leaves one of these out vouches for nothing.
 NEEDED = ("frozen/student.json", "frozen/student.safetensors", "golden.json", "labels.txt", "tokenizer.json")
-BENCHABLE = ("tflite",)
 REPORTS = ("report.html", "report.md")
-# Longer than in a build, where the time is paid on every run.
-BENCH = Timing(warmup_s=0.5, runs_min=200, time_s=2.0)
 
 
 @dataclass(frozen=True)
@@ -227,41 +220,6 @@ def render(bundle: Bundle) -> tuple[Path, Path]:
         if (bundle.folder / name).is_symlink():
             raise SpecError(f"{bundle.folder / name}: is a symbolic link and is not written to. Remove it.")
     return write_report(bundle.folder, data)
-
-
-def bench(
-    bundle: Bundle, *, launches: int, threads: int | None = None, progress: Progress | None = None
-) -> dict[str, Measurement]:
-    """Time each signature of the shipped file on this machine, on the golden samples; nothing is written.
-
-    Raises:
-        VerificationError: the file is not the one that was built.
-        SpecError: no golden sample fits.
-    """
-    check_files(bundle)
-    if bundle.shipped.format not in BENCHABLE:
-        raise SpecError(f"{bundle.shipped.path}: --on host runs {', '.join(BENCHABLE)} files only.")
-    watch, path = progress or Silent(), inside(bundle.folder, bundle.shipped.path)
-    samples = golden_samples(bundle)
-    jobs = {}
-    for length in bundle.profile.student.buckets:
-        name = f"length_{length}"
-        fitting = [item for item in samples if item.answers[bundle.shipped.format].signature == name] or [
-            item for item in samples if len(item.input_ids) <= length
-        ]
-        if not fitting:
-            continue
-        inputs = {
-            "input_ids": [[*item.input_ids, *[0] * (length - len(item.input_ids))] for item in fitting],
-            "attention_mask": [[1] * len(i.input_ids) + [0] * (length - len(i.input_ids)) for i in fitting],
-        }
-        jobs[name] = Job(path, name, inputs, threads or bundle.target.threads)
-    if not jobs:
-        raise SpecError(f"{bundle.folder / 'golden.json'}: no sample fits a signature of the model.")
-    watch.begin("bench", len(jobs) * launches, "launch")
-    found = measure_many(jobs, launches=launches, timing=BENCH, progress=watch)
-    watch.end(f"{len(jobs)} signatures, {launches} launches each")
-    return found
 
 
 def golden_samples(bundle: Bundle) -> tuple[GoldenSample, ...]:

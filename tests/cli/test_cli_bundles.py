@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from edgedistill.errors import SpecError, VerificationError
-from edgedistill.pipeline import recheck, replay
+from edgedistill.pipeline import benching, recheck, replay
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_gate_and_bench_refuse_a_changed_model(bundle):
     with pytest.raises(VerificationError, match="changed"):
         recheck.gate_again(opened, {})
     with pytest.raises(VerificationError, match="changed"):
-        recheck.bench(opened, launches=1)
+        benching.bench(opened, launches=1)
 
 
 def test_verify_reads_the_codes_and_not_only_the_hashes(bundle):
@@ -243,8 +243,9 @@ def test_bench(cli, tiny_bundle, tmp_path):
     assert snapshot(tiny_bundle) == before
 
 
-def test_bench_elsewhere_is_not_possible_yet(cli, tiny_bundle):
-    done = cli("bench", tiny_bundle, "--on", "adb")
-    assert done.returncode == 2
-    assert "not available yet" in done.stderr
+def test_bench_says_what_it_cannot_do(cli, tiny_bundle):
+    for on, message in (("adbb:1", "no such runner; did you mean 'adb'?"), ("ssh:", "--on ssh:USER@HOST")):
+        done = cli("bench", tiny_bundle, "--on", on)
+        assert done.returncode == 2
+        assert message in done.stderr
     assert cli("bench", tiny_bundle, "--launches", "0").returncode == 2

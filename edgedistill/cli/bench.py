@@ -1,0 +1,143 @@
+"""`edgedistill bench`: a bundle's file timed on this machine, on a phone over adb, on a board over ssh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgedistill.cli import options, output
+
+if TYPE_CHECKING:
+    from edgedistill.pipeline.recheck import Bundle
+    from edgedistill.specs import Measurement
+
+HEADER = ("signature", "p50 ms", "p95 ms", "p95 low", "p95 high", "first ms", "load ms", "peak MB", "inferences")
+
+
+def bench(
+    bundle: options.BundleFolder,
+    on: Annotated[
+        str, typer.Option("--on", metavar="RUNNER", help="host, adb, adb:SERIAL, adb:HOST:PORT or ssh:USER@HOST.")
+    ] = "host",
+    launches: Annotated[int, typer.Option("--launches", min=1, max=1000, help="Fresh processes per signature.")] = 7,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=256, help="CPU threads; by default the target's.")
+    ] = None,
+    format_name: Annotated[str, typer.Option("--format", "-f", help="Time this format's file, not the first.")] = "",
+    core_mask: Annotated[str, typer.Option("--core-mask", metavar="HEX", help="Cores to run on, as taskset.")] = "",
+    python: Annotated[
+        str, typer.Option("--python", metavar="PATH", help="Interpreter on the device, with the runtime installed.")
+    ] = "python3",
+    tool: Annotated[
+        str,
+        typer.Option("--tool", metavar="FILE|device:PATH", help="A benchmark program instead of Python on the device."),
+    ] = "",
+    sustained: Annotated[
+        float, typer.Option("--sustained", min=0, max=86400, metavar="SECONDS", help="Then run without a pause.")
+    ] = 0.0,
+    cool_down: Annotated[
+        float, typer.Option("--cool-down", min=0, max=3600, metavar="SECONDS", help="Wait so long for a hot device.")
+    ] = 120.0,
+    tolerance: Annotated[
+        float,
+        typer.Option("--tolerance", min=0, max=1, help="Difference of a golden logit, as a share of the largest."),
+    ] = 0.02,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the samples.")] = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Time the model where it is to run; the bundle is not changed."""
+    output.choose(as_json=as_json, quiet=quiet)
+    from edgedistill.cli.progress import Watch
+    from edgedistill.pipeline import benching, recheck
+    from edgedistill.runners import How
+    from edgedistill.store import storage_errors, write_json
+
+    how = How(python=python, tool=tool, core_mask=core_mask, cool_down_s=cool_down)
+    opened = recheck.open_bundle(bundle)
+    with Watch() as watch:
+        found = benching.bench(
+            opened,
+            on=on,
+            launches=launches,
+            threads=threads,
+            format_name=format_name,
+            how=how,
+            sustained_s=sustained,
+            progress=watch,
+        )
+    document = {name: _figures(seen) | {"measurement": seen.model_dump(mode="json")} for name, seen in found.items()}
+    if out:
+        with storage_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, document)
+    benching.check_outputs(found, tolerance)  # after the samples are safe
+    if as_json:
+        output.json_document(document)
+        return
+    _show(opened, found, launches, format_name)
+
+
+def _show(opened: Bundle, found: dict[str, Measurement], launches: int, format_name: str) -> None:
+    first = next(iter(found.values()))
+    rows = [
+        (
+            name,
+            *("–" if value is None else f"{value:,.3f}" for value in _figures(seen).values()),
+            sum(item.summary.count if item.summary else 0 for item in seen.launches) or len(seen.samples_ms),
+        )
+        for name, seen in found.items()
+    ]
+    name = f"the {format_name} file" if format_name else opened.shipped.path
+    title = f"{name} on {first.device}, {first.runtime}, {first.threads} thread(s), {launches} launches"
+    output.table(title, HEADER, rows, right=range(1, 9))
+    for name, seen in found.items():
+        for line in _notes(seen):
+            output.say(f"{name}: {line}")
+    if first.provenance.value == "emulated":
+        emulator = first.fingerprint.emulator if first.fingerprint else "an emulator"
+        output.say(f"Emulated ({emulator}): right in what it computes, no figure of speed or memory.", "yellow")
+    elif opened.target.runner != (first.fingerprint.runner if first.fingerprint else "host"):
+        output.say(f"These are this machine's figures. They say nothing about {opened.target.title}.", "yellow")
+
+
+def _notes(seen: Measurement) -> list[str]:
+    """What does not fit into the table, a line each."""
+    lines = []
+    if seen.outputs:
+        told = f"{seen.outputs.labels_agree} of {seen.outputs.samples} golden labels agree"
+        lines.append(f"{told}, largest difference of a logit {seen.outputs.max_abs_difference:.2g}")
+    if seen.tokens_per_s:
+        lines.append(", ".join(f"{key} {value:.1f} tokens/s" for key, value in seen.tokens_per_s.items()))
+    if seen.energy and seen.energy.energy_mj is not None:
+        step = f" ± {seen.energy.resolution_mj:.2g}" if seen.energy.resolution_mj else ""
+        lines.append(f"{seen.energy.energy_mj:.3g}{step} mJ per inference ({seen.energy.source})")
+    if seen.sustained:
+        ends = f"first window {seen.sustained.first_ms:.3f} ms, last {seen.sustained.last_ms:.3f} ms"
+        lines.append(f"{seen.sustained.seconds:.0f} s without a pause: {ends}, {seen.sustained.ratio:.2f}x")
+    lines += [
+        f"{item.unit}: {item.operators} operators, {item.time_ms:.3f} ms, {item.time_share:.0%} of the time"
+        for item in seen.placement
+    ]
+    return lines
+
+
+def _figures(seen: Measurement) -> dict[str, float | None]:
+    """What a person compares; the interval is that of one launch's 95th percentile, as the gate has it."""
+    import math
+
+    from edgedistill.gate import p95_bounds
+
+    low, high = p95_bounds(seen) if seen.samples_ms else (None, None)
+    return {
+        "latency_p50_ms": seen.latency_p50_ms,
+        "latency_p95_ms": seen.latency_p95_ms,
+        "latency_p95_low_ms": low,
+        # one launch bounds nothing, and JSON has no infinity
+        "latency_p95_high_ms": high if high is None or math.isfinite(high) else max(seen.samples_ms),
+        "first_inference_ms": seen.first_inference_ms,
+        "load_ms": seen.load_ms,
+        "peak_memory_mb": seen.peak_memory_mb,
+    }

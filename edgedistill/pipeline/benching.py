@@ -1,0 +1,134 @@
+"""A bundle's file timed where it is to run: here, on a phone or a board; on golden samples, answers compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from edgedistill import catalog
+from edgedistill.errors import SpecError, VerificationError, did_you_mean
+from edgedistill.pipeline.golden import GoldenSample
+from edgedistill.pipeline.recheck import Bundle, check_files, golden_samples, model_path
+from edgedistill.runners import How, Job, Timing
+from edgedistill.specs import Artifact, Measurement, Progress, Silent
+
+# Longer than in a build, where the time is paid on every run.
+BENCH = Timing(warmup_s=0.5, runs_min=200, time_s=2.0)
+# On a device all is slower: a process has a minute to load, and a long model a minute to run.
+ON_DEVICE = Timing(warmup_s=0.5, runs_min=30, time_s=2.0, cap_s=30.0, timeout_s=180.0)
+ROUNDING = 1e-6  # golden.json keeps six decimals
+
+
+def bench(
+    bundle: Bundle,
+    *,
+    on: str = "host",
+    launches: int,
+    threads: int | None = None,
+    format_name: str = "",
+    how: How | None = None,
+    sustained_s: float = 0.0,
+    timing: Timing | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """Time each signature of the shipped file, or of the file of another format; nothing in the bundle is changed.
+
+    `on` is `host`, `adb:SERIAL`, `ssh:USER@HOST` or another runner's name, with the device it is to use.
+
+    Raises:
+        VerificationError: the file is not the one that was built.
+        SpecError: no such runner or format, or no golden sample fits.
+        MissingDependency, StageError, InfrastructureError: as the runner says.
+    """
+    kind, _, where = on.partition(":")
+    known = catalog.plugins("runners")
+    if kind not in known:
+        raise SpecError(f"--on {on}: no such runner{did_you_mean(kind, known)}")
+    check_files(bundle)
+    jobs = timing_jobs(bundle, threads, format_name)
+    chosen = timing or (BENCH if kind == "host" else ON_DEVICE)
+    watch = progress or Silent()
+    watch.begin("bench", len(jobs) * launches, "launch")
+    found: dict[str, Measurement] = catalog.load_plugin("runners", kind).measure_many(
+        jobs,
+        launches=launches,
+        timing=replace(chosen, sustained_s=sustained_s),
+        how=replace(how or How(), where=where),
+        progress=watch,
+    )
+    watch.end(f"{len(jobs)} signatures, {launches} launches each")
+    return found
+
+
+def check_outputs(found: Mapping[str, Measurement], tolerance: float) -> None:
+    """Compare what the device answered with the golden answers; `tolerance` is a share of the largest of them.
+
+    Raises:
+        VerificationError: one differs by more.
+    """
+    for name, seen in found.items():
+        if seen.outputs is None:
+            continue
+        allowed = ROUNDING + tolerance * seen.outputs.reference_max_abs
+        if not seen.outputs.max_abs_difference <= allowed:
+            raise VerificationError(
+                f"{name}: on {seen.device} a logit differs by {seen.outputs.max_abs_difference:.3g} from golden.json, "
+                f"allowed {allowed:.3g} ({seen.outputs.labels_agree} of {seen.outputs.samples} labels agree). "
+                "The device's runtime computes something else: compare its version with the manifest's."
+            )
+
+
+def _artifact(bundle: Bundle, format_name: str) -> Artifact:
+    files = {artifact.format: artifact for artifact in bundle.manifest.artifacts}
+    if not format_name:
+        return bundle.shipped
+    if format_name not in files:
+        raise SpecError(f"{bundle.folder}: has no {format_name} file{did_you_mean(format_name, files)}")
+    return files[format_name]
+
+
+def timing_jobs(bundle: Bundle, threads: int | None = None, format_name: str = "") -> dict[str, Job]:
+    """What to time of the shipped file, by signature, the shortest text length first, on the golden samples that were
+    answered through it, else on shorter ones, padded.
+
+    Raises:
+        SpecError: there is no file of this format, or no golden sample fits a signature.
+    """
+    artifact = _artifact(bundle, format_name)
+    path, samples = model_path(bundle, artifact), golden_samples(bundle)
+    told = sorted({item.answers[artifact.format].signature for item in samples})
+    lengths: dict[str, int | None] = dict.fromkeys(told)
+    if all(re.fullmatch(r"length_\d+", name) for name in told):
+        lengths = {f"length_{length}": length for length in bundle.profile.student.buckets}
+    jobs = {}
+    for name, length in lengths.items():
+        answered = [item for item in samples if item.answers[artifact.format].signature == name]
+        fitting = answered or [item for item in samples if length and len(item.input_ids) <= length]
+        if not fitting:
+            continue
+        expected = [item.answers[artifact.format].logits for item in fitting]
+        jobs[name] = Job(
+            path,
+            name,
+            _inputs(fitting, length),
+            threads or bundle.target.threads,
+            expected={"logits": expected} if answered else None,
+        )
+    if not jobs:
+        raise SpecError(f"{bundle.folder / 'golden.json'}: no sample fits a signature of the model.")
+    return jobs
+
+
+def _inputs(samples: list[GoldenSample], length: int | None) -> dict[str, list[list[int]]]:
+    """Ids and mask of each sample, padded to `length`; None: a file that takes any length."""
+    sizes = [length or len(item.input_ids) for item in samples]
+    return {
+        "input_ids": [
+            [*item.input_ids, *[0] * (size - len(item.input_ids))] for item, size in zip(samples, sizes, strict=True)
+        ],
+        "attention_mask": [
+            [1] * len(item.input_ids) + [0] * (size - len(item.input_ids))
+            for item, size in zip(samples, sizes, strict=True)
+        ],
+    }

@@ -1,0 +1,225 @@
+"""Measuring on a device at the end of a line: what `adb` and `ssh` share."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+from edgedistill.errors import InfrastructureError, MissingDependency, SpecError, StageError
+from edgedistill.runners import How, Job, Timing
+from edgedistill.runners._device import Facts, read_conditions, read_facts
+from edgedistill.runners._launches import (
+    JOB_IS_WRONG,
+    PACKAGE_IS_MISSING,
+    Seen,
+    check_jobs,
+    decode,
+    interleaved,
+    last_line,
+    pack_program,
+    question,
+    summarize,
+)
+from edgedistill.runners._session import Session, Transport, opened
+from edgedistill.specs import Conditions, Fingerprint, Measurement, Progress, Silent
+
+PACKAGES = {
+    "tflite": ("ai_edge_litert", "pip install numpy ai-edge-litert"),
+    "onnx": ("onnxruntime", "pip install numpy onnxruntime"),
+    "gguf": ("llama_cpp", "pip install numpy llama-cpp-python"),
+}
+COOL_DOWN_STEP_S, RETRIES = 5.0, 2
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A session with everything in place: the program, the models by job, and the device's facts."""
+
+    session: Session
+    facts: Facts
+    program: str
+    models: Mapping[str, str]
+    timing: Timing
+    how: How
+    launches: int
+
+
+def measure_on(
+    transport: Transport,
+    jobs: Mapping[str, Job],
+    *,
+    launches: int,
+    timing: Timing | None = None,
+    how: How | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """Push, measure, fetch, clean up. See `Runner` for what is raised."""
+    timing, how = timing or Timing(), how or How()
+    check_jobs(jobs, launches, tuple(PACKAGES), transport.runner)
+    with opened(transport) as session:
+        ready = _prepare(session, jobs, timing, how, launches)
+
+        def run(name: str, job: Job, turn: int) -> Seen:
+            return _steady_launch(ready, name, job, turn)
+
+        seen = interleaved(jobs, launches, run, progress or Silent())
+    return {
+        name: summarize(job, _fingerprint(ready, job), seen[name], _context(ready, seen[name]))
+        for name, job in jobs.items()
+    }
+
+
+def _prepare(session: Session, jobs: Mapping[str, Job], timing: Timing, how: How, launches: int) -> Ready:
+    facts = read_facts(session)
+    _check_mask(session, how.core_mask, facts.cores)
+    for name in sorted({job.format for job in jobs.values()}):
+        _need_python(session, how.python, name)
+    pushed: dict[Path, str] = {}
+    for job in jobs.values():
+        if job.model not in pushed:
+            pushed[job.model] = session.push(job.model, f"model_{len(pushed)}{job.model.suffix}")
+    with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
+        program = session.push(pack_program(Path(folder)))
+    models = {name: pushed[job.model] for name, job in jobs.items()}
+    return Ready(session, facts, program, models, timing, how, launches)
+
+
+def _check_mask(session: Session, mask: str, cores: int) -> None:
+    if mask and cores and int(mask, 16) >> cores:
+        raise SpecError(f"core mask {mask}: {session.name} has {cores} cores, so at most {(1 << cores) - 1:x}.")
+
+
+def _need_python(session: Session, python: str, format_name: str) -> None:
+    package, install = PACKAGES[format_name]
+    script = f"{quote(python)} -c 'import sys, numpy, {package}; sys.exit(sys.version_info < (3, 10))'"
+    ended = session.shell(script, 120.0)
+    if ended.status == 127:
+        raise MissingDependency(
+            f"{session.name}: has no {python}. Name its interpreter with --python, or a benchmark program with --tool."
+        )
+    if ended.status:
+        why = last_line(ended.stderr) or ": Python 3.10 or newer is needed"
+        raise MissingDependency(
+            f"{session.name}: {python} there cannot run .{format_name} files{why}. On the device: {install}; "
+            "or name another interpreter with --python."
+        )
+
+
+def _steady_launch(ready: Ready, name: str, job: Job, turn: int) -> Seen:
+    """A launch during which the device did not begin to throttle; one that did says nothing and is repeated."""
+    for _ in range(RETRIES + 1):
+        before = settle(ready.session, ready.how)
+        answer = _launch(ready, name, job, turn)
+        after = read_conditions(ready.session)
+        if (after.thermal_status or 0) <= (before.thermal_status or 0) or ready.timing.sustained_s:
+            return Seen(answer, before, after)
+    raise InfrastructureError(
+        f"{ready.session.name}: it begins to throttle in every launch (thermal status {after.thermal_status}). "
+        "Cool it, take it out of its case, or measure with fewer threads."
+    )
+
+
+def settle(session: Session, how: How) -> Conditions:
+    """Wait until the device is fit to be measured.
+
+    Raises:
+        InfrastructureError: it stays too hot, its battery is too low, or it saves power.
+    """
+    waited = 0.0
+    while True:
+        seen = read_conditions(session)
+        if seen.low_power_mode:
+            raise InfrastructureError(f"{session.name}: battery saver is on, which slows it down. Switch it off.")
+        if seen.battery_percent is not None and seen.battery_percent < how.battery_min_percent:
+            raise InfrastructureError(
+                f"{session.name}: battery at {seen.battery_percent:.0f} %, at least {how.battery_min_percent:.0f} % "
+                "are needed: phones slow down when it runs low. Charge it."
+            )
+        if not seen.thermal_status:
+            return seen
+        if waited >= how.cool_down_s:
+            raise InfrastructureError(
+                f"{session.name}: still throttled after {waited:.0f} s (thermal status {seen.thermal_status}, 0 is "
+                "needed). Let it cool down, or wait longer with --cool-down SECONDS."
+            )
+        step = min(COOL_DOWN_STEP_S, how.cool_down_s - waited)
+        time.sleep(step)
+        waited += step
+
+
+def _launch(ready: Ready, name: str, job: Job, turn: int) -> dict[str, object]:
+    session, nonce = ready.session, secrets.token_hex(16)
+    last = turn == ready.launches - 1
+    limit_s = ready.timing.timeout_s + (ready.timing.sustained_s if last else 0.0)
+    answer = f"{session.folder}/answer.json"
+    with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
+        asked, got = Path(folder, "job.json"), Path(folder, "answer.json")
+        asked.write_text(
+            question(job, ready.models[name], nonce, ready.timing, ready.how, first=turn == 0, last=last),
+            encoding="utf-8",
+        )
+        remote = session.push(asked)
+        session.check(f"rm -f {quote(answer)}", "removing the last answer")
+        ended = session.run(
+            [ready.how.python, "-m", "_program", remote, answer],
+            environment={**ENVIRONMENT, "PYTHONPATH": ready.program, "PYTHONDONTWRITEBYTECODE": "1"},
+            timeout_s=limit_s,
+        )
+        _check_end(session, name, job, ended.status, ended.stderr)
+        session.pull(answer, got)
+        return decode(f"{session.name}: {name}", got.read_text(encoding="utf-8", errors="replace"), nonce)
+
+
+def _check_end(session: Session, name: str, job: Job, status: int, stderr: str) -> None:
+    tail, where = last_line(stderr), f"{session.name}: {name}"
+    if status == JOB_IS_WRONG:
+        raise SpecError(f"{where}: {job.model.name}{tail}")
+    if status == PACKAGE_IS_MISSING:
+        raise MissingDependency(f"{where}{tail}")
+    if status > 128:
+        raise StageError(f"{where}: the runtime crashed on {job.model.name} (signal {status - 128}){tail}")
+    if status:
+        raise StageError(f"{where}: the runtime cannot load or run {job.model.name} [{job.signature}]{tail}")
+
+
+def _fingerprint(ready: Ready, job: Job) -> Fingerprint:
+    facts, runner = ready.facts, ready.session.runner
+    return Fingerprint(
+        runner="adb" if runner == "adb" else "ssh",
+        device_id=facts.device_id,
+        model=facts.model,
+        os_build=facts.os_build,
+        cpu=facts.cpu,
+        machine=facts.machine,
+        runtime="",
+        runtime_version="",
+        threads=job.threads,
+        core_mask=ready.how.core_mask,
+        emulator=facts.emulator,
+    )
+
+
+def _context(ready: Ready, seen: list[Seen]) -> dict[str, str | float]:
+    """The circumstances that shape a timing, so that a reader can judge it."""
+    before = [launch.before for launch in seen]
+    told: dict[str, str | float | None] = {
+        "cpu": ready.facts.cpu,
+        "os": ready.facts.os_build,
+        "governor": before[0].governor or "not readable",
+        "load_average_max": max((item.load_average for item in before if item.load_average is not None), default=None),
+        "battery_percent_min": min(
+            (item.battery_percent for item in before if item.battery_percent is not None), default=None
+        ),
+        "temperature_celsius_max": max(
+            (launch.after.temperature_celsius for launch in seen if launch.after.temperature_celsius is not None),
+            default=None,
+        ),
+        "involuntary_switches": float(sum(launch.answer["involuntary_switches"] for launch in seen)),
+    }
+    return {key: value for key, value in told.items() if value is not None}

@@ -1,0 +1,253 @@
+"""A session on a device: commands that count only when they say that they ended, files that count only by their hash.
+
+The exit code of `adb` and `ssh` alone says little: adb 34 ends 0 when the cable is pulled, and ends 0 when it cannot
+connect; ssh ends 255 for a lost line and for a killed command alike. So every script prints a mark with a number that
+is used once, and its exit status, as its last act; without it the device is lost, whatever the exit code says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import secrets
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Protocol
+
+from edgedistill.errors import InfrastructureError
+from edgedistill.runners._launches import sha256_of
+
+MARK = "__ED_DONE__"
+SHELL_S, COPY_MB_PER_S = 30.0, 0.5  # a short command; the slowest link that is waited for
+TIMED_OUT = (124, 137, 143)  # of `timeout`: coreutils and toybox, with and without -k
+# Where a pushed file may be executed; the first that can be written to is taken.
+BASES = ("/data/local/tmp", "${TMPDIR:-/tmp}", "/tmp", ".")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended on the device, not here."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Transport(Protocol):
+    """A way to a device: raw, with no promise that what it returns is whole."""
+
+    @property
+    def runner(self) -> str:
+        """The kind of line: adb or ssh."""
+
+    @property
+    def name(self) -> str:
+        """The device, as the user writes it after --on."""
+
+    def connect(self) -> None:
+        """Make sure that the device is there and lets us in. Raises InfrastructureError or SpecError."""
+
+    def shell(self, script: str, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+        """Run a script with the device's `sh`. Raises subprocess.TimeoutExpired."""
+
+    def push(self, local: Path, remote: str, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+        """Copy a file there."""
+
+    def pull(self, remote: str, local: Path, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+        """Copy a file here."""
+
+    def explain(self, output: str) -> str:
+        """What a failure's own words mean, and what to do."""
+
+    def close(self) -> None:
+        """Leave nothing running here."""
+
+
+class Session:
+    """A device with a folder of our own on it, which is removed at the end, with whatever still runs in it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.folder = ""
+
+    @property
+    def name(self) -> str:
+        """The device, as the user named it."""
+        return self._transport.name
+
+    @property
+    def runner(self) -> str:
+        """The kind of line."""
+        return self._transport.runner
+
+    def shell(self, script: str, timeout_s: float = SHELL_S) -> Ended:
+        """Run a script to its end.
+
+        Raises:
+            InfrastructureError: the device was lost, or did not answer in time.
+        """
+        nonce = secrets.token_hex(8)
+        # The parentheses keep an `exit` of the script from skipping the mark.
+        asked = f"(\n{script}\n)\nprintf '\\n{MARK}:%s:%s\\n' {nonce} \"$?\""
+        try:
+            done = self._transport.shell(asked, timeout_s)
+        except subprocess.TimeoutExpired:
+            raise InfrastructureError(
+                f"{self.name}: no answer within {timeout_s:g} s. The device hangs or the line is down: "
+                "connect it again and run the same command."
+            ) from None
+        except OSError as error:
+            raise InfrastructureError(f"{self.name}: cannot start {self.runner}: {error.strerror}") from None
+        stdout = done.stdout.decode("utf-8", "replace").replace("\r\n", "\n")
+        stderr = done.stderr.decode("utf-8", "replace")
+        found = re.search(rf"\n{MARK}:{nonce}:(\d+)\n\Z", stdout)
+        if not found:
+            raise InfrastructureError(f"{self.name}: {self._transport.explain(stderr + stdout)}")
+        return Ended(int(found[1]), stdout[: found.start()], stderr)
+
+    def check(self, script: str, doing: str, timeout_s: float = SHELL_S) -> str:
+        """As `shell`, for a script that must succeed; returns what it printed.
+
+        Raises:
+            InfrastructureError: it did not.
+        """
+        ended = self.shell(script, timeout_s)
+        if ended.status:
+            told = (ended.stderr.strip() or ended.stdout.strip() or "no reason given")[-300:]
+            hint = self._transport.explain(told) if "No space left" in told else told
+            raise InfrastructureError(f"{self.name}: {doing} failed ({ended.status}): {hint}")
+        return ended.stdout
+
+    def push(self, local: Path, name: str = "") -> str:
+        """Copy a file into our folder and compare its hash there; returns its path on the device.
+
+        Raises:
+            InfrastructureError: the device is full or lost, or holds other bytes afterwards.
+        """
+        remote = f"{self.folder}/{name or safe_name(local.name)}"
+        limit_s = SHELL_S + local.stat().st_size / 1e6 / COPY_MB_PER_S
+        try:
+            done = self._transport.push(local, remote, limit_s)
+        except subprocess.TimeoutExpired:
+            raise InfrastructureError(
+                f"{self.name}: {local.name} was not copied within {limit_s:.0f} s: the line is too slow or down."
+            ) from None
+        told = (done.stderr + b"\n" + done.stdout).decode("utf-8", "replace")
+        # adb 34 says "1 file pushed" on stdout of a full device: the words of an error count before everything else.
+        if done.returncode or "No space left" in told:
+            raise InfrastructureError(f"{self.name}: copying {local.name}: {self._transport.explain(told)}")
+        seen = self.check(f"sha256sum {quote(remote)}", f"reading back {local.name}", limit_s).split()
+        if not seen or seen[0].lstrip("\\") != sha256_of(local):
+            raise InfrastructureError(
+                f"{self.name}: {local.name} is not the same file on the device after it was copied. "
+                "The line or its storage damages data: try another cable or port."
+            )
+        return remote
+
+    def pull(self, remote: str, local: Path, limit_s: float = 2 * SHELL_S) -> None:
+        """Copy a file from the device.
+
+        Raises:
+            InfrastructureError: it is not there, or the device was lost.
+        """
+        try:
+            done = self._transport.pull(remote, local, limit_s)
+        except subprocess.TimeoutExpired:
+            raise InfrastructureError(f"{self.name}: {remote} was not copied within {limit_s:g} s.") from None
+        if done.returncode or not local.is_file():
+            told = (done.stderr + b"\n" + done.stdout).decode("utf-8", "replace")
+            raise InfrastructureError(f"{self.name}: fetching {remote}: {self._transport.explain(told)}")
+
+    def make_folder(self) -> None:
+        """Make our folder where programs may be executed.
+
+        Raises:
+            InfrastructureError: nothing there can be written to.
+        """
+        tag = f"edgedistill.{secrets.token_hex(6)}"
+        places = " ".join(f'"{base}"' for base in BASES)
+        script = (
+            f'for base in {places}; do d="$base/{tag}"; if mkdir -m 700 "$d" 2>/dev/null; then '
+            'cd "$d" && pwd && exit 0; fi; done; exit 9'
+        )
+        ended = self.shell(script)
+        path = ended.stdout.strip()
+        if ended.status or not re.fullmatch(r"/[^\n'\"\\]*", path) or not path.endswith(tag):
+            raise InfrastructureError(
+                f"{self.name}: none of /data/local/tmp, $TMPDIR and /tmp can be written to; the storage is full or "
+                f"read-only. {ended.stderr.strip()[-200:]}"
+            )
+        self.folder = path
+
+    def run(self, argv: Sequence[str], *, environment: dict[str, str], timeout_s: float) -> Ended:
+        """Run a program in our folder, under a time limit that the device itself keeps: a client that gives up, or is
+        killed, leaves the remote process running. Its process id is kept in a file, so that it can be ended.
+
+        Raises:
+            InfrastructureError: it ran out of time, or the device was lost.
+        """
+        command = " ".join(map(quote, argv))
+        variables = " ".join(f"{key}={quote(value)}" for key, value in environment.items())
+        inner = f"echo $$ >pid; exec {command}"
+        script = (
+            f"cd {quote(self.folder)} || exit 9; command -v timeout >/dev/null || exit 8\n"
+            f"env {variables} timeout {int(timeout_s) + 1} sh -c {quote(inner)}; s=$?; rm -f pid; exit $s"
+        )
+        ended = self.shell(script, timeout_s + SHELL_S)
+        if ended.status == 8:
+            raise InfrastructureError(f"{self.name}: has no `timeout` program: install coreutils, busybox or toybox.")
+        if ended.status in TIMED_OUT:
+            raise InfrastructureError(
+                f"{self.name}: {Path(argv[0]).name} did not end within {timeout_s:g} s and was stopped there; "
+                "or the device ran out of memory and killed it."
+            )
+        return ended
+
+    def clean(self) -> None:
+        """End what still runs in our folder and remove it. A lost device cannot be cleaned; that is not told again."""
+        if not self.folder:
+            return
+        folder, self.folder = quote(self.folder), ""
+        script = f"[ -f {folder}/pid ] && kill -9 $(cat {folder}/pid) 2>/dev/null; rm -rf {folder}"
+        with contextlib.suppress(InfrastructureError):
+            self.shell(script)
+
+
+@contextlib.contextmanager
+def opened(transport: Transport) -> Iterator[Session]:
+    """A session that leaves nothing behind: not after an error, and not after Ctrl-C.
+
+    Raises:
+        SpecError: the device was named wrongly.
+        InfrastructureError: it is not there, or does not let us in.
+    """
+    session = Session(transport)
+    try:
+        transport.connect()
+        session.make_folder()
+        yield session
+    finally:
+        session.clean()
+        transport.close()
+
+
+def safe_name(name: str) -> str:
+    """A file name that no shell on any device reads as anything else."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip("-.")
+    return plain if plain == name else f"{hashlib.sha256(name.encode()).hexdigest()[:8]}_{plain or 'file'}"
+
+
+def run_quietly(command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[bytes]:
+    """Run a client program in a session of its own, so that Ctrl-C reaches us first and we clean up the device."""
+    return subprocess.run(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=timeout_s,
+        check=False,
+        start_new_session=True,
+    )

@@ -1,0 +1,263 @@
+"""A phone behind Google's own adb program: what is measured, and how every fault ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import QUICK, RECORDED, left_over, put
+from fake_adbd import FakeAdbd
+
+from edgedistill.errors import EdgedistillError, InfrastructureError, MissingDependency, SpecError, StageError
+from edgedistill.runners import How, Job, _session, adb
+from edgedistill.specs import Measurement, Provenance
+
+
+def bench(phone: FakeAdbd, job: Job, launches: int = 1, **how: object) -> Measurement:
+    told = How(**{"where": phone.serial, "python": sys.executable, "cool_down_s": 0.0, **how})  # type: ignore[arg-type]
+    return adb.measure_many({"m": job}, launches=launches, timing=QUICK, how=told)["m"]
+
+
+def test_a_phone_is_measured_and_left_clean(phone: FakeAdbd, job: Job) -> None:
+    seen = bench(phone, job, launches=2)
+    assert seen.provenance is Provenance.MEASURED
+    assert len(seen.launches) == len(seen.samples_ns) == 2
+    assert all(len(launch) >= QUICK.runs_min for launch in seen.samples_ns)
+    assert seen.outputs is not None
+    assert (seen.outputs.samples, seen.outputs.labels_agree, seen.outputs.max_abs_difference) == (16, 16, 0.0)
+    assert seen.fingerprint is not None
+    assert (seen.fingerprint.runner, seen.fingerprint.model) == ("adb", "Google Pixel 8")
+    assert seen.fingerprint.os_build.startswith("google/shiba")
+    assert "3B0FAKE" not in seen.model_dump_json()
+    before = seen.launches[0].before
+    assert (before.charging, before.battery_percent, before.thermal_status) == (True, 100.0, 0)
+    assert before.temperature_celsius == pytest.approx(62.5)
+    assert before.low_power_mode is False
+    assert seen.energy is not None
+    assert seen.energy.energy_mj is None
+    assert "charged" in seen.energy.note
+    assert left_over(phone.root) == []
+
+
+def test_every_command_names_its_device(phone: FakeAdbd, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[list[str]] = []
+    run = _session.run_quietly
+    noted = lambda command, timeout_s: (called.append(list(command)), run(command, timeout_s))[1]  # noqa: E731
+    monkeypatch.setattr("edgedistill.runners._adb.run_quietly", noted)
+    bench(phone, job)
+    others = [call for call in called if call[1] not in ("devices", "connect")]
+    assert others
+    assert all(call[1:3] == ["-s", phone.serial] for call in others)
+
+
+def test_a_battery_that_is_used_and_a_meter_that_may_be_read_give_energy(phone: FakeAdbd, job: Job) -> None:
+    text = (RECORDED / "dumpsys_battery_usb_full.txt").read_text()
+    (phone.root / "battery.txt").write_text(text.replace("USB powered: true", "USB powered: false").replace(
+        "status: 5", "status: 3"))  # fmt: skip
+    seen = bench(phone, job)
+    assert seen.launches[0].before.charging is False
+    assert seen.energy is not None
+    assert seen.energy.energy_mj is None
+    assert seen.energy.note == "no power meter that may be read"
+
+
+Fault = tuple[str, Callable[[FakeAdbd], None], type[EdgedistillError], str]
+
+
+def faulty(**values: object) -> Callable[[FakeAdbd], None]:
+    def set_them(phone: FakeAdbd) -> None:
+        for name, value in values.items():
+            setattr(phone.faults, name, value)
+
+    return set_them
+
+
+def hot(phone: FakeAdbd) -> None:
+    (phone.root / "thermalservice.txt").write_text("Thermal Status: 3\n")
+
+
+def empty_battery(phone: FakeAdbd) -> None:
+    text = (RECORDED / "dumpsys_battery_usb_full.txt").read_text()
+    (phone.root / "battery.txt").write_text(text.replace("level: 100", "level: 7"))
+
+
+def saver(phone: FakeAdbd) -> None:
+    put(phone.bin / "settings", "echo 1")
+
+
+FAULTS: list[Fault] = [
+    ("unauthorized", faulty(unauthorized=True), InfrastructureError, "accept 'Allow USB debugging'"),
+    ("disk full", faulty(disk_full=True), InfrastructureError, "storage is full"),
+    ("damaged copy", faulty(damage=True), InfrastructureError, "not the same file on the device"),
+    ("lost in a command", faulty(drop_on="_program"), InfrastructureError, "lost in the middle of a command"),
+    ("lost in a push", faulty(drop_push=True), InfrastructureError, "copying model_0.tflite|copying tiny_static"),
+    ("killed, told as success", faulty(lie_on="m _program"), InfrastructureError, "lost in the middle"),
+    ("too hot", hot, InfrastructureError, "thermal status 3, 0 is needed"),
+    ("battery low", empty_battery, InfrastructureError, "battery at 7 %"),
+    ("battery saver", saver, InfrastructureError, "battery saver is on"),
+]
+
+
+@pytest.mark.parametrize(("arrange", "kind", "message"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+def test_faults(
+    phone: FakeAdbd, job: Job, arrange: Callable[[FakeAdbd], None], kind: type[EdgedistillError], message: str
+) -> None:
+    arrange(phone)
+    with pytest.raises(kind, match=message) as caught:
+        bench(phone, job)
+    assert caught.value.exit_code == 5
+    assert phone.serial in str(caught.value)
+    phone.faults.__init__()  # type: ignore[misc]
+    if "lost" not in message and "copying" not in message:  # a lost device cannot be cleaned
+        assert left_over(phone.root) == []
+
+
+def test_a_device_that_is_gone_stays_gone(phone: FakeAdbd, job: Job) -> None:
+    phone.faults.drop_on = "uname"
+    with pytest.raises(InfrastructureError):
+        bench(phone, job)
+    phone.close()
+    with pytest.raises(InfrastructureError, match="does not answer|nothing listens|is offline"):
+        bench(phone, job)
+
+
+def test_an_unknown_serial_and_a_closed_port_are_infrastructure(phone: FakeAdbd, job: Job) -> None:
+    with pytest.raises(InfrastructureError, match=r"not connected.*\(connected now"):
+        bench(phone, job, where="NOSUCHSERIAL")
+    with pytest.raises(InfrastructureError, match="nothing listens there"):
+        bench(phone, job, where="127.0.0.1:9")
+
+
+def test_a_serial_that_could_be_an_option_is_refused(adb_home: dict[str, str], job: Job) -> None:
+    with pytest.raises(SpecError, match="not a serial number"):
+        adb.measure_many({"m": job}, how=How(where="x; rm -rf /"))
+
+
+def test_two_devices_need_a_name(phone: FakeAdbd, job: Job, tmp_path: Path, adb_home: dict[str, str]) -> None:
+    other = FakeAdbd(phone.root, phone.bin)
+    for device in (phone, other):
+        subprocess.run([adb_home["ADB"], "connect", device.serial], capture_output=True, check=False, timeout=20)
+    try:
+        with pytest.raises(SpecError, match="several devices are connected. Name one: adb:127.0.0.1"):
+            bench(phone, job, where="")
+    finally:
+        subprocess.run([adb_home["ADB"], "disconnect", other.serial], capture_output=True, check=False, timeout=20)
+        other.close()
+    bench(phone, job, where="")  # the only one needs none
+
+
+def test_no_adb_says_where_it_was_looked_for(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADB", "EDGEDISTILL_ADB", "ANDROID_HOME", "ANDROID_SDK_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr("edgedistill.runners._adb.find_spec", lambda _: None)
+    with pytest.raises(MissingDependency, match="pip install"):
+        adb.measure_many({"m": job})
+    monkeypatch.setenv("ADB", "/nonexistent/adb")
+    with pytest.raises(SpecError, match=r"\$ADB = '/nonexistent/adb' is no program"):
+        adb.measure_many({"m": job})
+
+
+def test_a_program_that_hangs_is_ended_on_the_device(phone: FakeAdbd, job: Job) -> None:
+    put(phone.bin / "slowpython", f'case "$*" in *_program*) sleep 60;; *) exec {sys.executable} "$@";; esac')
+    start = time.monotonic()
+    with pytest.raises(InfrastructureError, match="did not end within 1 s and was stopped there"):
+        told = How(where=phone.serial, python="slowpython")
+        adb.measure_many({"m": job}, launches=1, timing=replace(QUICK, timeout_s=1.0), how=told)
+    assert time.monotonic() - start < 30
+    assert left_over(phone.root) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "message"),
+    [
+        ("exit 127", MissingDependency, "no Python|has no|--python"),
+        (
+            "echo \"ModuleNotFoundError: No module named 'ai_edge_litert'\" >&2; exit 1",
+            MissingDependency,
+            "pip install",
+        ),
+        ('case "$*" in *_program*) echo boom >&2; exit 3;; esac', StageError, "cannot load or run .*boom"),
+        ('case "$*" in *_program*) kill -SEGV $$;; esac', StageError, "crashed on tiny_static.tflite"),
+        ('case "$*" in *_program*) echo "no signature" >&2; exit 64;; esac', SpecError, "no signature"),
+        ('case "$*" in *_program*) exit 0;; esac', InfrastructureError, "the program on the device ended before"),
+        ('case "$*" in *_program*) for last; do :; done; echo "{" >"$last";; esac', InfrastructureError, "no|without"),
+    ],
+)
+def test_what_the_device_answers(
+    phone: FakeAdbd, job: Job, script: str, kind: type[EdgedistillError], message: str
+) -> None:
+    put(phone.bin / "oddpython", script)
+    with pytest.raises(kind, match=message):
+        bench(phone, job, python="oddpython")
+    assert left_over(phone.root) == []
+
+
+def test_a_broken_model_is_the_models_fault(phone: FakeAdbd, job: Job, tmp_path: Path) -> None:
+    path = tmp_path / 'it\'s "broken" $(rm).tflite'
+    path.write_bytes(b"not a model" * 100)
+    with pytest.raises(StageError, match="cannot load or run"):
+        bench(phone, replace(job, model=path))
+
+
+def test_a_changed_answer_is_seen(phone: FakeAdbd, job: Job) -> None:
+    assert job.expected is not None
+    changed = [list(row) for row in job.expected["logits"]]
+    changed[3][2] += 0.5
+    seen = bench(phone, replace(job, expected={"logits": changed}))
+    assert seen.outputs is not None
+    assert seen.outputs.max_abs_difference == pytest.approx(0.5)
+
+
+def test_a_sustained_run(phone: FakeAdbd, job: Job) -> None:
+    told = How(where=phone.serial, python=sys.executable)
+    timing = replace(QUICK, sustained_s=0.5)
+    seen = adb.measure_many({"m": job}, launches=1, timing=timing, how=told)["m"]
+    assert seen.sustained is not None
+    assert (seen.sustained.seconds, seen.sustained.window_s, len(seen.sustained.curve_ms)) == (0.5, 0.1, 5)
+    assert seen.sustained.ratio == seen.sustained.curve_ms[-1] / seen.sustained.curve_ms[0]
+
+
+def test_ctrl_c_ends_the_program_and_cleans_the_device(phone: FakeAdbd, job: Job, tmp_path: Path) -> None:
+    put(phone.bin / "slowpython", f'case "$*" in *_program*) sleep 300;; *) exec {sys.executable} "$@";; esac')
+    code = (
+        "import sys; from pathlib import Path; from edgedistill.runners import How, Job, adb\n"
+        f"job = Job(Path({str(job.model)!r}), 'length_8', {dict(job.inputs)!r})\n"
+        f"adb.measure_many({{'m': job}}, launches=1, how=How(where={phone.serial!r}, python='slowpython'))\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: any(path.joinpath("pid").exists() for path in phone.root.glob("edgedistill.*")))
+    pid = next(int(path.joinpath("pid").read_text()) for path in phone.root.glob("edgedistill.*"))
+    child.send_signal(signal.SIGINT)
+    _, told = child.communicate(timeout=30)
+    assert "KeyboardInterrupt" in told
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    assert left_over(phone.root) == []
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("mask", ["zz", "0", "-1"])
+def test_a_core_mask_is_hexadecimal(mask: str) -> None:
+    with pytest.raises(SpecError, match="hexadecimal"):
+        How(core_mask=mask)
+
+
+def test_a_core_mask_is_kept(phone: FakeAdbd, job: Job) -> None:
+    seen = bench(phone, job, core_mask="1")
+    assert seen.fingerprint is not None
+    assert seen.fingerprint.core_mask == "1"
+    with pytest.raises(SpecError, match="cores, so at most"):
+        bench(phone, job, core_mask=f"{1 << (os.cpu_count() or 1) + 3:x}")
