@@ -16,35 +16,42 @@ if TYPE_CHECKING:
 HEADER = ("signature", "p50 ms", "p95 ms", "p95 low", "p95 high", "first ms", "load ms", "peak MB", "inferences")
 
 
+On = Annotated[str, typer.Option("--on", metavar="RUNNER", help="host, adb:SERIAL, adb:HOST:PORT or ssh:USER@HOST.")]
+Launches = Annotated[int, typer.Option("--launches", min=1, max=1000, help="Fresh processes per signature.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, max=256, help="CPU threads; by default the target's.")]
+FormatName = Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Another format than the first.")]
+CoreMask = Annotated[str, typer.Option("--core-mask", metavar="HEX", help="Cores to run on, as for taskset.")]
+Python = Annotated[
+    str, typer.Option("--python", metavar="PATH", help="Interpreter on the device, with the runtime installed.")
+]
+Tool = Annotated[
+    str, typer.Option("--tool", metavar="FILE|device:PATH", help="A benchmark program, where there is no Python.")
+]
+Sustained = Annotated[
+    float, typer.Option("--sustained", min=0, max=86400, metavar="SECONDS", help="Then run so long without a pause.")
+]
+CoolDown = Annotated[
+    float, typer.Option("--cool-down", min=0, max=3600, metavar="SECONDS", help="Wait so long for a hot device.")
+]
+Tolerance = Annotated[
+    float, typer.Option("--tolerance", min=0, max=1, help="Difference of a golden logit, as a share of the largest.")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the samples.")]
+
+
 def bench(
     bundle: options.BundleFolder,
-    on: Annotated[
-        str, typer.Option("--on", metavar="RUNNER", help="host, adb, adb:SERIAL, adb:HOST:PORT or ssh:USER@HOST.")
-    ] = "host",
-    launches: Annotated[int, typer.Option("--launches", min=1, max=1000, help="Fresh processes per signature.")] = 7,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, max=256, help="CPU threads; by default the target's.")
-    ] = None,
-    format_name: Annotated[str, typer.Option("--format", "-f", help="Time this format's file, not the first.")] = "",
-    core_mask: Annotated[str, typer.Option("--core-mask", metavar="HEX", help="Cores to run on, as taskset.")] = "",
-    python: Annotated[
-        str, typer.Option("--python", metavar="PATH", help="Interpreter on the device, with the runtime installed.")
-    ] = "python3",
-    tool: Annotated[
-        str,
-        typer.Option("--tool", metavar="FILE|device:PATH", help="A benchmark program instead of Python on the device."),
-    ] = "",
-    sustained: Annotated[
-        float, typer.Option("--sustained", min=0, max=86400, metavar="SECONDS", help="Then run without a pause.")
-    ] = 0.0,
-    cool_down: Annotated[
-        float, typer.Option("--cool-down", min=0, max=3600, metavar="SECONDS", help="Wait so long for a hot device.")
-    ] = 120.0,
-    tolerance: Annotated[
-        float,
-        typer.Option("--tolerance", min=0, max=1, help="Difference of a golden logit, as a share of the largest."),
-    ] = 0.02,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the samples.")] = None,
+    on: On = "host",
+    launches: Launches = 7,
+    threads: Threads = None,
+    format_name: FormatName = "",
+    core_mask: CoreMask = "",
+    python: Python = "python3",
+    tool: Tool = "",
+    sustained: Sustained = 0.0,
+    cool_down: CoolDown = 120.0,
+    tolerance: Tolerance = 0.02,
+    out: Out = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

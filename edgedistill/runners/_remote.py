@@ -97,7 +97,7 @@ def _check_mask(session: Session, mask: str, cores: int) -> None:
 
 def _need_python(session: Session, python: str, format_name: str) -> None:
     package, install = PACKAGES[format_name]
-    script = f"{quote(python)} -c 'import sys, numpy, {package}; sys.exit(sys.version_info < (3, 10))'"
+    script = f"{quote(python)} -c 'import sys, numpy, {package}; assert sys.version_info >= (3, 10)'"
     ended = session.shell(script, 120.0)
     if ended.status == 127:
         raise MissingDependency(

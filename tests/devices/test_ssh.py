@@ -143,7 +143,8 @@ def test_a_line_that_breaks_is_not_the_models_fault(board: Board, job: Job) -> N
     """The program ends its own session's server process: what a cable or a power cut looks like from here."""
     put(board.folder / "bin" / "cutpython", f'''
 case "$*" in *_program*) p=$$; while [ "$p" -gt 1 ]; do
-read -r _ n _ p _ <"/proc/$p/stat"; q=$p; case "$(cat /proc/$q/comm)" in sshd*) kill -9 "$q"; break;; esac; done; sleep 5;;
+q=$p; read -r _ _ _ p _ <"/proc/$q/stat"; case "$(cat /proc/$q/comm)" in sshd*) kill -9 "$q"; break;; esac
+done; sleep 5;;
 *) exec {sys.executable} "$@";; esac''')  # fmt: skip
     with pytest.raises(InfrastructureError, match="line was lost") as caught:
         bench(board, job, python="cutpython")
