@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import edgedistill
-from edgedistill.cli import bench, build, bundles, catalogue, doctor, plan, starter
+from edgedistill.cli import bench, build, bundles, catalogue, doctor, parse, plan, starter
 from edgedistill.cli.options import ABOUT, BUILD, BUNDLE
 
 EPILOG = (
@@ -55,6 +55,7 @@ for _command, _name, _panel in (
     (catalogue.targets, "targets", ABOUT),
     (catalogue.profiles, "profiles", ABOUT),
     (catalogue.schema, "schema", ABOUT),
+    (parse.parse, "parse", ABOUT),
     (doctor.doctor, "doctor", ABOUT),
 ):
     app.command(_name, rich_help_panel=_panel)(_command)

@@ -93,7 +93,7 @@ def _show(opened: Bundle, found: dict[str, Measurement], launches: int, format_n
         (
             name,
             *("–" if value is None else f"{value:,.3f}" for value in _figures(seen).values()),
-            sum(item.summary.count if item.summary else 0 for item in seen.launches) or len(seen.samples_ms),
+            sum((item.summary.count or 0) if item.summary else 0 for item in seen.launches) or len(seen.samples_ms),
         )
         for name, seen in found.items()
     ]

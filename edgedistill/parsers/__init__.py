@@ -1,1 +1,119 @@
-"""Outputs of other tools, as values."""
+"""Outputs of other tools as values: benchmarks, phones' services, meters. One file per tool, each with `parse`.
+
+A parser returns a value or raises DataError with what is wrong; it never guesses, and no input makes it crash. What a
+tool does not tell is None. `read` finds out by itself which tool wrote a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgedistill.errors import DataError, SpecError, did_you_mean
+from edgedistill.parsers import (
+    app_run,
+    batterystats,
+    benchmark_model,
+    devicectl,
+    dumpsys_battery,
+    dumpsys_thermal,
+    litert_benchmark,
+    litert_lm,
+    llama_bench,
+    mlperf,
+    odpm,
+    op_profile,
+    powermetrics,
+    protobuf,
+    xctest,
+)
+from edgedistill.parsers._text import LONGEST
+
+# What a file of each kind holds and no other; the first that fits. The patterns are searched in the whole text.
+KINDS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+    ("devicectl", r'"commandType"\s*:\s*"devicectl', devicectl.parse),
+    ("litert_benchmark", r'"latency"\s*:\s*\{|^ ?BENCHMARK RESULTS|^Inference \(avg\):', litert_benchmark.parse),
+    ("app_run", r'"metrics"\s*:\s*\{', app_run.parse),
+    ("mlperf", r"^MLPerf Results Summary|^Scenario\s*:", mlperf.parse),
+    ("litert_lm", r"(?:Prefill|Decode) Turn \d+:|Time to first token:|^EXIT_CODE=", litert_lm.parse),
+    ("benchmark_model", r"Inference timings in us|\bcount=\d+ .*(?:curr|avg)=|footprint.*\(MB\)|model file size \(MB\)"
+     r"|Benchmarking failed", benchmark_model.parse),
+    ("llama_bench", r'"?n_gen"?|\|\s*t/s\s*\|', llama_bench.parse),
+    ("op_profile", r"node type, first, avg_ms|= Run Order =", op_profile.parse),
+    ("odpm", r"^(?:CH\d+)?\(T=\d+\)\[", odpm.parse),
+    ("dumpsys_thermal", r"Temperature\{mValue|^Thermal Status:", dumpsys_thermal.parse),
+    ("dumpsys_battery", r"Battery Service state|^\s+(?:AC|USB) powered:", dumpsys_battery.parse),
+    ("batterystats", r"^\d+,\d*,(?:[ilu],|h[,:\d])|^\d+,h,", batterystats.parse),
+    ("xctest", r" measured \[", xctest.parse),
+    ("powermetrics", r"^(?:CPU|GPU|ANE|Combined|Package|Intel energy model).*Power", powermetrics.parse),
+)  # fmt: skip
+
+
+def kinds() -> list[str]:
+    """The names of all parsers of text, sorted; binary files of benchmark_model are found by `read`."""
+    return sorted(name for name, _, _ in KINDS)
+
+
+def recognize(text: str) -> str:
+    """The name of the tool that wrote it; empty when it is none of those known."""
+    for name, pattern, _ in KINDS:
+        if re.search(pattern, text, re.M):
+            return name
+    return ""
+
+
+def read(path: Path, kind: str = "") -> tuple[str, Any]:
+    """The tool's name and the value of a recorded output; `kind` is for a file that does not say what it is.
+
+    Raises:
+        SpecError: no such file or kind.
+        DataError: it is damaged, cut off, or of no known tool.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror}).") from None
+    try:
+        return parse(data, kind)
+    except DataError as error:
+        raise DataError(f"{path}: {error}.") from None
+
+
+def parse(data: bytes, kind: str = "") -> tuple[str, Any]:
+    """As `read`, of bytes.
+
+    Raises:
+        SpecError: no such kind.
+        DataError: they are damaged, cut off, or of no known tool.
+    """
+    if kind and kind not in kinds():
+        raise SpecError(f"no parser is called {kind!r}{did_you_mean(kind, kinds())}")
+    if len(data) > LONGEST:
+        raise DataError(f"{len(data)} bytes: longer than the output of any run")
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"  # as PowerShell redirects
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        if (not kind and b"\0" in data[:4096]) or not data[:1].isascii() or data[:1] in (b"\n", b"\x12"):
+            return _binary(data)
+        text = data.decode("utf-8", "replace")
+    if not kind and "\0" in text[:4096]:
+        return _binary(data)
+    name = kind or recognize(text)
+    if not name:
+        start = text.strip()[:80]
+        raise DataError(f"of no known tool ({', '.join(kinds())}); it begins with {start!r}")
+    return name, next(call for known, _, call in KINDS if known == name)(text)
+
+
+def _binary(data: bytes) -> tuple[str, Any]:
+    """benchmark_model's two binary files: a result, or an operator profile."""
+    try:
+        return "benchmark_result", protobuf.parse(data)
+    except DataError as first:
+        try:
+            return "op_profile", protobuf.parse_profile(data)
+        except DataError:
+            raise first from None

@@ -54,7 +54,7 @@ class Conditions(Spec):
 class Summary(Spec):
     """What a tool that keeps no samples says of one launch, in ms; `count` inferences. None: it does not say."""
 
-    count: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1)] | None = None
     mean_ms: Positive
     min_ms: Positive | None = None
     max_ms: Positive | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from fake_adbd import FakeAdbd
 from edgedistill.runners import Job, Timing
 
 HERE = Path(__file__).parent
-RECORDED = HERE / "recorded"
 QUICK = Timing(warmup_s=0.0, warmup_runs=1, runs_min=20, time_s=0.02, runs_max=200, timeout_s=30.0)
 GETPROP = {
     "ro.product.manufacturer": "Google",
@@ -70,12 +68,16 @@ def phone(adb_home: dict[str, str], tmp_path: Path) -> Iterator[FakeAdbd]:
     put(programs / "getprop", "case $1 in " + " ".join(f"{k}) echo '{v}';;" for k, v in GETPROP.items()) + " esac")
     put(programs / "dumpsys", f"cat {root}/$1.txt")
     put(programs / "settings", "echo 0")
-    shutil.copy(RECORDED / "dumpsys_battery_usb_full.txt", root / "battery.txt")
-    shutil.copy(RECORDED / "dumpsys_thermalservice_excerpt.txt", root / "thermalservice.txt")
+    (root / "battery.txt").write_text(BATTERY)
+    (root / "thermalservice.txt").write_text(THERMAL)
     daemon = FakeAdbd(root, programs)
     yield daemon
     subprocess.run([adb_home["ADB"], "disconnect", daemon.serial], capture_output=True, timeout=20, check=False)
     daemon.close()
+
+
+BATTERY = "Current Battery Service state:\n  USB powered: true\n  status: 5\n  level: 100\n  scale: 100\n"
+THERMAL = "Current temperatures from HAL:\n\tTemperature{mValue=62.5, mType=0, mName=CPU0, mStatus=0}\n"
 
 
 def put(path: Path, script: str) -> None:

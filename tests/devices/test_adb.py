@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, RECORDED, left_over, put
+from conftest import BATTERY, QUICK, left_over, put
 from fake_adbd import FakeAdbd
 
 from edgedistill.errors import EdgedistillError, InfrastructureError, MissingDependency, SpecError, StageError
@@ -58,8 +58,7 @@ def test_every_command_names_its_device(phone: FakeAdbd, job: Job, monkeypatch: 
 
 
 def test_a_battery_that_is_used_and_a_meter_that_may_be_read_give_energy(phone: FakeAdbd, job: Job) -> None:
-    text = (RECORDED / "dumpsys_battery_usb_full.txt").read_text()
-    (phone.root / "battery.txt").write_text(text.replace("USB powered: true", "USB powered: false").replace(
+    (phone.root / "battery.txt").write_text(BATTERY.replace("USB powered: true", "USB powered: false").replace(
         "status: 5", "status: 3"))  # fmt: skip
     seen = bench(phone, job)
     assert seen.launches[0].before.charging is False
@@ -84,8 +83,7 @@ def hot(phone: FakeAdbd) -> None:
 
 
 def empty_battery(phone: FakeAdbd) -> None:
-    text = (RECORDED / "dumpsys_battery_usb_full.txt").read_text()
-    (phone.root / "battery.txt").write_text(text.replace("level: 100", "level: 7"))
+    (phone.root / "battery.txt").write_text(BATTERY.replace("level: 100", "level: 7"))
 
 
 def saver(phone: FakeAdbd) -> None:

@@ -1,0 +1,49 @@
+"""macOS `powermetrics`: power of a Mac's processors over an interval, in mW. A Mac's figure, never a phone's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from edgedistill.errors import DataError
+from edgedistill.parsers._text import NUMBER, lines_of, number
+from edgedistill.specs import Spec
+
+_POWER = re.compile(rf"^\s*(.+?) Power(?: \([^)]*\))?:\s*({NUMBER})\s*(m?W)\s*$")
+
+
+class PowerSample(Spec):
+    """One interval; `power_mw` by unit (cpu, gpu, ane, combined)."""
+
+    power_mw: Mapping[str, float]
+    elapsed_ms: float | None = None
+    thermal_pressure: str = ""
+
+
+def parse(text: str) -> tuple[PowerSample, ...]:
+    """Every sample, in order; what stands before the first `*** Sampled` line belongs to a sample that began earlier.
+
+    Raises:
+        DataError: no power in it.
+    """
+    samples: list[dict[str, float]] = [{}]
+    elapsed: list[float | None] = [None]
+    pressures: list[str] = [""]
+    for line in lines_of(text):
+        if head := re.search(rf"\*\*\* Sampled .*\(({NUMBER})ms elapsed\)", line):
+            samples.append({})
+            elapsed.append(number(head[1]))
+            pressures.append("")
+        elif found := _POWER.match(line):
+            unit = {"package": "combined"}.get(found[1].lower(), found[1].lower())
+            samples[-1].setdefault(unit, number(found[2]) * (1000.0 if found[3] == "W" else 1.0))
+        elif pressure := re.match(r"^\s*Current pressure level:\s*(\w+)", line):
+            pressures[-1] = pressure[1]
+    told = [
+        PowerSample(power_mw=power, elapsed_ms=span, thermal_pressure=level)
+        for power, span, level in zip(samples, elapsed, pressures, strict=True)
+        if power
+    ]
+    if not told:
+        raise DataError("no line like 'CPU Power: 823 mW': not `powermetrics`")
+    return tuple(told)

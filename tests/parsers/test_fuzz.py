@@ -1,0 +1,180 @@
+"""No input makes a parser crash, and what is written in a tool's form is read back as it was meant."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import outputs
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgedistill import parsers
+from edgedistill.errors import DataError
+from edgedistill.parsers import benchmark_model, llama_bench, odpm, protobuf
+
+RECORDED = Path(__file__).parent / "recorded"
+TEXTS = {**outputs.ALL, **{path.name: path.read_text()[-6000:] for path in RECORDED.iterdir()}}
+calm = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+times = st.floats(1.0, 1e9, allow_nan=False)
+
+
+def quietly(call: Callable[..., Any], *arguments: Any) -> None:
+    """A value or one clear error, and nothing else."""
+    told = "a value"
+    try:
+        call(*arguments)
+    except DataError as error:
+        told = str(error)
+    assert 5 < len(told) < 2000
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_damaged_output_is_a_value_or_one_clear_error(name: str) -> None:
+    text, draw = TEXTS[name], random.Random(name)
+    for turn in range(60):
+        damaged = list(text)
+        for _ in range(draw.randint(1, 8)):
+            place, kind = draw.randrange(len(damaged) or 1), draw.randrange(5)
+            if kind == 0:
+                del damaged[place : place + draw.randint(1, 200)]
+            elif kind == 1:
+                damaged[place:place] = draw.choice(
+                    ["-", "nan", "1e999", "\0", "{", "]", '"', ",", "%", "9" * 40, "é", "\n"]
+                )
+            elif kind == 2:
+                damaged = damaged[:place]
+            elif kind == 3:
+                damaged[place:place] = damaged[: draw.randint(1, 100)]
+            elif damaged:
+                damaged[place % len(damaged)] = draw.choice(string.printable)
+        whole = "".join(damaged)
+        quietly(parsers.parse, whole.encode())
+        for kind in parsers.kinds() if turn == 0 else ():
+            quietly(parsers.parse, whole.encode(), kind)
+
+
+@calm
+@given(
+    st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode)), st.sampled_from(["", *parsers.kinds()])
+)
+def test_any_bytes_are_a_value_or_one_clear_error(data: bytes, kind: str) -> None:
+    quietly(parsers.parse, data, kind)
+
+
+@calm
+@given(st.integers(2, 10**6), st.lists(times, min_size=6, max_size=6), st.booleans(), st.booleans())
+def test_benchmark_model_reads_what_was_printed(
+    count: int, values: list[float], percentiles: bool, prefix: bool
+) -> None:
+    low, p5, middle, mean, p95, high = sorted(values)
+    tail = f" p5={p5:g} median={middle:g} p95={p95:g}" if percentiles else ""
+    lines = [
+        "count=1 curr=5",
+        f"count={count} first={high:g} curr={low:g} min={low:g} max={high:g} avg={mean:g} std={low:g}{tail}",
+        f"Inference timings in us: Init: {p5:g}, First inference: {high:g}, Warmup (avg): 5, Inference (avg): {mean:g}",
+    ]
+    seen = benchmark_model.parse("\n".join(("INFO: " if prefix else "") + line for line in lines))
+    assert seen.inference is not None
+    assert seen.inference.count == count
+    told = (seen.inference.min_ms, seen.inference.mean_ms, seen.inference.max_ms, seen.init_ms)
+    assert told == pytest.approx([float(f"{value:g}") / 1e3 for value in (low, mean, high, p5)])
+    if percentiles:
+        told = (seen.inference.p5_ms, seen.inference.p50_ms, seen.inference.p95_ms, None)
+        assert told[:3] == pytest.approx([float(f"{value:g}") / 1e3 for value in (p5, middle, p95)])
+    else:
+        assert seen.inference.p95_ms is None
+
+
+@calm
+@given(st.lists(st.tuples(st.integers(0, 4096), st.integers(0, 4096), times), min_size=1, max_size=4))
+def test_llama_bench_reads_what_was_printed(tests: list[tuple[int, int, float]]) -> None:
+    tests = [(prompt or 1, gen, speed) for prompt, gen, speed in tests]
+    rows = [f"| m | 1 GiB | CPU | 4 | pp{p}{f'+tg{g}' if g else ''} | {speed:.2f} ± 0.10 |" for p, g, speed in tests]
+    seen = llama_bench.parse(
+        "\n".join(["| model | size | backend | threads | test | t/s |", "| - | - | - | - | - | - |", *rows])
+    )
+    assert [(item.n_prompt, item.n_gen) for item in seen] == [(p, g) for p, g, _ in tests]
+    assert [item.tokens_per_s for item in seen] == pytest.approx([float(f"{speed:.2f}") for _, _, speed in tests])
+
+
+@calm
+@given(st.dictionaries(st.text(string.ascii_uppercase + "_0123456789", min_size=1, max_size=12), st.integers(0, 10**15),
+                       min_size=1, max_size=8), st.integers(0, 10**12))  # fmt: skip
+def test_rails_read_what_was_printed(rails: dict[str, int], time_ms: int) -> None:
+    text = f"t={time_ms}\n" + "".join(
+        f"CH{n}(T={time_ms})[{name}], {uj}\n" for n, (name, uj) in enumerate(rails.items())
+    )
+    seen = odpm.parse(text)
+    assert (seen.time_ms, dict(seen.energy_uj)) == (time_ms, rails)
+
+
+def result_message() -> Any:
+    """The message of `--result_file_path`, built by Google's own library."""
+    file = descriptor_pb2.FileDescriptorProto(name="result.proto", package="t", syntax="proto2")
+    kinds = {"float": 2, "int32": 5, "string": 9}
+    shapes = {
+        "Latency": [(f"f{n}", n, "float") for n in range(1, 11)],
+        "Memory": [("init_kb", 1, "int32"), ("overall_kb", 2, "int32"), ("peak_mb", 3, "float")],
+        "Misc": [("size_mb", 1, "float"), ("runs", 2, "int32"), ("warmups", 3, "int32"), ("throughput", 4, "float")],
+    }
+    for name, members in shapes.items():
+        message = file.message_type.add(name=name)
+        for member, number, kind in members:
+            message.field.add(name=member, number=number, type=kinds[kind], label=1)  # type: ignore[arg-type]
+    whole = file.message_type.add(name="Result")
+    whole.field.add(name="name", number=1, type=9, label=1)
+    for number, (member, kind) in enumerate((("latency", "Latency"), ("memory", "Memory"), ("misc", "Misc")), 2):
+        whole.field.add(name=member, number=number, type=11, label=1, type_name=f".t.{kind}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)  # type: ignore[attr-defined]
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Result"))
+
+
+RESULT = result_message()
+
+
+@calm
+@given(
+    st.lists(st.floats(0.0078125, 1e6, width=32), min_size=10, max_size=10),
+    st.integers(1, 10**6),
+    st.integers(0, 10**6),
+)
+def test_a_result_file_is_read_as_it_was_written(values: list[float], runs: int, kb: int) -> None:
+    message = RESULT(name="benchmark")
+    for number, value in enumerate(values, 1):
+        setattr(message.latency, f"f{number}", value)
+    message.memory.init_kb, message.memory.peak_mb, message.misc.runs = kb, 12.5, runs
+    data = message.SerializeToString()
+    kind, seen = parsers.parse(data)
+    assert kind == "benchmark_result"
+    mean, low, high, std, middle, p5, p95, init, first, warmup = values
+    inference = seen.inference
+    assert (inference.count, inference.mean_ms, inference.min_ms, inference.max_ms) == (runs, mean, low, high)
+    assert (inference.std_ms, inference.p50_ms, inference.p5_ms, inference.p95_ms) == (std, middle, p5, p95)
+    assert (seen.init_ms, seen.first_inference_ms, seen.warmup_ms) == (init, first, warmup)
+    assert seen.init_memory_mb == pytest.approx(kb * 1024 / 1e6)
+    for end in range(len(data)):
+        quietly(protobuf.parse, data[:end])
+
+
+def test_a_profile_file_is_read_as_litert_writes_it() -> None:
+    pb2 = pytest.importorskip("ai_edge_litert.profiling_info_pb2")
+    profile = pb2.BenchmarkProfilingData(model_name="m.tflite")
+    graph = profile.runtime_profile.subgraph_profiles.add(subgraph_name="main", subgraph_index=0)
+    for kind, spent in (("TfLiteXNNPackDelegate", 900), ("SOFTMAX", 100)):
+        row = graph.per_op_profiles.add(node_type=kind, name=f"{kind}/0", times_called=1, run_order=0)
+        row.inference_microseconds.avg = spent
+    assert [(row.kind, row.time_ms) for row in protobuf.parse_profile(profile.SerializeToString())] == [
+        ("TfLiteXNNPackDelegate", 0.9), ("SOFTMAX", 0.1)]  # fmt: skip
+    inner = profile.runtime_profile.delegate_profiles.add(delegate_name="XNNPACK")
+    inner.per_op_profiles.add(node_type="Fully Connected (NC, QC8)", times_called=2).inference_microseconds.avg = 450
+    kind, rows = parsers.parse(profile.SerializeToString())
+    assert kind == "op_profile"
+    assert [(row.kind, row.name, row.time_ms, row.calls) for row in rows] == [
+        ("SOFTMAX", "SOFTMAX/0", 0.1, 1), ("Fully Connected (NC, QC8)", "Delegate/", 0.45, 2)]  # fmt: skip
