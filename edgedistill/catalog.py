@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -79,7 +80,11 @@ def constants(kind: PluginKind, name: str) -> dict[str, Any]:
     Raises:
         SpecError: if the folder holds no such plug-in.
     """
-    file = _plugin_file(kind, name)
+    return dict(_literals(_plugin_file(kind, name)))
+
+
+@cache
+def _literals(file: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for node in ast.parse(file.read_text(encoding="utf-8"), filename=str(file)).body:
         if isinstance(node, ast.Assign):
@@ -115,8 +120,13 @@ def _load(kind: FileKind, spec: type[SpecT], name_or_path: str) -> SpecT:
 
 
 def _plugin_file(kind: PluginKind, name: str) -> Path:
+    return _find(_PACKAGE, kind, name)
+
+
+@cache
+def _find(package: Path, kind: PluginKind, name: str) -> Path:
     names = plugins(kind)
     if name not in names:
         raise SpecError(f"unknown name {name!r} in {kind}{did_you_mean(name, names)}")
-    module = _PACKAGE / kind / f"{name}.py"
-    return module if module.is_file() else _PACKAGE / kind / name / "__init__.py"
+    module = package / kind / f"{name}.py"
+    return module if module.is_file() else package / kind / name / "__init__.py"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import edgedistill
-from edgedistill.cli import bench, build, bundles, catalogue, doctor, parse, plan, starter
+from edgedistill.cli import bench, build, bundles, calibrate, catalogue, doctor, parse, plan, starter
 from edgedistill.cli.options import ABOUT, BUILD, BUNDLE
 
 EPILOG = (
@@ -48,6 +48,7 @@ for _command, _name, _panel in (
     (build.build, "build", BUILD),
     (plan.plan, "plan", BUILD),
     (starter.init, "init", BUILD),
+    (calibrate.calibrate, "calibrate", BUILD),
     (bundles.verify, "verify", BUNDLE),
     (bench.bench, "bench", BUNDLE),
     (bundles.gate, "gate", BUNDLE),

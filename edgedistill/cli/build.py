@@ -33,6 +33,9 @@ def build(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when a budget line is not decided.")] = False,
     budget: options.Limits = None,
     formats: options.Formats = None,
+    search: options.Search = False,
+    optimize_for: options.OptimizeFor = None,
+    assistants: options.Assistants = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -53,6 +56,9 @@ def build(
         seed=seed,
         limits=budget or (),
         formats=formats or (),
+        search=search,
+        optimize_for=optimize_for,
+        assistants=assistants,
     )
     root = select.store_root(store)
     if dry_run:
@@ -62,7 +68,8 @@ def build(
     from edgedistill.cli.progress import Watch
     from edgedistill.store import Store
 
-    folder = out or OUT / f"{chosen.target.name}-{chosen.profile.name}"
+    devices = "+".join(one.name for one in (chosen.target, *chosen.fleet))
+    folder = out or OUT / f"{devices}-{chosen.profile.name}"
     with select.naming_the_option(chosen), Watch() as watch:
         result = pipeline.build(
             chosen.target,
@@ -70,6 +77,7 @@ def build(
             store=Store(root),
             out=folder,
             base=chosen.base,
+            fleet=chosen.fleet,
             baselines=baselines,
             progress=watch,
         )

@@ -11,10 +11,11 @@ BUILD, BUNDLE, ABOUT = "Make a model", "Check a bundle", "Look around"
 
 
 def complete_target(incomplete: str) -> list[str]:
-    """Names of devices for the shell."""
+    """Names of devices for the shell; after a comma, of a further one."""
     from edgedistill import catalog
 
-    return [name for name in catalog.target_names() if name.startswith(incomplete)]
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in catalog.target_names() if name.startswith(last)]
 
 
 def complete_profile(incomplete: str) -> list[str]:
@@ -33,7 +34,13 @@ def complete_format(incomplete: str) -> list[str]:
 
 TargetName = Annotated[
     str,
-    typer.Option("--target", "-t", metavar="NAME|FILE", help="Device to build for.", autocompletion=complete_target),
+    typer.Option(
+        "--target",
+        "-t",
+        metavar="NAME|FILE,…",
+        help="Device to build for, or several: one student whose budget holds on all.",
+        autocompletion=complete_target,
+    ),
 ]
 ProfileName = Annotated[
     str,
@@ -77,6 +84,17 @@ Formats = Annotated[
         help="Formats to write, the first is the one that is gated on the device. Default: the target's.",
         autocompletion=complete_format,
     ),
+]
+Search = Annotated[
+    bool, typer.Option("--search", help="Choose among all students of the family, not the profile's candidates.")
+]
+OptimizeFor = Annotated[
+    str | None,
+    typer.Option("--optimize-for", metavar="quality|size|latency|battery", help="What is best, within the budget."),
+]
+Assistants = Annotated[
+    str | None,
+    typer.Option("--assistants", metavar="auto|0|1|2|3", help="Teacher assistants between teacher and student."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +81,21 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]], *
         drawn.add_column(name, justify="right" if place in right else "left", overflow="fold", no_wrap=place == 0)
     for row in rows:
         drawn.add_row(*(styled(str(cell), STYLES.get(str(cell), "")) for cell in row))
+    _draw(drawn)
+
+
+def tree(title: str, groups: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """A tree of human output: groups of names, each with what is said of it."""
+    if _state.json_wanted or _state.quiet:
+        return
+    from rich.tree import Tree
+
+    drawn = Tree(styled(title, "bold"), guide_style="dim")
+    for group, items in groups.items():
+        branch = drawn.add(styled(group))
+        for name, text in items:
+            line = styled(f"{name}  ", "bold")
+            branch.add(line.append(styled(text)))
     _draw(drawn)
 
 

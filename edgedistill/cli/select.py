@@ -27,6 +27,7 @@ class Selection:
     profile: Profile
     base: Path
     limits: Mapping[str, float]
+    fleet: tuple[Target, ...] = ()
 
 
 def select(
@@ -39,14 +40,17 @@ def select(
     seed: int | None = None,
     limits: Sequence[str] = (),
     formats: Sequence[str] = (),
+    search: bool = False,
+    optimize_for: str | None = None,
+    assistants: str | None = None,
 ) -> Selection:
-    """Load target and profile and put the options in their place.
+    """Load targets and profile and put the options in their place. `target` may name several, with commas between.
 
     Raises:
         SpecError: for an unknown name, a wrong file or a wrong option.
         TeacherError: the teacher named does not exist.
     """
-    device, build = catalog.load_target(target), catalog.load_profile(profile)
+    devices, build = _devices(target), catalog.load_profile(profile)
     own = profile.endswith(".toml") or "/" in profile or "\\" in profile
     base = Path(profile).resolve().parent if own else Path.cwd()
     build = _with_sources(build, tuple(_from(base, item) for item in build.teacher.sources))
@@ -59,14 +63,55 @@ def select(
         build = build.model_copy(update={"data": build.data.model_copy(update=rows)})
     if seed is not None:
         build = Profile.decode({**build.model_dump(), "seed": seed}, "--seed")
+    if search:
+        build = _searched(build)
+    if optimize_for is not None:
+        build = Profile.decode({**build.model_dump(), "optimize_for": optimize_for}, "--optimize-for")
+    if assistants is not None:
+        count = int(assistants) if assistants.isdecimal() else assistants
+        if count != "auto" and count not in range(4):
+            raise SpecError(f"--assistants {assistants!r}: auto, or a number from 0 to 3.")
+        build = build.model_copy(update={"assistants": count})
     wanted = [name.strip() for text in formats for name in text.split(",")]
     if wanted:
-        device = Target.decode({**device.model_dump(), "formats": _formats(wanted)}, "--format")
+        names = _formats(wanted)
+        devices = [Target.decode({**one.model_dump(), "formats": names}, "--format") for one in devices]
     asked = parse_limits(limits)
     if asked:
-        device = Target.decode({**device.model_dump(), "budget": _replaced(device.budget, asked)}, "--budget")
+        devices = [Target.decode({**one.model_dump(), "budget": _replaced(one.budget, asked)}, "--budget")
+                   for one in devices]  # fmt: skip
         build = Profile.decode({**build.model_dump(), "budget": _replaced(build.budget, asked)}, "--budget")
-    return Selection(device, build, base, asked)
+    return Selection(devices[0], build, base, asked, tuple(devices[1:]))
+
+
+def _devices(text: str) -> list[Target]:
+    """Every device named, with commas between.
+
+    Raises:
+        SpecError: for an unknown name, or one given twice.
+    """
+    found = [catalog.load_target(name.strip()) for name in text.split(",")]
+    names = [one.name for one in found]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise SpecError(f"--target {text}: {twice} is given twice.")
+    return found
+
+
+def _searched(build: Profile) -> Profile:
+    """The profile with its family's whole space in place of its candidates; a space of its own is kept.
+
+    Raises:
+        SpecError: the family has no space to search.
+    """
+    family = build.student.family
+    axes = getattr(catalog.load_plugin("students", family), "SPACE", None)
+    if build.student.space is not None:
+        return build
+    if axes is None:
+        raise SpecError(f"--search: the family {family!r} names no space to search; write [student.space] yourself.")
+    student = {**build.student.model_dump(), "candidates": (), "space": {"axes": axes, "mixed_precision": True}}
+    return Profile.decode({**build.model_dump(), "student": student}, "--search")
 
 
 def _formats(wanted: Sequence[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from edgedistill import catalog
 from edgedistill.data import fingerprint, read_splits
 from edgedistill.errors import SpecError, TeacherError
-from edgedistill.pipeline import arms, bundle, proofs, steps, verdict
+from edgedistill.pipeline import arms, bundle, history, proofs, steps, verdict
+from edgedistill.pipeline.assistants import train_assistants
 from edgedistill.pipeline.trained import Trained
 from edgedistill.plan import make_plan
 from edgedistill.specs import FitSpec, GateResult, Plan, Profile, Progress, Silent, StudentSpec, Target
@@ -20,6 +22,7 @@ from edgedistill.teachers import Located, locate
 # Raised when a stage's code changes what it writes for the same input: old results are then not taken for new ones.
 REVISIONS = {
     "data": 1,
+    "evidence": 1,
     "teacher": 1,
     "record": 1,
     "start": 2,
@@ -79,13 +82,15 @@ def build(
     store: Store,
     out: Path,
     base: Path,
+    fleet: Sequence[Target] = (),
     baselines: bool = False,
     progress: Progress | None = None,
 ) -> BuildResult:
     """Plan, distil, quantize, export, verify, measure and gate; leave the bundle in `out`.
 
-    `base` is what relative paths of the profile are relative to. With `baselines` the honest arms are trained too:
-    the same student, data, augmentation and number of steps, without the teacher's soft answers.
+    `fleet` are further devices whose budgets must hold as well. `base` is what relative paths of the profile are
+    relative to. With `baselines` the honest arms are trained too: the same student, data, augmentation and number of
+    steps, without the teacher's soft answers.
 
     Raises:
         EdgedistillError: see `edgedistill.errors` for the tree; nothing half-written is left.
@@ -93,8 +98,10 @@ def build(
     watch = progress or Silent()
     run = _Run(store, watch)
     bundle.check_destination(out)
-    proofs.require(target.formats)
-    plan, trained, located, fit = _train(run, target, profile, base)
+    proofs.require(tuple(dict.fromkeys(name for one in (target, *fleet) for name in one.formats)))
+    began = time.monotonic()
+    plan, trained, located, fit = _train(run, target, profile, base, fleet)
+    profile, seconds = plan.profile, time.monotonic() - began
     labels = read_splits(trained.data.folder).labels
     frozen = _freeze(run, profile, labels, located, trained)
     exported = {name: _export(run, profile, name, frozen) for name in plan.formats}
@@ -104,6 +111,7 @@ def build(
     judged = verdict.judge(plan, verified, exported, references, trained.recorded, honest, watch)
     shipped = [trained.data, trained.teacher, trained.recorded, trained.start, *trained.stages.values(), frozen]
     shipped += [*exported.values(), *verified.values()]
+    history.finished(store.root, plan, trained, located, fit, judged.qualities, seconds)
     folder = bundle.write(out, plan, profile, located, fit, trained, frozen, exported, verified, judged, shipped)
     return BuildResult(folder, plan, judged.gate)
 
@@ -112,19 +120,31 @@ def train_student(
     target: Target, profile: Profile, *, store: Store, base: Path, progress: Progress | None = None
 ) -> tuple[Plan, Trained]:
     """The first half of `build`: plan and train, for those who only want to know how good a student gets."""
-    plan, trained, _, _ = _train(_Run(store, progress or Silent()), target, profile, base)
+    plan, trained, _, _ = _train(_Run(store, progress or Silent()), target, profile, base, ())
     return plan, trained
 
 
-def _train(run: _Run, target: Target, profile: Profile, base: Path) -> tuple[Plan, Trained, Located, FitSpec]:
+def _train(
+    run: _Run, target: Target, profile: Profile, base: Path, fleet: Sequence[Target]
+) -> tuple[Plan, Trained, Located, FitSpec]:
     located = locate(profile.teacher.sources)
     data = _data(run, profile, base)
     splits = read_splits(data.folder)
     fit = resolved_fit(profile.teacher.fit, located, splits.labels)
+    request = history.request_of(profile, located, fit, data.key)
+    evidence = _evidence(run, profile, (target, *fleet), request, run.store.root)
     plan = make_plan(
-        target, profile, rows=len(splits.train), classes=len(splits.labels), teacher_parameters=located.parameters
+        target,
+        profile,
+        fleet=fleet,
+        rows=len(splits.train),
+        classes=len(splits.labels),
+        teacher_parameters=located.parameters,
+        calibrations=history.calibrations(run.store.root, (target, *fleet)),
+        builds=history.kept(evidence.folder),
+        request=request,
     )
-    return plan, train(run, plan, profile, located, fit, data), located, fit
+    return plan, train(run, plan, plan.profile, located, fit, data), located, fit
 
 
 def resolved_fit(fit: FitSpec, located: Located, labels: tuple[str, ...]) -> FitSpec:
@@ -173,10 +193,11 @@ def train(run: _Run, plan: Plan, profile: Profile, located: Located, fit: FitSpe
         "start", "start", about | {"seed": seed, "threads": threads}, [data, teacher],
         lambda out: steps.start_student(student, config, teacher.folder, data.folder, seed, threads, out, watch),
     )  # fmt: skip
-    stages = distil_stages(run.stage, profile, profile, data, recorded, start, watch)
+    taught, between = train_assistants(run, plan, profile, located, data, teacher, recorded)
+    stages = distil_stages(run.stage, profile, profile, data, taught, start, watch)
     floats = [stages[spec.name] for spec in profile.stages if not spec.fake_quant]
     last = stages[profile.stages[-1].name]
-    return Trained(data, teacher, recorded, start, floats[-1] if floats else last, last, stages)
+    return Trained(data, teacher, recorded, start, floats[-1] if floats else last, last, stages, between)
 
 
 def distil_stages(
@@ -216,6 +237,14 @@ def _data(run: _Run, profile: Profile, base: Path) -> Finished:
     return run.stage(
         "data", "data", about, [],
         lambda out: steps.prepare_data(profile.data, profile.seed, base, out, run.progress), (),
+    )  # fmt: skip
+
+
+def _evidence(run: _Run, profile: Profile, targets: Sequence[Target], request: str, root: Path) -> Finished:
+    """The finished builds that this plan learns from: those known when it was first made."""
+    return run.stage(
+        "evidence", "evidence", history.question_of(profile, targets, request), [],
+        lambda out: history.keep(root, out), (),
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from edgedistill.specs import Artifact, FitSpec, Manifest, Plan, Profile
 from edgedistill.store import Finished, sha256_of, storage_errors, version_of, write_json, write_whole
 from edgedistill.teachers import Located
 
+NOT_IN_MANIFEST = {"candidates", "stages", "front", "ties", "search", "efforts"}
 SNIPPETS = Path(__file__).parent / "snippets"
 BANKING77 = {
     "what": "BANKING77 (a subset), Casanueva et al. 2020, PolyAI",
@@ -156,7 +157,7 @@ def _manifest(
         edgedistill_version=edgedistill.__version__,
         target=plan.target.model_dump(mode="json"),
         profile=described,
-        plan=plan.model_dump(mode="json", exclude={"target", "profile", "candidates", "stages"}),
+        plan=plan.model_dump(mode="json", exclude={"target", "profile", *NOT_IN_MANIFEST}),
         data={"rows": rows, "labels": list(splits.labels), "notes": dict(splits.notes), "stage": trained.data.key},
         lineage=(
             {
@@ -167,6 +168,15 @@ def _manifest(
                 "fit": fit.model_dump(mode="json"),
                 "parameters": read_json(trained.recorded.file("facts.json"))["parameters"],
             },
+            *(
+                {
+                    "role": f"assistant {number}",
+                    "config": dict(one.config),
+                    "parameters": one.parameters,
+                    "stages": [f"{item.name}:{item.key}" for item in one.stages],
+                }
+                for number, one in enumerate(trained.assistants, 1)
+            ),
             {
                 "role": "student",
                 "start": read_json(trained.start.file("facts.json"))["init"],

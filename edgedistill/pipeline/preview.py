@@ -7,15 +7,17 @@ cannot drift from the build. Nothing is written and torch is not imported.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgedistill import catalog, pipeline
 from edgedistill.data import make_splits
-from edgedistill.pipeline import arms, steps
+from edgedistill.pipeline import arms, history, steps
 from edgedistill.plan import make_plan
+from edgedistill.plan.effort import efforts, host_speed
+from edgedistill.plan.quality import TEACHER
 from edgedistill.specs import Plan, Profile, Silent, Target
 from edgedistill.store import Finished, Store, difference, is_intact, key_of, newest
 from edgedistill.teachers import Located
@@ -66,7 +68,16 @@ class _Recorder(pipeline._Run):
         return Finished(name, key, folder, cached=done)
 
 
-def preview(target: Target, profile: Profile, *, store: Path, base: Path, baselines: bool = False) -> Preview:
+def preview(
+    target: Target,
+    profile: Profile,
+    *,
+    store: Path,
+    base: Path,
+    fleet: Sequence[Target] = (),
+    baselines: bool = False,
+    gpu: str = "",
+) -> Preview:
     """Plan a build and look up its stages in the store at `store`, which need not exist.
 
     Without the teacher the plan is made all the same, and only the key of the data is known: each later key depends on
@@ -79,18 +90,31 @@ def preview(target: Target, profile: Profile, *, store: Path, base: Path, baseli
     located = find_teacher(profile)
     # Texts made by augmentation change neither the number of training rows nor the labels, and take a while to make.
     splits = make_splits(profile.data.model_copy(update={"transfer_factor": 0}), profile.seed, base)
+    recorder, everyone, request = _Recorder(store), (target, *fleet), ""
+    data = pipeline._data(recorder, profile, base)
+    builds = tuple(one.build for one in history.records(store))
+    if located:
+        fit = pipeline.resolved_fit(profile.teacher.fit, located, splits.labels)
+        request = history.request_of(profile, located, fit, data.key)
+        evidence = pipeline._evidence(recorder, profile, everyone, request, store)
+        builds = history.kept(evidence.folder) if evidence.cached else builds
+    size = located.parameters if located else None
     plan = make_plan(
         target,
         profile,
+        fleet=fleet,
         rows=len(splits.train),
         classes=len(splits.labels),
-        teacher_parameters=located.parameters if located else None,
+        teacher_parameters=size,
+        calibrations=history.calibrations(store, everyone),
+        builds=builds,
+        request=request,
     )
-    recorder = _Recorder(store)
-    data = pipeline._data(recorder, profile, base)
     if located:
-        _after_the_data(recorder, plan, profile, located, splits.labels, data, baselines)
-    return Preview(plan, tuple(recorder.states), located)
+        _after_the_data(recorder, plan, plan.profile, located, splits.labels, data, baselines)
+    speed = host_speed(history.speeds(store, history.this_machine(profile.threads)))
+    spent = efforts(plan, len(splits.train), size or TEACHER, speed, gpu)
+    return Preview(plan.model_copy(update={"efforts": spent}), tuple(recorder.states), located)
 
 
 def _after_the_data(

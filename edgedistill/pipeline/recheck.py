@@ -15,6 +15,7 @@ from typing import Any
 from edgedistill.errors import SpecError, VerificationError
 from edgedistill.gate import GateFacts
 from edgedistill.pipeline import golden
+from edgedistill.pipeline.fleet import stored_fleet_checks
 from edgedistill.pipeline.golden import GoldenSample
 from edgedistill.pipeline.verdict import SHIPPED, judge_format
 from edgedistill.report import ReportData, write_report
@@ -196,6 +197,8 @@ def gate_again(bundle: Bundle, limits: Mapping[str, float]) -> GateResult:
             else (),
         )
         checks += judge_format(bundle.target, budget, bundle.profile.quality, facts, first=first)
+        if first:
+            checks += stored_fleet_checks(manifest, bundle.profile.budget, facts, where)
     return GateResult(target=bundle.target.name, checks=tuple(checks))
 
 

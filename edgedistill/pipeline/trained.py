@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edgedistill.store import Finished
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher assistant: what it is, and its stages, the last of which holds its answers for the next to learn."""
+
+    config: Mapping[str, Any]
+    parameters: int
+    stages: tuple[Finished, ...]
 
 
 @dataclass(frozen=True)
@@ -18,3 +29,4 @@ class Trained:
     float_student: Finished
     last: Finished
     stages: dict[str, Finished]
+    assistants: tuple[Taught, ...] = ()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgedistill.gate import GateFacts, PairedCounts, gate
+from edgedistill.pipeline.fleet import fleet_checks
 from edgedistill.pipeline.proofs import model_name, read_json
 from edgedistill.runners import Job
 from edgedistill.runners.host import Timing, measure_many
@@ -89,6 +90,8 @@ def judge(
             predictions=plan.chosen.predictions if format_name == name else (),
         )
         checks += judge_format(plan.target, plan.budget, plan.profile.quality, facts, first=format_name == name)
+        if format_name == name:
+            checks += fleet_checks(plan.fleet, plan.profile.budget, facts, plan.chosen.others)
     result = GateResult(target=plan.target.name, checks=tuple(checks))
     return Judged(tuple(ledger), measurements, result, qualities, parity)
 

@@ -5,6 +5,7 @@ Imports no torch and no numpy: a plan answers at once, and says no before anythi
 
 from edgedistill.plan.make import make_plan
 from edgedistill.plan.predict import Workload, predict
+from edgedistill.plan.quality import FinishedBuild
 from edgedistill.plan.size import tflite_size
 
-__all__ = ["Workload", "make_plan", "predict", "tflite_size"]
+__all__ = ["FinishedBuild", "Workload", "make_plan", "predict", "tflite_size"]

@@ -2,72 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
 
 from edgedistill.errors import InfeasibleError
-from edgedistill.plan.search import describe, needed
-from edgedistill.specs import Budget, Candidate, Profile, Target
+from edgedistill.plan.costing import needs_of
+from edgedistill.plan.naming import describe
+from edgedistill.plan.problem import UNITS, Problem
+from edgedistill.specs import Candidate
 
-UNITS = {"size_mb": "MB", "latency_p95_ms": "ms", "peak_memory_mb": "MB", "energy_mj": "mJ"}
 
-
-def infeasible(target: Target, profile: Profile, budget: Budget, found: Sequence[Candidate]) -> InfeasibleError:
-    """The error for a budget that every candidate in `found` violates."""
-    limits = budget.limits()
-    needs = [needed(budget, one) for one in found]
-    binding = [name for name in limits if all(name in need for need in needs)]
-    lines = [f"no student of profile {profile.name!r} can meet the budget of target {target.name!r}:"]
+def infeasible(problem: Problem, found: Sequence[Candidate]) -> InfeasibleError:
+    """The error for a budget that every candidate violates; `found` holds those that need least of each line."""
+    limits = problem.limits()
+    needs = [needs_of(problem, one) for one in found]
+    least = {name: min(need[name] for need in needs) for name in limits if all(name in need for need in needs)}
+    binding = [name for name, need in least.items() if need > limits[name]]
+    names = ", ".join(repr(member.target.name) for member in problem.members)
+    many = len(problem.members) > 1
+    devices = f"targets {names}" if many else f"target {names}"
+    lines = [f"no student of profile {problem.profile.name!r} can meet the budget of {devices}:"]
     if binding:
-        lines += [_line(name, target, profile, limits[name], found, needs) for name in binding]
+        lines += [_line(problem, name, limits[name], found, needs) for name in binding]
     else:
         lines.append("  each limit can be met alone, but no candidate meets them all:")
         lines += [f"  {describe(one)}: {'; '.join(one.violations)}" for one in found]
-    best, relaxed = relaxation(budget, found)
+    fine = [
+        f"{name} {_round_up(need):g} of {limits[name]:g} {_unit(name)}"
+        for name, need in least.items()
+        if need <= limits[name]
+    ]
+    if fine and binding:
+        lines.append(f"  the other limits leave room; the least that a student needs: {', '.join(fine)}")
+    best, relaxed = relaxation(limits, found, needs)
     written = ", ".join(f"{name} = {value:g}" for name, value in relaxed.items())
-    files = _too_tight(target, profile, relaxed)
+    files = _too_tight(problem, relaxed)
+    smaller = "widen student.space" if problem.profile.student.space else "add smaller student.candidates"
     lines.append(f"  smallest relaxation: {written}, which makes ({describe(best)}) feasible.")
-    lines.append(f"  Either write it in [budget] of the {files}, or add smaller student.candidates.")
+    lines.append(f"  Either write it in [budget] of the {files}, or {smaller}.")
     return InfeasibleError("\n".join(lines))
 
 
-def relaxation(budget: Budget, found: Sequence[Candidate]) -> tuple[Candidate, dict[str, float]]:
+def relaxation(
+    limits: Mapping[str, float], found: Sequence[Candidate], needs: Sequence[Mapping[str, float]]
+) -> tuple[Candidate, dict[str, float]]:
     """The candidate nearest to the budget and the limits that would let it in, rounded up to three digits.
 
     Near is the largest factor by which one of its lines has to grow; then the number of lines.
     """
-    limits = budget.limits()
+    broken = [{name: value for name, value in need.items() if value > limits[name]} for need in needs]
 
-    def distance(one: Candidate) -> tuple[float, int]:
-        need = needed(budget, one)
-        return max(value / limits[name] for name, value in need.items()), len(need)
+    def distance(number: int) -> tuple[float, int]:
+        return max(value / limits[name] for name, value in broken[number].items()), len(broken[number])
 
-    best = min(found, key=distance)
-    return best, {name: _round_up(value) for name, value in needed(budget, best).items()}
+    best = min(range(len(found)), key=distance)
+    return found[best], {name: _round_up(value) for name, value in broken[best].items()}
 
 
 def _line(
-    name: str,
-    target: Target,
-    profile: Profile,
-    limit: float,
-    found: Sequence[Candidate],
-    needs: Sequence[dict[str, float]],
+    problem: Problem, name: str, limit: float, found: Sequence[Candidate], needs: Sequence[Mapping[str, float]]
 ) -> str:
     best = min(range(len(found)), key=lambda number: needs[number][name])
-    need, unit = needs[best][name], UNITS[name]
+    need, unit = needs[best][name], _unit(name)
     how = "predicted size" if name == "size_mb" else "low end of the prediction"
-    files = _too_tight(target, profile, {name: need})
     return (
-        f"  {name}: limit {limit:g} {unit} (from the {files}); best achievable {_round_up(need):g} {unit} ({how})"
-        f" with ({describe(found[best])})"
+        f"  {name}: limit {limit:g} {unit} (from the {_too_tight(problem, {name: need})}); best achievable"
+        f" {_round_up(need):g} {unit} ({how}) with ({describe(found[best])})"
     )
 
 
-def _too_tight(target: Target, profile: Profile, wanted: dict[str, float]) -> str:
-    """Which of both files hold a limit below what is wanted."""
-    files = {f"target {target.name!r}": target.budget.limits(), f"profile {profile.name!r}": profile.budget.limits()}
-    tight = [who for who, limits in files.items() if any(limits.get(n, need) < need for n, need in wanted.items())]
+def _unit(name: str) -> str:
+    return UNITS[name.rpartition(".")[2]]
+
+
+def _too_tight(problem: Problem, wanted: Mapping[str, float]) -> str:
+    """Which of the files hold a limit below what is wanted."""
+    tight: dict[str, None] = {}
+    for name, need in wanted.items():
+        device, _, line = name.rpartition(".")
+        for number, member in enumerate(problem.members):
+            theirs = line == "size_mb" or device == (member.target.name if number else "")
+            if theirs and member.target.budget.limits().get(line, need) < need:
+                tight[f"target {member.target.name!r}"] = None
+        if problem.profile.budget.limits().get(line, need) < need:
+            tight[f"profile {problem.profile.name!r}"] = None
     return " and the ".join(tight)
 
 

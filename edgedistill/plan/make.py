@@ -2,106 +2,175 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+from edgedistill import catalog
+from edgedistill.plan.assistants import plan_assistants
 from edgedistill.plan.check import check
-from edgedistill.plan.infeasible import UNITS, infeasible
-from edgedistill.plan.search import candidates, choose, confident, describe, predicted
-from edgedistill.plan.stages import stages
+from edgedistill.plan.choose import RANKED_FROM
+from edgedistill.plan.methods import method_notes
+from edgedistill.plan.naming import describe
+from edgedistill.plan.problem import UNITS, Problem, members
+from edgedistill.plan.quality import FinishedBuild, quality_model
+from edgedistill.plan.search import Found, search
+from edgedistill.plan.stages import check_losses, stages
+from edgedistill.predict import Calibration
 from edgedistill.specs import Budget, Candidate, Plan, Profile, Target
 
-# Beyond this a student often learns less from a teacher than from one between them (Mirzadeh et al. 2020); below it
-# there is little left to gain. A rule of thumb from image and language models, not a law.
-RATIO_LOW, RATIO_HIGH = 3.0, 10.0
-RANKED_FROM = 1.5  # two predictions nearer than this are in the wrong order too often (the rows in predict/data)
+AIMS = {
+    "quality": "best expected quality",
+    "size": "smallest file",
+    "latency": "lowest predicted latency",
+    "battery": "lowest predicted energy",
+}
+FACTS = {
+    "latency_p95_ms": "one_core_fp32_gflops of its CPU",
+    "energy_mj": "battery_wh, as only whole phones' power is published",
+}
 
 
 def make_plan(
     target: Target,
     profile: Profile,
     *,
+    fleet: Sequence[Target] = (),
     rows: int | None = None,
     classes: int | None = None,
     teacher_parameters: int | None = None,
+    calibrations: Mapping[str, Calibration] | None = None,
+    builds: Sequence[FinishedBuild] = (),
+    request: str = "",
 ) -> Plan:
     """Choose the student and lay out the stages; the same plan for the same input, nothing is read but plug-ins.
 
-    `rows` (training texts), `classes` and `teacher_parameters` sharpen the plan when they are known already.
+    `fleet` are further devices whose budgets must hold too. `rows` (training texts), `classes` and
+    `teacher_parameters` sharpen the plan when they are known already. `calibrations` say by target what was measured
+    on it; `builds` are finished ones, of which those with the same `request` differ in the student only.
 
     Raises:
         SpecError: for an unknown name, a wrong parameter or candidate, or a scheme that a format cannot hold.
         InfeasibleError: if every candidate violates the budget; the message holds the smallest relaxation.
     """
-    budget = target.budget.tightened(profile.budget)
-    family = check(target, profile)
-    found = candidates(target, profile, family, budget, classes, teacher_parameters)
-    layout = stages(target, profile, budget, found[0], rows)  # refuses a wrong loss before it judges the budget
-    chosen = choose(profile, budget, found)
-    if chosen is None:
-        raise infeasible(target, profile, budget, found)
-    if chosen is not found[0]:
-        layout = stages(target, profile, budget, chosen, rows)
-    notes = [*_choice(profile, budget, chosen, found), *_gaps(budget, chosen), *_ratio(chosen)]
-    if classes is None and "classes" not in profile.student.candidates[found.index(chosen)]:
-        notes.append(f"the number of classes is not known yet: sizes are those for {chosen.config.get('classes')}")
+    everyone = (target, *fleet)
+    budgets = [one.budget.tightened(profile.budget) for one in everyone]
+    families = [check(one, profile) for one in everyone]
+    check_losses(profile)  # refuses a wrong loss before it judges the budget
+    method = method_notes(profile, rows)
+    problem = _problem(everyone, budgets, profile, families[0], classes, teacher_parameters, calibrations or {}, builds)
+    found = search(problem)
+    chosen = found.chosen
+    between, why = plan_assistants(problem, chosen, builds, request)
+    notes = [*_choice(problem, found), *_gaps(problem, chosen), *([why] if why else []), *method]
+    if classes is None and chosen.config.get("classes") == families[0].Config.model_fields["classes"].default:
+        notes.append(f"the number of classes is not known yet: sizes are those for {chosen.config['classes']}")
+    device = target.model_copy(update={"formats": problem.formats})
+    resolved = with_choice(profile, chosen)
+    budget = budgets[0].model_copy(update={"size_mb": min((b.size_mb for b in budgets if b.size_mb), default=None)})
     return Plan(
-        target=target,
-        profile=profile,
+        target=device,
+        fleet=tuple(fleet),
+        profile=resolved,
         budget=budget,
         chosen=chosen,
-        candidates=found,
-        stages=layout,
-        formats=target.formats,
-        unmeasured=_unmeasured(target, budget),
+        candidates=found.candidates,
+        search=found.counts,
+        front=found.front,
+        ties=found.ties,
+        assistants=between,
+        stages=stages(device, resolved, budget, chosen, rows, between),
+        formats=problem.formats,
+        unmeasured=_unmeasured(problem),
         notes=tuple(notes),
     )
 
 
-def _unmeasured(target: Target, budget: Budget) -> tuple[str, ...]:
+def with_choice(profile: Profile, chosen: Candidate) -> Profile:
+    """The profile with the scheme and the vocabulary of the chosen student."""
+    vocabulary = chosen.config.get("vocabulary", profile.student.vocabulary)
+    if chosen.scheme is not None:
+        profile = profile.model_copy(update={"export": profile.export.model_copy(update={"scheme": chosen.scheme})})
+    if vocabulary == profile.student.vocabulary:
+        return profile
+    return profile.model_copy(update={"student": profile.student.model_copy(update={"vocabulary": vocabulary})})
+
+
+def _problem(
+    everyone: Sequence[Target],
+    budgets: Sequence[Budget],
+    profile: Profile,
+    family: ModuleType,
+    classes: int | None,
+    teacher: int | None,
+    calibrations: Mapping[str, Calibration],
+    builds: Sequence[FinishedBuild],
+) -> Problem:
+    formats = tuple(dict.fromkeys(name for one in everyone for name in one.formats))
+    return Problem(
+        members=members(everyone, budgets, calibrations),
+        formats=formats,
+        profile=profile,
+        family=family,
+        classes=classes,
+        teacher_parameters=teacher,
+        quality=quality_model(teacher, [one for one in builds if one.family == profile.student.family]),
+        row_multiples={name: catalog.constants("exporters", name).get("ROW_MULTIPLE", 1) for name in formats},
+    )
+
+
+def _unmeasured(problem: Problem) -> tuple[str, ...]:
     """Lines of the budget that stay predictions without the device; energy has no meter on a host either."""
-    measured = {"size_mb", "latency_p95_ms", "peak_memory_mb"} if target.runner == "host" else {"size_mb"}
-    return tuple(name for name in budget.limits() if name not in measured)
+    found = []
+    for number, member in enumerate(problem.members):
+        host = member.target.runner == "host" and number == 0
+        measured = {"size_mb", "latency_p95_ms", "peak_memory_mb"} if host else {"size_mb"}
+        found += [problem.line(number, name) for name in member.limits if name not in measured]
+    return tuple(found)
 
 
-def _choice(profile: Profile, budget: Budget, chosen: Candidate, found: tuple[Candidate, ...]) -> list[str]:
-    feasible = [one for one in found if one.feasible]
-    sure = [one for one in feasible if confident(budget, one)]
-    why = {
-        "quality": "most parameters, which stand in for quality until it is measured",
-        "size": "fewest parameters",
-        "latency": "lowest predicted latency",
-    }[profile.optimize_for]
+def _choice(problem: Problem, found: Found) -> list[str]:
+    counts, chosen, profile = found.counts, found.chosen, problem.profile
+    sure = bool(counts.sure)
+    share = f"with {profile.confidence:.0%} confidence in each line" if sure else "at the low end of the predictions"
     notes = [
-        f"chosen: {describe(chosen)}: {why}, of {len(sure) or len(feasible)} candidates that meet the budget"
-        f" {'at the high end of every prediction' if sure else 'at the low end'}"
-        f" ({len(feasible)} of {len(found)} can meet it)"
+        f"chosen: {describe(chosen)}: {AIMS[profile.optimize_for]}, of {counts.sure or counts.feasible} students that"
+        f" meet the budget {share} ({counts.feasible} of {counts.combinations - counts.invalid} can meet it)"
     ]
-    if not sure:
-        limits = budget.limits()
-        open_lines = [p.quantity for p in chosen.predictions if p.high > limits.get(p.quantity, p.high)]
-        notes.append(f"not certain before it is measured: {', '.join(open_lines)}")
-    fastest = predicted(chosen, "latency_p95_ms")
-    near = [one for one in feasible if one is not chosen and predicted(one, "latency_p95_ms") < RANKED_FROM * fastest]
-    if profile.optimize_for == "latency" and near:
-        notes.append(f"{len(near)} more candidates are predicted within x{RANKED_FROM}, too near to rank: measure them")
+    if profile.optimize_for == "battery" and not any(line.quantity == "energy_mj" for line in chosen.predictions):
+        notes.append("energy is not predicted for this device: the lowest latency stands in for it, as power is alike")
+    if not found.choice.reaches_floor:
+        notes.append(
+            f"no student that meets the budget is expected to keep {profile.quality.retained_min:.1%} of the teacher's"
+            " accuracy: the best of them was taken"
+        )
+    if chosen.uncertain:
+        notes.append(f"not certain before it is measured: {', '.join(chosen.uncertain)}")
+    if found.ties_total and profile.optimize_for in ("latency", "battery"):
+        notes.append(
+            f"{found.ties_total} more candidates are predicted within x{RANKED_FROM}, too near to rank: measure them"
+        )
+    if chosen.scheme is not None and all(stage.scales == "absmax" for stage in profile.stages):
+        notes.append('some weights have 4 bits: scales = "mse" or "learned" in the last stage keeps more of them')
     return notes
 
 
-def _gaps(budget: Budget, chosen: Candidate) -> list[str]:
-    seen = {"size_mb", *(line.quantity for line in chosen.predictions)}
-    return [
-        f"{name}: not predicted, the target lacks the facts for it; the limit of {limit:g} {UNITS[name]} was not used"
-        for name, limit in budget.limits().items()
-        if name not in seen
-    ]
-
-
-def _ratio(chosen: Candidate) -> list[str]:
-    ratio = chosen.teacher_ratio
-    if ratio is None or RATIO_LOW <= ratio <= RATIO_HIGH:
-        return []
-    if ratio < RATIO_LOW:
-        return [f"the teacher is only {ratio:.1f} times the student: little to compress, and little to teach"]
-    return [
-        f"the teacher is {ratio:.1f} times the student, outside {RATIO_LOW:g} to {RATIO_HIGH:g}: a teacher assistant in"
-        " between would be considered. This profile trains none, and whether one helps here is not known: the rule"
-        " counts embedding tables too, and only the measured quality decides"
-    ]
+def _gaps(problem: Problem, chosen: Candidate) -> list[str]:
+    """What a device does not state, and which lines of the budget are therefore not predicted."""
+    notes = []
+    for member, lines in zip(problem.members, (chosen.predictions, *chosen.others.values()), strict=True):
+        seen = {"size_mb", *(line.quantity for line in lines)}
+        lost = [name for name in UNITS if name not in seen]
+        said = ", ".join(name for name in UNITS if name in seen)
+        for name in lost:
+            limit = member.limits.get(name)
+            unused = "" if limit is None else f"; the limit of {limit:g} {UNITS[name]} was not used"
+            notes.append(
+                f"{name}: not predicted for {member.target.name}, the target lacks the facts for it: "
+                f"{FACTS.get(name, 'its runtime')}{unused}; {said} can still be said"
+            )
+        if member.calibration:
+            notes.append(
+                f"{member.target.name}: predictions rescaled by measurements on it "
+                f"({member.calibration.runtime_build}; {max(member.calibration.anchors.values())} anchors)"
+            )
+    return notes

@@ -1,163 +1,195 @@
-"""Which student: what each candidate costs, which budget lines it breaks, and the best of those that are left."""
+"""Which student: every candidate costed, the best chosen, and what else was possible."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from edgedistill import catalog
-from edgedistill.errors import SpecError
-from edgedistill.plan.predict import Workload, predict
-from edgedistill.plan.size import largest
-from edgedistill.specs import Budget, Candidate, PerGroup, Prediction, Profile, Spec, Target
-from edgedistill.students import StoredTensor
+from edgedistill.errors import InfeasibleError, SpecError
+from edgedistill.plan import choose, pareto
+from edgedistill.plan.costing import cost, fill, needs_of, predicted, rows_misfit
+from edgedistill.plan.infeasible import infeasible
+from edgedistill.plan.naming import describe
+from edgedistill.plan.problem import Problem
+from edgedistill.plan.space import Space, config_of, scheme_of, space_of
+from edgedistill.plan.sweep import NO, POSSIBLE, SURE, Entry, sweep
+from edgedistill.specs import Candidate, FrontPoint, SearchCounts
 
-# Operators of one signature of the .tflite, counted in exported files of the bert family: 27, and 56 for each layer.
-OPERATORS, OPERATORS_PER_LINEAR = 17.7, 9.33
-FLOAT_BYTES = 4
-
-
-def candidates(
-    target: Target, profile: Profile, family: ModuleType, budget: Budget, classes: int | None, teacher: int | None
-) -> tuple[Candidate, ...]:
-    """Every candidate of the profile with its cost and the lines of `budget` it cannot meet, in the profile's order.
-
-    Raises:
-        SpecError: if a candidate is not a valid configuration of the family.
-    """
-    configs = [fill(profile, family, number, classes) for number in range(len(profile.student.candidates))]
-    for number, config in enumerate(configs):
-        rows_fit(target, profile, family.tensors(config), number)
-    return tuple(_cost(target, profile, family, config, budget, teacher) for config in configs)
+SHOWN = 10  # of the front's students, how many are costed in full beside the chosen one
+FRONT = 60  # points of a front that a plan carries
+RETRIES = 50
+MEETS = {SURE: "sure", POSSIBLE: "possible", NO: "no"}
+Lookup = Callable[[Entry], Candidate]
 
 
-def fill(profile: Profile, family: ModuleType, number: int, classes: int | None) -> Spec:
-    """Candidate `number` as a configuration, with vocabulary, longest bucket and classes filled in where it is silent.
+class Found(NamedTuple):
+    """The chosen student among all, those shown beside it, and how the choice was made."""
 
-    Raises:
-        SpecError: if the candidate has unknown keys, wrong values, or another number of classes than the data.
-    """
-    student, given = profile.student, profile.student.candidates[number]
-    where = f"profile {profile.name!r}: student.candidates[{number}]"
-    if classes is not None and given.get("classes", classes) != classes:
-        raise SpecError(f"{where}: classes = {given['classes']}, but the data has {classes}. Leave the key out.")
-    longest = student.buckets[-1]
-    if given.get("max_length", longest) < longest:
-        raise SpecError(f"{where}: max_length = {given['max_length']} is below the longest bucket, {longest}.")
-    known = {"vocabulary": student.vocabulary, "max_length": longest, "classes": classes}
-    filled = {key: value for key, value in known.items() if value is not None and key in family.Config.model_fields}
-    config: Spec = family.Config.decode({**filled, **given}, where=where)
-    return config
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    front: tuple[FrontPoint, ...]
+    counts: SearchCounts
+    ties: tuple[str, ...]
+    ties_total: int
+    choice: choose.Choice
 
 
-def rows_fit(target: Target, profile: Profile, tensors: Sequence[StoredTensor], number: int) -> None:
-    """Check that the rows of candidate `number`'s weights can be cut into the blocks that scheme and formats need.
+def search(problem: Problem) -> Found:
+    """Cost the profile's candidates, or its space, and choose.
 
     Raises:
-        SpecError: naming the weight and its width.
+        SpecError: if a candidate is not a valid configuration of the family, or no combination of a space is.
+        InfeasibleError: if no student can meet the budget.
     """
-    multiples = {
-        f"format {name!r}": catalog.constants("exporters", name).get("ROW_MULTIPLE", 1) for name in target.formats
-    }
-    for tensor in tensors:
-        grid = tensor.grid(profile.export.scheme)
-        if grid is None:
-            continue
-        groups = grid.granularity.size if isinstance(grid.granularity, PerGroup) else 1
-        for what, multiple in {"its scheme": groups, **multiples}.items():
-            if tensor.shape[1] % multiple:
-                raise SpecError(
-                    f"profile {profile.name!r}: student.candidates[{number}]: {tensor.name} has rows of "
-                    f"{tensor.shape[1]}, and {what} stores blocks of {multiple}: take a multiple of {multiple}."
-                )
+    if problem.profile.student.space is None:
+        return _among_listed(problem)
+    return _in_space(problem)
 
 
-def violations(budget: Budget, size_mb: float, predictions: Sequence[Prediction]) -> dict[str, float]:
-    """The lines that cannot be met, each with the least it needs: the size, or the low end of a prediction."""
-    needs = {"size_mb": size_mb, **{line.quantity: line.low for line in predictions}}
-    return {name: needs[name] for name, limit in budget.limits().items() if needs.get(name, 0.0) > limit}
+def listed(problem: Problem) -> tuple[Candidate, ...]:
+    """Every written candidate with its cost, in the profile's order.
 
-
-def needed(budget: Budget, candidate: Candidate) -> dict[str, float]:
-    """`violations` of a candidate."""
-    return violations(budget, candidate.size.total_mb, candidate.predictions)
-
-
-def confident(budget: Budget, candidate: Candidate) -> bool:
-    """True when every predicted line is met even at the high end of its interval."""
-    limits = budget.limits()
-    return candidate.feasible and all(p.high <= limits.get(p.quantity, p.high) for p in candidate.predictions)
-
-
-def choose(profile: Profile, budget: Budget, found: Sequence[Candidate]) -> Candidate | None:
-    """The best candidate for `optimize_for` among the confident ones, else among the feasible ones; None: none is.
-
-    Parameters stand in for quality, which is known only after training. Ties go to the candidate named first.
+    Raises:
+        SpecError: if one is not a valid configuration of the family, or cannot be stored.
     """
-    pool = [one for one in found if confident(budget, one)] or [one for one in found if one.feasible]
-    if not pool:
-        return None
-    if profile.optimize_for == "quality":
-        return max(pool, key=lambda one: one.parameters)
-    if profile.optimize_for == "size":
-        return min(pool, key=lambda one: one.parameters)
-    return min(pool, key=lambda one: (predicted(one, "latency_p95_ms"), one.macs))
+    configs = []
+    for number, given in enumerate(problem.profile.student.candidates):
+        where = f"profile {problem.profile.name!r}: student.candidates[{number}]"
+        config = fill(problem, dict(given), where)
+        reason = rows_misfit(problem, problem.family.tensors(config), problem.scheme)
+        if reason:
+            raise SpecError(f"{where}: {reason}")
+        configs.append(config)
+    return tuple(cost(problem, config, problem.scheme) for config in configs)
 
 
-def predicted(candidate: Candidate, quantity: str) -> float:
-    """The median of a predicted line; 0 when the line is not predicted."""
-    return next((line.median for line in candidate.predictions if line.quantity == quantity), 0.0)
+def _among_listed(problem: Problem) -> Found:
+    found = listed(problem)
+    entries = [_entry(problem, one, number) for number, one in enumerate(found)]
+    choice = choose.choose(problem.profile, entries)
+    if choice is None:
+        raise infeasible(problem, found)
+    counts = SearchCounts(
+        combinations=len(found),
+        invalid=0,
+        evaluated=len(found),
+        excluded=0,
+        feasible=sum(one.meets != NO for one in entries),
+        sure=sum(one.meets == SURE for one in entries),
+    )
+    return _found(problem, choice, entries, found, counts, lambda entry: found[entry.core])
 
 
-def describe(candidate: Candidate) -> str:
-    """The configuration on one line."""
-    return ", ".join(f"{key}={value:g}" for key, value in candidate.config.items())
+def _in_space(problem: Problem) -> Found:
+    assert problem.profile.student.space is not None
+    where = f"profile {problem.profile.name!r}: student.space"
+    space = space_of(problem, problem.profile.student.space, where)
+    swept = sweep(problem, space, where)
+    exact: dict[Entry, Candidate] = {}
+
+    def look(entry: Entry) -> Candidate:
+        if entry not in exact:
+            exact[entry] = _in_full(problem, space, entry, where)
+        return exact[entry]
+
+    entries = swept.entries
+    for _ in range(RETRIES):
+        choice = choose.choose(problem.profile, entries)
+        if choice is None:
+            raise _nothing_fits(problem, space, where)
+        chosen = look(choice.entry)
+        # parts are exact but for rounding: a student on the very edge may fall to the other side in full
+        if chosen.feasible and (chosen.sure or choice.entry.meets != SURE):
+            break
+        entries = [one for one in entries if one is not choice.entry]
+    else:
+        raise _nothing_fits(problem, space, where)
+    best = pareto.front(entries)
+    shown = _spread([one for one in best if one is not choice.entry], SHOWN)
+    candidates = (chosen, *(look(one) for one in shown))
+    return _found(problem, choice, entries, candidates, swept.counts, look, best)
 
 
-def _cost(
-    target: Target, profile: Profile, family: ModuleType, config: Spec, budget: Budget, teacher: int | None
-) -> Candidate:
-    student, scheme = profile.student, profile.export.scheme
-    tensors: list[StoredTensor] = family.tensors(config)
-    parameters: int = family.parameters(config)
-    macs: int = family.macs(config, student.buckets[-1])
-    size = largest(target.formats, tensors, scheme, student.buckets)
-    work = _workload(tensors, macs, round(size.total_mb * 1e6), student.buckets, scheme.activations)
-    lines = predict(target, work)
-    limits = budget.limits()
-    return Candidate(
-        config=config.model_dump(),
-        parameters=parameters,
-        macs=macs,
-        size=size,
-        predictions=lines,
-        violations=tuple(
-            f"{name}: needs at least {need:.3g}, limit {limits[name]:g}"
-            for name, need in violations(budget, size.total_mb, lines).items()
-        ),
-        teacher_ratio=None if teacher is None else teacher / parameters,
+def _in_full(problem: Problem, space: Space, entry: Entry, where: str) -> Candidate:
+    config = config_of(problem, space.cores[entry.core].variants[0], entry.depth, entry.vocabulary, where)
+    tensors = problem.family.tensors(config)
+    scheme = scheme_of(problem, tensors, space.low, entry.small_embedding, entry.small_layers)
+    return cost(problem, config, scheme)
+
+
+def _nothing_fits(problem: Problem, space: Space, where: str) -> InfeasibleError:
+    """The refusal, from the students that need least of each line and the one nearest to the whole budget."""
+    entries = sweep(problem, space, where, keep_all=True).entries
+    keys: Sequence[Callable[[Entry], Any]] = (
+        lambda one: one.stretch,
+        lambda one: one.size_mb,
+        lambda one: (one.latency_ms, one.size_mb),
+        lambda one: one.memory_mb,
+        lambda one: (one.energy_mj, one.size_mb),
+    )
+    least = dict.fromkeys(min(entries, key=key) for key in keys)
+    return infeasible(problem, [_in_full(problem, space, one, where) for one in least])
+
+
+def _found(
+    problem: Problem,
+    choice: choose.Choice,
+    entries: Sequence[Entry],
+    candidates: tuple[Candidate, ...],
+    counts: SearchCounts,
+    look: Lookup,
+    best: Sequence[Entry] | None = None,
+) -> Found:
+    best = pareto.front(entries) if best is None else best
+    chosen = choice.entry
+    kept = _spread([one for one in best if one is not chosen], FRONT - 1)
+    points = sorted([chosen, *kept], key=lambda one: -one.quality)
+    tied = choose.ties(chosen, entries)
+    near = set(tied)
+    named = _spread([one for one in best if one in near], 5)
+    return Found(
+        chosen=look(chosen),
+        candidates=candidates,
+        front=tuple(_point(one, describe(look(one)), chosen=one is chosen) for one in points),
+        counts=counts,
+        ties=tuple(describe(look(one)) for one in named),
+        ties_total=len(tied),
+        choice=choice,
     )
 
 
-def _workload(
-    tensors: Sequence[StoredTensor], macs: int, file_bytes: int, buckets: Sequence[int], activations: str
-) -> Workload:
-    """The work of one inference at the longest bucket.
-
-    Activations are those of the linear layers: each reads its input, and its output is written and read again by what
-    follows. Softmax and layer norm, smaller, are left to the interval.
-    """
-    linears = [tensor.shape for tensor in tensors if tensor.kind in ("linear", "head")]
-    longest = buckets[-1]
-    return Workload(
-        macs=macs,
-        operators=round(OPERATORS + OPERATORS_PER_LINEAR * len(linears)),
-        linear_bytes=sum(rows * columns for rows, columns in linears),
-        activation_bytes=sum(2 * rows + columns for rows, columns in linears) * longest * FLOAT_BYTES,
-        peak_activation_bytes=max(rows + columns for rows, columns in linears) * longest * FLOAT_BYTES,
-        file_bytes=file_bytes,
-        signatures=len(buckets),
-        activations=activations,
-        # a token table means a text encoder, with the layer norms, GELU and attention that run slower than the line
-        transformer=any(tensor.kind == "embedding" for tensor in tensors),
+def _entry(problem: Problem, one: Candidate, number: int) -> Entry:
+    limits = problem.limits()
+    stretch = max((need / limits[name] for name, need in needs_of(problem, one).items()), default=0.0)
+    return Entry(
+        quality=one.quality.median if one.quality else 0.0,
+        size_mb=one.size.total_mb,
+        latency_ms=predicted(one, "latency_p95_ms") or 0.0,
+        memory_mb=predicted(one, "peak_memory_mb") or 0.0,
+        energy_mj=predicted(one, "energy_mj") or 0.0,
+        meets=SURE if one.sure else POSSIBLE if one.feasible else NO,
+        stretch=stretch,
+        core=number,
     )
+
+
+def _point(one: Entry, student: str, *, chosen: bool) -> FrontPoint:
+    return FrontPoint.model_validate(
+        {
+            "student": student,
+            "size_mb": one.size_mb,
+            "latency_p95_ms": one.latency_ms or None,
+            "peak_memory_mb": one.memory_mb,
+            "energy_mj": one.energy_mj or None,
+            "expected_quality": one.quality,
+            "meets": MEETS[one.meets],
+            "chosen": chosen,
+        }
+    )
+
+
+def _spread(entries: Sequence[Entry], most: int) -> list[Entry]:
+    """At most so many of them, evenly in their order, ends included."""
+    if len(entries) <= most:
+        return list(entries)
+    return [entries[round(n * (len(entries) - 1) / (most - 1))] for n in range(most)]

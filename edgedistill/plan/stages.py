@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
 from edgedistill.plan.check import resolve, teacher_outputs
-from edgedistill.plan.search import describe
-from edgedistill.specs import Budget, Candidate, DistilSpec, PlannedStage, Profile, Target
+from edgedistill.plan.naming import describe
+from edgedistill.specs import Assistant, Budget, Candidate, DistilSpec, PlannedStage, Profile, Target
 
 STARTS = {
     "auto": "the teacher's own layers, reduced where the student is smaller, if it is a BERT they can be cut from; "
@@ -19,7 +20,12 @@ STARTS = {
 
 
 def stages(
-    target: Target, profile: Profile, budget: Budget, chosen: Candidate, rows: int | None
+    target: Target,
+    profile: Profile,
+    budget: Budget,
+    chosen: Candidate,
+    rows: int | None,
+    assistants: Sequence[Assistant] = (),
 ) -> tuple[PlannedStage, ...]:
     """From the data to the gate.
 
@@ -28,12 +34,48 @@ def stages(
     """
     texts = None if rows is None else rows * (1 + profile.data.transfer_factor)
     training = [resolve(spec, profile) for spec in profile.stages]
+    lessons = [resolve(spec, profile) for spec in assistant_lessons(profile)]
     return (
         *_prepare(profile, chosen, training),
+        *(_assistant(number, one, lessons, texts) for number, one in enumerate(assistants, 1)),
         *(_distil(spec, texts) for spec in training),
         *_pack(target, profile),
         *_judge(target, profile, budget),
     )
+
+
+def check_losses(profile: Profile) -> None:
+    """Check every loss and parameter of the profile's stages.
+
+    Raises:
+        SpecError: if a stage of training names an unknown loss or parameter.
+    """
+    for spec in profile.stages:
+        resolve(spec, profile)
+
+
+def assistant_lessons(profile: Profile) -> tuple[DistilSpec, ...]:
+    """The stages that an assistant is trained with: the student's in float, as nobody ships an assistant."""
+    floats = tuple(spec for spec in profile.stages if not spec.fake_quant)
+    return floats or tuple(spec.model_copy(update={"fake_quant": False, "scales": "absmax"}) for spec in profile.stages)
+
+
+def _assistant(number: int, one: Assistant, lessons: Sequence[DistilSpec], rows: int | None) -> PlannedStage:
+    teacher = "the teacher" if number == 1 else f"assistant {number - 1}"
+    steps = "" if rows is None else f", {sum(_steps(spec, rows) for spec in lessons)} steps"
+    shape = ", ".join(
+        f"{key}={value}" for key, value in one.config.items() if key in ("layers", "width", "heads", "ffn")
+    )
+    return _stage(
+        f"assistant {number}",
+        {"config": dict(one.config), "stages": [spec.name for spec in lessons]},
+        f"{one.parameters:,} parameters ({shape}); learns from {teacher}{steps}, in float, and teaches what comes next",
+    )
+
+
+def _steps(spec: DistilSpec, rows: int) -> int:
+    """As `distil.steps_of` counts them."""
+    return max(spec.steps_min, round(spec.epochs * ceil(rows / spec.batch_size)))
 
 
 def _prepare(profile: Profile, chosen: Candidate, training: list[DistilSpec]) -> list[PlannedStage]:
@@ -62,8 +104,7 @@ def _prepare(profile: Profile, chosen: Candidate, training: list[DistilSpec]) ->
 
 def _distil(spec: DistilSpec, rows: int | None) -> PlannedStage:
     terms = " + ".join(f"{term.weight:g} {term.loss}" for term in spec.losses)
-    # as `distil.steps_of` counts them
-    steps = "" if rows is None else f", {max(spec.steps_min, round(spec.epochs * ceil(rows / spec.batch_size)))} steps"
+    steps = "" if rows is None else f", {_steps(spec, rows)} steps"
     grid = "on the grid of integers that is shipped" if spec.fake_quant else "in float"
     return _stage(spec.name, spec.model_dump(mode="json"), f"{terms}; {spec.epochs:g} epochs{steps}, {grid}")
 

@@ -229,6 +229,7 @@ def _first(*cells: str | None) -> float | None:
     return next((float(cell) for cell in cells if cell), None)
 
 
+@cache
 def _fold(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", re.sub(r"\(.*\)", "", name.lower()))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgedistill.report.data import Curve, ReportData
+from edgedistill.report.front import draw_front, measured_point
 from edgedistill.report.headline import on_host, title, where
 from edgedistill.report.svg import ACCENT, BAD, CARD, INK, MUTED, SOFT, STYLE, render
 from edgedistill.report.text import clean, figure, limited, percent, shorten
@@ -31,6 +32,7 @@ def draw(data: ReportData) -> dict[str, str]:
         "predicted": _predicted,
         "latency": _latency,
         "training": _training,
+        "front": lambda data: draw_front(data.plan, measured_point(data)),
     }
     with matplotlib.rc_context(STYLE):
         drawn = {name: make(data) for name, make in makers.items()}

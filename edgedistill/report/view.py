@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edgedistill.report.data import ReportData
+from edgedistill.report.front import compared
 from edgedistill.report.headline import headline, limit_of, on_host, title, value, where
 from edgedistill.report.text import NOT_KNOWN, column, figure, limited, percent, plain
 from edgedistill.specs import Candidate, Check, LedgerRow, Prediction, Verdict
@@ -41,6 +42,8 @@ def view(data: ReportData) -> dict[str, Any]:
         "others": [_candidate(data, item) for item in data.plan.candidates if item.config != data.plan.chosen.config],
         "stages": [{"name": stage.name, "why": stage.why} for stage in data.plan.stages],
         "notes": list(data.plan.notes),
+        "compared": compared(data),
+        "searched": _searched(data),
         "splits": _splits(data),
         "split_notes": any(item.note for item in data.splits),
         # The rows per part are in the table already.
@@ -198,13 +201,25 @@ def _candidate(data: ReportData, item: Candidate) -> dict[str, str]:
     latency = next((line for line in item.predictions if line.quantity == "latency_p95_ms"), None)
     why = f"meets the budget; not preferred when optimizing for {data.plan.profile.optimize_for}"
     return {
-        "config": ", ".join(f"{key.replace('_', ' ')} {number:g}" for key, number in item.config.items()),
+        "config": ", ".join(f"{key.replace('_', ' ')} {plain(number)}" for key, number in item.config.items())
+        + ("" if item.scheme is None else f", {item.scheme.label}"),
         "parameters": f"{item.parameters:,}",
         "macs": figure(item.macs / 1e6, "M"),
         "size": figure(item.size.total_mb, "MB"),
         "latency": figure(latency.median, latency.unit) if latency else NOT_KNOWN,
         "why": "; ".join(item.violations) or why,
     }
+
+
+def _searched(data: ReportData) -> str:
+    """How many students were looked at, in a sentence; empty when the profile named each."""
+    counts = data.plan.search
+    if counts is None or data.plan.profile.student.space is None:
+        return ""
+    return (
+        f"{counts.combinations:,} combinations: {counts.invalid:,} are no student, {counts.excluded:,} were excluded "
+        f"by a bound, {counts.evaluated:,} evaluated; {counts.feasible:,} can meet the budget."
+    )
 
 
 def _splits(data: ReportData) -> list[dict[str, str]]:

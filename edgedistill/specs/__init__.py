@@ -14,7 +14,18 @@ from edgedistill.specs.device import (
     Summary,
     Sustained,
 )
-from edgedistill.specs.plan import Candidate, Plan, PlannedStage, Prediction, SizeEstimate
+from edgedistill.specs.plan import (
+    Assistant,
+    Candidate,
+    Effort,
+    ExpectedQuality,
+    FrontPoint,
+    Plan,
+    PlannedStage,
+    Prediction,
+    SearchCounts,
+    SizeEstimate,
+)
 from edgedistill.specs.profile import (
     DataSpec,
     DistilSpec,
@@ -23,6 +34,7 @@ from edgedistill.specs.profile import (
     LossTerm,
     Profile,
     QualityFloor,
+    StudentSpace,
     StudentSpec,
     TeacherSource,
     TeacherSpec,
@@ -46,6 +58,7 @@ from edgedistill.specs.target import Budget, ComputeUnit, Target
 
 __all__ = [
     "Artifact",
+    "Assistant",
     "Audit",
     "Budget",
     "Candidate",
@@ -54,10 +67,13 @@ __all__ = [
     "Conditions",
     "DataSpec",
     "DistilSpec",
+    "Effort",
     "Energy",
+    "ExpectedQuality",
     "ExportSpec",
     "Fingerprint",
     "FitSpec",
+    "FrontPoint",
     "GateResult",
     "Launch",
     "LedgerRow",
@@ -79,9 +95,11 @@ __all__ = [
     "Quality",
     "QualityFloor",
     "QuantScheme",
+    "SearchCounts",
     "Silent",
     "SizeEstimate",
     "Spec",
+    "StudentSpace",
     "StudentSpec",
     "Summary",
     "Sustained",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from edgedistill.specs.base import Spec
 from edgedistill.specs.quant import QuantScheme
@@ -15,6 +15,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Aim = Literal["quality", "size", "latency", "battery"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -78,8 +79,28 @@ class DataSpec(Spec):
     )
 
 
+Axis = Annotated[tuple[JsonValue, ...], Field(min_length=1, max_length=64)]
+
+
+class StudentSpace(Spec):
+    """A space of students to search: every combination of the values of `axes`, those that are no student left out.
+
+    An axis is a key of the family's configuration. Two more are told from others: `head_width` (heads = width /
+    head_width) and `ffn_ratio` (ffn = width x ffn_ratio), for families that have heads and ffn.
+    """
+
+    axes: Annotated[Mapping[str, Axis], Field(min_length=1)]
+    mixed_precision: bool = Field(
+        default=False,
+        description="also search students whose embeddings, and one to all of whose layers, are stored in 4 bits",
+    )
+
+
 class StudentSpec(Spec):
-    """The family and the sizes the planner may choose from. `candidates` are the family's own configurations."""
+    """The family and the sizes the planner may choose from.
+
+    `candidates` are the family's own configurations, written out; `space` is a space of them. One of both is given.
+    """
 
     family: Name = "bert"
     init: Literal["auto", "layers", "embeddings", "random"] = Field(
@@ -90,7 +111,15 @@ class StudentSpec(Spec):
     )
     vocabulary: Annotated[int, Field(ge=100, le=200_000)] = Field(default=3000, description="most pieces to keep")
     buckets: Annotated[tuple[Count, ...], Field(min_length=1)] = (16, 32, 64)
-    candidates: Annotated[tuple[Mapping[str, int | float], ...], Field(min_length=1)]
+    candidates: tuple[Mapping[str, JsonValue], ...] = ()
+    space: StudentSpace | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> StudentSpec:
+        if bool(self.candidates) == (self.space is not None):
+            seen = "both" if self.candidates else "neither"
+            raise ValueError(f"give candidates (a list of students) or space (a space to search); got {seen}")
+        return self
 
     @model_validator(mode="after")
     def _ascending(self) -> StudentSpec:
@@ -161,7 +190,15 @@ class Profile(Spec):
     threads: Annotated[int, Field(ge=1, le=256)] = Field(
         default=2, description="training threads; a part of the result, as sums depend on their order"
     )
-    optimize_for: Literal["quality", "size", "latency"] = "quality"
+    optimize_for: Aim = Field(default="quality", description="what is best among the students that meet the budget")
+    confidence: Annotated[float, Field(ge=0.5, le=0.99)] = Field(
+        default=0.9, description="how sure a plan wants to be of each line of the budget before it takes a student"
+    )
+    assistants: Annotated[int, Field(ge=0, le=3)] | Literal["auto"] = Field(
+        default="auto",
+        description="teacher assistants between teacher and student, trained one from the other; 0: the teacher "
+        "teaches the student itself; auto: where the teacher is far larger and what was measured speaks for them",
+    )
     teacher: TeacherSpec
     data: DataSpec
     student: StudentSpec

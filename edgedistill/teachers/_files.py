@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -61,8 +62,22 @@ class Located:
 
     @property
     def parameters(self) -> int | None:
-        """Number of stored weights, read from the file's header; None for formats without one."""
-        return count_parameters(self.weights)
+        """Number of weights: from the file's header, or of a BERT from its config; None where neither says."""
+        found = count_parameters(self.weights)
+        return bert_parameters(self.config) if found is None else found
+
+
+def bert_parameters(config: Mapping[str, object]) -> int | None:
+    """Number of weights of a BERT encoder with pooler (Devlin et al. 2019) from its config.json; None for another."""
+    names = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "max_position_embeddings")
+    sizes = [config.get(name) for name in names]
+    if config.get("model_type") != "bert" or not all(isinstance(size, int) and size > 0 for size in sizes):
+        return None
+    width, layers, ffn, vocabulary, positions = (int(str(size)) for size in sizes)
+    kinds = config.get("type_vocab_size", 2)
+    tables = (vocabulary + positions + (kinds if isinstance(kinds, int) else 2) + 2) * width  # 2: the norm's
+    layer = 4 * (width**2 + width) + 2 * width * ffn + ffn + width + 4 * width
+    return tables + layers * layer + width**2 + width
 
 
 def read_config(folder: Path) -> dict[str, Any]:

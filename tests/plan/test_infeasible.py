@@ -42,10 +42,14 @@ def test_each_line_can_bind_and_its_relaxation_is_enough_and_tight(profile: Make
     refusal(PHONE, profile(budget={line: limits[line] * 0.98}))
 
 
-def test_only_lines_that_bind_are_named(profile: Make) -> None:
+def test_lines_that_bind_are_told_from_those_that_leave_room(profile: Make) -> None:
     message = refusal(PHONE, profile(budget={"size_mb": 0.01, "peak_memory_mb": 100}))
     assert "size_mb: limit" in message
-    assert "peak_memory_mb" not in message
+    assert "peak_memory_mb: limit" not in message
+    least = re.search(r"leave room; the least that a student needs: peak_memory_mb ([\d.]+) of 100 MB", message)
+    assert least is not None
+    small = make_plan(PHONE, profile()).candidates[0].predictions
+    assert float(least[1]) == pytest.approx(next(p.low for p in small if p.quantity == "peak_memory_mb"), rel=0.01)
 
 
 def test_several_binding_lines_are_relaxed_together(profile: Make) -> None:

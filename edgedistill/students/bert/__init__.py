@@ -31,6 +31,15 @@ BERT_DEFAULTS: dict[str, Any] = {
 }
 Count = Annotated[int, Field(ge=1)]
 
+# What `plan --search` looks through: every combination.
+SPACE = {
+    "layers": (1, 2, 3, 4, 5, 6, 8, 10, 12),
+    "width": (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512),
+    "head_width": (32, 16, 64),
+    "ffn_ratio": (1, 2, 3, 4),
+    "vocabulary": (1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 16000),
+}
+
 
 class Config(Spec):
     """Sizes of the student. `vocabulary` and `classes` are filled in from the data when a candidate leaves them out."""

@@ -96,6 +96,16 @@ EFFICIENTNET_LITE0 = Config(
     classes=1000,
 )
 
+# What `plan --search` looks through: every combination, of EfficientNet-lite's stages made wider and deeper or less so.
+SPACE = {
+    "image_size": (64, 96, 128, 160, 192, 224),
+    "stem_width": (16, 24, 32),
+    "stages": ([stage.model_dump() for stage in EFFICIENTNET_LITE0.stages],),
+    "head_width": (320, 640, 1280),
+    "width_multiple": (0.25, 0.35, 0.5, 0.75, 1.0, 1.25),
+    "depth_multiple": (0.35, 0.5, 0.75, 1.0, 1.2),
+}
+
 
 def steps_of(side: int, stride: int) -> int:
     """The side that a convolution with TensorFlow's "SAME" padding gives: side / stride, rounded up."""

@@ -32,6 +32,17 @@ ACTIVATIONS = ("dynamic_int8", "float")
 Count = Annotated[int, Field(ge=1)]
 Base = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 
+# What `plan --search` looks through: every combination.
+SPACE = {
+    "layers": (2, 4, 6, 8, 12, 16, 20, 24, 30),
+    "width": (128, 192, 256, 320, 384, 512, 576, 768, 1024),
+    "heads": (4, 8, 9, 16),
+    "kv_heads": (2, 3, 4),
+    "head_width": (32, 64),
+    "ffn_ratio": (2, 3, 4),
+    "vocabulary": (4000, 8000, 16000, 32000, 49152),
+}
+
 
 class Config(Spec):
     """Sizes of the student. `head_width` is free of `width` but for qwen2, `window` and what follows are gemma3's."""

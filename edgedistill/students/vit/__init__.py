@@ -24,6 +24,16 @@ FORMATS = ("tflite", "onnx", "coreml")
 ACTIVATIONS = ("dynamic_int8", "static_int8", "float")
 Count = Annotated[int, Field(ge=1)]
 
+# What `plan --search` looks through: every combination.
+SPACE = {
+    "image_size": (96, 128, 160, 192, 224),
+    "patch": (8, 16, 32),
+    "layers": (1, 2, 3, 4, 6, 8, 10, 12),
+    "width": (48, 64, 96, 128, 160, 192, 256, 320, 384, 512),
+    "head_width": (32, 16, 64),
+    "ffn_ratio": (1, 2, 3, 4),
+}
+
 
 class Config(Spec):
     """Sizes of the student. `classes` is filled in from the data when a candidate leaves it out."""

@@ -1,0 +1,199 @@
+"""From the user's own measurements on a device to factors that every later plan for it uses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp, log, sqrt
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from edgedistill import catalog
+from edgedistill.errors import SpecError
+from edgedistill.pipeline import history
+from edgedistill.pipeline.recheck import Bundle, open_bundle
+from edgedistill.plan import predict
+from edgedistill.plan.calibrated import STUDENT
+from edgedistill.plan.costing import workload
+from edgedistill.predict import Anchor, Calibration, calibrate_device
+from edgedistill.predict.anchors import middle
+from edgedistill.specs import Measurement, Target
+from edgedistill.store import storage_errors, write_json
+
+HOST = "host:"  # how a runner names this machine in a measurement
+MOST = 50
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One figure that was measured, and what is predicted for it without a calibration."""
+
+    name: str  # of the class
+    what: str
+    measured: float
+    predicted: float
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What was found, where it was written, and every figure it was found from."""
+
+    calibration: Calibration
+    path: Path
+    seen: tuple[Seen, ...]
+
+
+def calibrate(target: Target, sources: Sequence[Path], *, runtime_build: str | None, store: Path) -> Calibrated:
+    """Compare what was measured with what is predicted, and write the factors for the target into the store.
+
+    A source is a bundle (the model, and on the host its timings), a file that `edgedistill bench --out` wrote for a
+    bundle that is given too, or a JSON list of anchors: `{"workload": {...}, "measured": 4.2}`. An earlier calibration
+    of the same runtime and build is replaced.
+
+    Raises:
+        SpecError: a source cannot be read, was measured on another kind of device, or the runtimes differ.
+    """
+    bundles = [open_bundle(path) for path in sources if path.is_dir()]
+    listed: list[Anchor] = []
+    measured: list[tuple[Bundle, Measurement]] = []
+    for path in sources:
+        if path.is_dir():
+            continue
+        value = _json(path)
+        if isinstance(value, list):
+            listed += [Anchor.decode(one, f"{path}: anchor {number}") for number, one in enumerate(value)]
+        else:
+            measured += [(_bundle_of(seen, bundles, path), seen) for seen in _bench(value, path)]
+    if not measured and not listed:
+        measured = [(one, seen) for one in bundles for seen in _own(one)]
+    if not measured and not listed:
+        raise SpecError(
+            "nothing was measured in what was given: time a bundle with `edgedistill bench BUNDLE --out FILE`."
+        )
+    for _, one in measured:
+        _same_kind(target, one)
+    build = _build(runtime_build, [one.runtime for _, one in measured])
+    seen = [item for bundle, one in measured for item in _students(target, bundle, one)]
+    found = _factors(target, seen, listed, build)
+    path = history.calibration_path(store, target.name, build)
+    with storage_errors(store):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found.model_dump(mode="json"))
+    return Calibrated(found, path, tuple(seen))
+
+
+def _factors(target: Target, seen: Sequence[Seen], listed: Sequence[Anchor], build: str) -> Calibration:
+    ratios: dict[str, list[float]] = {}
+    for item in seen:
+        ratios.setdefault(item.name, []).append(log(item.measured / item.predicted))
+    if len(seen) > MOST:
+        raise SpecError(f"{len(seen)} measurements; give at most {MOST}, three to five of different sizes are best.")
+    base = calibrate_device(target, listed, runtime_build=build) if listed else None
+    return Calibration(
+        device=target.name,
+        runtime_build=build,
+        factors={**(base.factors if base else {}), **{name: exp(middle(logs)) for name, logs in ratios.items()}},
+        anchors={**(base.anchors if base else {}), **{name: len(logs) for name, logs in ratios.items()}},
+        spread={**(base.spread if base else {}), **{name: _spread(logs) for name, logs in ratios.items()}},
+    )
+
+
+def _spread(logs: Sequence[float]) -> float:
+    return sqrt(mean((value - mean(logs)) ** 2 for value in logs))
+
+
+def _students(target: Target, bundle: Bundle, one: Measurement) -> list[Seen]:
+    """A student's measured figures beside the plan's own lines for it, at the length that was measured."""
+    student, length = bundle.profile.student, _length(one, bundle)
+    family = catalog.load_plugin("students", student.family)
+    chosen = bundle.manifest.plan.get("chosen")
+    config = family.Config.decode(
+        chosen.get("config", {}) if isinstance(chosen, dict) else {}, f"{bundle.folder / 'manifest.json'}: plan.chosen"
+    )
+    buckets = [*(n for n in student.buckets if n != length), length]  # as many signatures, this one the longest
+    size = round(bundle.shipped.size_mb * 1e6)
+    work = workload(
+        family.tensors(config), family.macs(config, length), size, buckets, bundle.profile.export.scheme.activations
+    )
+    figures = {"latency_p95_ms": one.latency_p95_ms}
+    if length == student.buckets[-1]:
+        figures["peak_memory_mb"] = one.peak_memory_mb
+    what = f"{bundle.folder.name}, {one.signature}"
+    return [
+        Seen(STUDENT + line.quantity, what, figures[line.quantity], line.median)
+        for line in predict(target, work)
+        if figures.get(line.quantity, 0.0) > 0
+    ]
+
+
+def _length(one: Measurement, bundle: Bundle) -> int:
+    last = one.signature.rpartition("_")[2]
+    longest: int = bundle.profile.student.buckets[-1]
+    return int(last) if last.isdecimal() and int(last) in bundle.profile.student.buckets else longest
+
+
+def _same_kind(target: Target, one: Measurement) -> None:
+    """A figure of this machine says nothing about a phone, nor the other way round."""
+    here, host = one.device.startswith(HOST), target.runner == "host"
+    if here != host:
+        raise SpecError(
+            f"measured on {one.device}, and the target is {target.title}: one says nothing about the other. "
+            f"{'Measure on the device.' if here else 'Calibrate the target that it was measured on.'}"
+        )
+
+
+def _build(given: str | None, seen: Sequence[str]) -> str:
+    names = sorted(set(seen))
+    if given is not None:
+        if not given.strip():
+            raise SpecError("--runtime-build is empty; write the runtime and its build, e.g. 'litert 2.3.0'.")
+        return given
+    if len(names) > 1:
+        raise SpecError(f"measured with {' and '.join(names)}: one runtime and build at a time.")
+    if not names:
+        raise SpecError("anchors do not say what they were measured with: add --runtime-build 'litert 2.3.0'.")
+    return names[0]
+
+
+def _own(bundle: Bundle) -> list[Measurement]:
+    """The shipped file's timings that its build took on the host; none if the bundle came without them."""
+    from edgedistill.pipeline.recheck import _host
+
+    found = _host(bundle)
+    return [] if found is None else [found]
+
+
+def _bench(value: Any, path: Path) -> list[Measurement]:
+    if not isinstance(value, dict) or not value:
+        raise SpecError(f"{path}: neither a list of anchors nor what `edgedistill bench --out` writes.")
+    found = []
+    for name, one in value.items():
+        inner = one.get("measurement") if isinstance(one, Mapping) else None
+        if not isinstance(inner, Mapping):
+            raise SpecError(f"{path}: {name!r} holds no measurement, as `edgedistill bench --out` writes it.")
+        seen = Measurement.decode(inner, f"{path}: {name}")
+        if not seen.samples_ms:
+            raise SpecError(f"{path}: {name}: samples_ms is empty.")
+        found.append(seen)
+    return found
+
+
+def _bundle_of(one: Measurement, bundles: Sequence[Bundle], path: Path) -> Bundle:
+    for bundle in bundles:
+        if any(artifact.sha256 == one.artifact_sha256 for artifact in bundle.manifest.artifacts):
+            return bundle
+    raise SpecError(
+        f"{path}: measured the file with sha256 {one.artifact_sha256[:16]}…, which is in no bundle given. Give its"
+        " bundle too: what the student is stands there."
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"{path}: not UTF-8 JSON: {str(error)[:200]}.") from None

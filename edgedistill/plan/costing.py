@@ -1,0 +1,167 @@
+"""What one student costs on every device of the fleet, in full; `sweep` does the same for many, in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgedistill.errors import SpecError
+from edgedistill.plan.calibrated import calibrated
+from edgedistill.plan.predict import Workload, predict
+from edgedistill.plan.problem import Problem, quantile
+from edgedistill.plan.quality import INT4_LOSS
+from edgedistill.plan.size import largest
+from edgedistill.specs import Candidate, PerGroup, Prediction, QuantScheme, Spec
+from edgedistill.students import StoredTensor
+
+# Operators of one signature of the .tflite, counted in exported files of the bert family: 27, and 56 for each layer.
+OPERATORS, OPERATORS_PER_LINEAR = 17.7, 9.33
+FLOAT_BYTES = 4
+
+
+def cost(problem: Problem, config: Spec, scheme: QuantScheme) -> Candidate:
+    """A student with its size, the predictions for each device, its expected quality and what it breaks."""
+    buckets = problem.profile.student.buckets
+    tensors: list[StoredTensor] = problem.family.tensors(config)
+    parameters: int = problem.family.parameters(config)
+    macs: int = problem.family.macs(config, buckets[-1])
+    size = largest(problem.formats, tensors, scheme, buckets)
+    work = workload(tensors, macs, round(size.total_mb * 1e6), buckets, scheme.activations)
+    lines = [calibrated(predict(one.target, work), one.calibration) for one in problem.members]
+    needs = least_needs(problem, size.total_mb, lines)
+    limits = problem.limits()
+    teacher = problem.teacher_parameters
+    return Candidate(
+        config=config.model_dump(mode="json"),
+        scheme=None if scheme == problem.scheme else scheme,
+        parameters=parameters,
+        macs=macs,
+        size=size,
+        predictions=lines[0],
+        others={one.target.name: found for one, found in zip(problem.members[1:], lines[1:], strict=True)},
+        quality=problem.quality.expect(macs, parameters, int4_loss(tensors, scheme)),
+        violations=tuple(
+            f"{name}: needs at least {need:.3g}, limit {limits[name]:g}"
+            for name, need in needs.items()
+            if need > limits[name]
+        ),
+        uncertain=tuple(
+            name for name, need in sure_needs(problem, lines).items() if needs[name] <= limits[name] < need
+        ),
+        teacher_ratio=None if teacher is None else teacher / parameters,
+    )
+
+
+def least_needs(problem: Problem, size_mb: float, lines: Sequence[Sequence[Prediction]]) -> dict[str, float]:
+    """The least that each limited line needs: the size, or the low end of a prediction."""
+    found = {"size_mb": size_mb} if "size_mb" in problem.limits() else {}
+    return found | {name: line.low for name, line in _limited(problem, lines)}
+
+
+def sure_needs(problem: Problem, lines: Sequence[Sequence[Prediction]]) -> dict[str, float]:
+    """What each limited, predicted line needs with the profile's confidence."""
+    return {name: quantile(line, problem.profile.confidence) for name, line in _limited(problem, lines)}
+
+
+def needs_of(problem: Problem, candidate: Candidate) -> dict[str, float]:
+    """`least_needs` of a candidate."""
+    return least_needs(problem, candidate.size.total_mb, [candidate.predictions, *candidate.others.values()])
+
+
+def _limited(problem: Problem, lines: Sequence[Sequence[Prediction]]) -> list[tuple[str, Prediction]]:
+    return [
+        (problem.line(n, line.quantity), line)
+        for n, one in enumerate(problem.members)
+        for line in lines[n]
+        if line.quantity in one.limits
+    ]
+
+
+def predicted(candidate: Candidate, quantity: str) -> float | None:
+    """The median of a predicted line on the device that needs most; None where it is not predicted."""
+    found = [line.median for lines in (candidate.predictions, *candidate.others.values()) for line in lines
+             if line.quantity == quantity]  # fmt: skip
+    return max(found, default=None)
+
+
+def int4_loss(tensors: Sequence[StoredTensor], scheme: QuantScheme) -> float:
+    """Share of the teacher's accuracy that weights of 4 bits are expected to cost."""
+    sizes = {tensor.name: _numbers(tensor) for tensor in tensors}
+    total, lost = sum(sizes.values()), 0.0
+    for tensor in tensors:
+        grid = tensor.grid(scheme)
+        if grid is not None and grid.bits == 4:
+            lost += INT4_LOSS[isinstance(grid.granularity, PerGroup)] * sizes[tensor.name] / total
+    return lost
+
+
+def int4_share(tensors: Sequence[StoredTensor], scheme: QuantScheme) -> float:
+    """Share of the parameters that is stored in 4 bits."""
+    small = [tensor for tensor in tensors if (grid := tensor.grid(scheme)) is not None and grid.bits == 4]
+    return sum(map(_numbers, small)) / sum(map(_numbers, tensors))
+
+
+def _numbers(tensor: StoredTensor) -> int:
+    count = 1
+    for side in tensor.shape:
+        count *= side
+    return count
+
+
+def workload(
+    tensors: Sequence[StoredTensor], macs: int, file_bytes: int, buckets: Sequence[int], activations: str
+) -> Workload:
+    """The work of one inference at the longest bucket.
+
+    Activations are those of the linear layers: each reads its input, and its output is written and read again by what
+    follows. Softmax and layer norm, smaller, are left to the interval.
+    """
+    linears = [tensor.shape for tensor in tensors if tensor.kind in ("linear", "head")]
+    longest = buckets[-1]
+    return Workload(
+        macs=macs,
+        operators=round(OPERATORS + OPERATORS_PER_LINEAR * len(linears)),
+        linear_bytes=sum(rows * columns for rows, columns in linears),
+        activation_bytes=sum(2 * rows + columns for rows, columns in linears) * longest * FLOAT_BYTES,
+        peak_activation_bytes=max(rows + columns for rows, columns in linears) * longest * FLOAT_BYTES,
+        file_bytes=file_bytes,
+        signatures=len(buckets),
+        activations=activations,
+        # a token table means a text encoder, with the layer norms, GELU and attention that run slower than the line
+        transformer=any(tensor.kind == "embedding" for tensor in tensors),
+    )
+
+
+def rows_misfit(problem: Problem, tensors: Sequence[StoredTensor], scheme: QuantScheme) -> str | None:
+    """Why rows of a student's weights cannot be cut into the blocks that scheme and formats need; None: they can."""
+    multiples = {f"format {name!r}": multiple for name, multiple in problem.row_multiples.items()}
+    for tensor in tensors:
+        grid = tensor.grid(scheme)
+        if grid is None:
+            continue
+        groups = grid.granularity.size if isinstance(grid.granularity, PerGroup) else 1
+        for what, multiple in {"its scheme": groups, **multiples}.items():
+            if tensor.shape[1] % multiple:
+                return (
+                    f"{tensor.name} has rows of {tensor.shape[1]}, and {what} stores blocks of {multiple}: take a "
+                    f"multiple of {multiple}."
+                )
+    return None
+
+
+def fill(problem: Problem, given: dict[str, object], where: str) -> Spec:
+    """A candidate as a configuration, with vocabulary, longest bucket and classes filled in where it is silent.
+
+    Raises:
+        SpecError: if the candidate has unknown keys, wrong values, or another number of classes than the data.
+    """
+    student, classes = problem.profile.student, problem.classes
+    if classes is not None and given.get("classes", classes) != classes:
+        raise SpecError(f"{where}: classes = {given['classes']}, but the data has {classes}. Leave the key out.")
+    longest, length = student.buckets[-1], given.get("max_length")
+    if isinstance(length, int) and length < longest:
+        raise SpecError(f"{where}: max_length = {length} is below the longest bucket, {longest}.")
+    fields = problem.family.Config.model_fields
+    known = {"vocabulary": student.vocabulary, "max_length": longest, "classes": classes}
+    filled = {key: value for key, value in known.items() if value is not None and key in fields}
+    config: Spec = problem.family.Config.decode({**filled, **given}, where=where)
+    return config

@@ -1,0 +1,131 @@
+"""A core's bytes, numbers and work, and what a layer or a row of the vocabulary adds: differences of full costs."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+from edgedistill.plan.costing import workload
+from edgedistill.plan.predict import Workload
+from edgedistill.plan.problem import Problem
+from edgedistill.plan.size import largest
+from edgedistill.plan.space import Core, Space, config_of, scheme_of
+from edgedistill.specs import QuantScheme
+from edgedistill.students import StoredTensor
+
+
+class Parts(NamedTuple):
+    """Bytes and numbers of a core at its least depth and vocabulary, and what each step adds."""
+
+    size: float
+    size_layer: float
+    saved_layer: float  # by storing one layer in 4 bits
+    rows: tuple[tuple[float, ...], tuple[float, ...]]  # for the embedding as given and small: bytes of each vocabulary
+    parameters: float
+    parameters_layer: float
+    parameters_row: float
+    embedding_row: float
+    layer_weights: float
+    macs: float
+    macs_layer: float
+    work: Workload
+    macs_row: float
+    work_layer: tuple[tuple[str, float], ...]
+    work_row: tuple[tuple[str, float], ...]
+
+
+class _Corners(NamedTuple):
+    """A core at its least depth and vocabulary, one deeper, one with more rows; and by how many layers and rows."""
+
+    tensors: dict[str, list[StoredTensor]]
+    macs: dict[str, int]
+    layers: int
+    rows: int
+
+
+def parts_of(problem: Problem, space: Space, core: Core, where: str) -> Parts:
+    """Full sizes and costs at the corners of a core, and their differences."""
+    corners, buckets, plain = _corners(problem, space, core, where), problem.profile.student.buckets, problem.scheme
+    tensors, macs, deeper, wider = corners
+    deep = space.depths[0] is not None
+    size = _size(problem, tensors["near"], plain)
+    layer = (_size(problem, tensors["far"], plain) - size) / deeper
+    works = {name: workload(tensors[name], macs[name], round(size), buckets, plain.activations) for name in macs}
+    counts = {name: _numbers(found) for name, found in tensors.items()}
+    weights = {name: _numbers(found, "linear") + _numbers(found, "convolution") for name, found in tensors.items()}
+    return Parts(
+        size=size,
+        size_layer=layer if deep else 0.0,
+        saved_layer=_saved(problem, space, corners, size, layer),
+        rows=_tables(problem, space, corners, size),
+        parameters=counts["near"],
+        parameters_layer=(counts["far"] - counts["near"]) / deeper,
+        parameters_row=(counts["wide"] - counts["near"]) / wider,
+        embedding_row=_numbers(tensors["near"], "embedding") / (space.vocabularies[0] or 1),
+        layer_weights=(weights["far"] - weights["near"]) / deeper if deep else weights["near"],
+        macs=macs["near"],
+        macs_layer=(macs["far"] - macs["near"]) / deeper,
+        macs_row=(macs["wide"] - macs["near"]) / wider,
+        work=works["near"],
+        work_layer=_differences(works["near"], works["far"], deeper),
+        work_row=_differences(works["near"], works["wide"], wider),
+    )
+
+
+def _corners(problem: Problem, space: Space, core: Core, where: str) -> _Corners:
+    first, last = space.depths[0], space.depths[-1]
+    if first is not None and first == last:
+        last = first + 1
+    few, many = space.vocabularies[0], space.vocabularies[-1]
+    at = {"near": (first, few), "far": (last, few), "wide": (first, many)}
+    configs = {name: config_of(problem, core.variants[0], *place, where) for name, place in at.items()}
+    length = problem.profile.student.buckets[-1]
+    return _Corners(
+        tensors={name: problem.family.tensors(config) for name, config in configs.items()},
+        macs={name: problem.family.macs(config, length) for name, config in configs.items()},
+        layers=1 if first is None else (last or 0) - first,
+        rows=max((many or 0) - (few or 0), 1),
+    )
+
+
+def _saved(problem: Problem, space: Space, corners: _Corners, size: float, layer: float) -> float:
+    """Bytes that one layer in 4 bits saves; of a network without numbered layers, all of them together."""
+    if space.low is None:
+        return 0.0
+    small = {
+        name: _size(problem, corners.tensors[name], scheme_of(problem, corners.tensors[name], space.low, False, 10**6))
+        for name in ("near", "far")
+    }
+    if space.depths[0] is None:
+        return size - small["near"]
+    return layer - (small["far"] - small["near"]) / corners.layers
+
+
+def _tables(
+    problem: Problem, space: Space, corners: _Corners, size: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Bytes of each vocabulary beyond the least one, with the embedding as given and in 4 bits."""
+    first, found = space.vocabularies[0] or 0, []
+    for scheme in (problem.scheme, scheme_of(problem, corners.tensors["near"], space.low, True, 0)):
+        start, end = (_size(problem, corners.tensors[name], scheme) - size for name in ("near", "wide"))
+        found.append(tuple(start + (end - start) * ((v or 0) - first) / corners.rows for v in space.vocabularies))
+    return found[0], found[1]
+
+
+def _size(problem: Problem, tensors: list[StoredTensor], scheme: QuantScheme) -> float:
+    return largest(problem.formats, tensors, scheme, problem.profile.student.buckets).total_mb * 1e6
+
+
+def _numbers(tensors: list[StoredTensor], kind: str = "") -> int:
+    """How many numbers the tensors hold; of one kind, or of all."""
+    return sum(prod(tensor.shape) for tensor in tensors if kind in ("", tensor.kind))
+
+
+def _differences(work: Workload, other: Workload, steps: int) -> tuple[tuple[str, float], ...]:
+    """By how much each countable part of the work grows with a step; those that do not are left out."""
+    grown = [
+        (name, (getattr(other, name) - value) / steps)
+        for name, value in work
+        if isinstance(value, int) and not isinstance(value, bool) and name != "file_bytes"
+    ]
+    return tuple((name, each) for name, each in grown if each)

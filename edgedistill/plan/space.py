@@ -1,0 +1,206 @@
+"""Every student of a space: the combinations of its axes, and the ways each may be stored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import product
+from math import ceil
+from typing import Any, NamedTuple
+
+from edgedistill import catalog
+from edgedistill.errors import SpecError, did_you_mean
+from edgedistill.plan.costing import fill, rows_misfit
+from edgedistill.plan.problem import Problem
+from edgedistill.specs import PerChannel, PerGroup, QuantScheme, Spec, StudentSpace, WeightGrid
+from edgedistill.students import StoredTensor
+
+DEPTH, VOCABULARY = "layers", "vocabulary"  # axes along which a student's numbers grow by equal steps
+CHANNELS = 8  # scaled widths are multiples of it (Tan and Le 2019, EfficientNet)
+LAYER = re.compile(r"layers\.(\d+)\.")
+
+
+class Core(NamedTuple):
+    """All of a student but its depth, its vocabulary and its bits; `variants` cost the same, the first counts."""
+
+    variants: tuple[Mapping[str, Any], ...]
+
+
+class Space(NamedTuple):
+    """The students to search; None: the family has no such axis. `low` is the 4-bit grid of mixed precision."""
+
+    cores: tuple[Core, ...]
+    depths: tuple[int | None, ...]
+    vocabularies: tuple[int | None, ...]
+    low: WeightGrid | None
+    combinations: int
+    invalid: int
+
+    def stored(self, depth: int | None) -> int:
+        """In how many ways a student of that depth can be stored: embeddings in 8 or 4 bits, any number of layers."""
+        return 2 * (1 + (depth or 1)) if self.low else 1
+
+
+def space_of(problem: Problem, space: StudentSpace, where: str) -> Space:
+    """Check the axes and form the cores; what cannot be a student is counted and left out.
+
+    Raises:
+        SpecError: for an unknown axis, or a space without any student.
+    """
+    axes: dict[str, Sequence[Any]] = dict(space.axes)
+    _check_axes(problem, axes, where)
+    depths: tuple[Any, ...] = tuple(sorted(axes.pop(DEPTH, (None,)), key=lambda v: v or 0))
+    vocabularies: tuple[Any, ...] = tuple(sorted(axes.pop(VOCABULARY, (None,)), key=lambda v: v or 0))
+    low = _low_grid(problem) if space.mixed_precision else None
+    empty = Space((), depths, vocabularies, low, 0, 0)
+    each = sum(empty.stored(depth) for depth in depths) * len(vocabularies)
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    combinations, first_reason = 0, ""
+    for values in product(*axes.values()):
+        combinations += each
+        try:
+            given = _derived(dict(zip(axes, values, strict=True)), problem.family.Config.model_fields)
+            key = _alike(problem, given, empty, where)
+        except SpecError as error:
+            first_reason = first_reason or str(error)
+            continue
+        groups.setdefault(key, []).append(given)
+    if not groups:
+        raise SpecError(f"{where}: no combination of its axes is a student. The first is none because: {first_reason}")
+    valid = sum(map(len, groups.values())) * each
+    cores = tuple(Core(tuple(variants)) for variants in groups.values())
+    return empty._replace(cores=cores, combinations=combinations, invalid=combinations - valid)
+
+
+def config_of(problem: Problem, core: Mapping[str, Any], depth: int | None, vocabulary: int | None, where: str) -> Spec:
+    """The configuration of one student.
+
+    Raises:
+        SpecError: it is none.
+    """
+    own = {DEPTH: depth, VOCABULARY: vocabulary}
+    return fill(problem, {**core, **{key: value for key, value in own.items() if value is not None}}, where)
+
+
+def scheme_of(
+    problem: Problem, tensors: Sequence[StoredTensor], low: WeightGrid | None, small_embedding: bool, small_layers: int
+) -> QuantScheme:
+    """How a student is stored whose embedding, and so many of whose layers, have the 4-bit grid.
+
+    The layers in the middle come first: those at either end are the usual sensitive ones. A rule of thumb; what a
+    sensitivity pass measures is better.
+    """
+    scheme = problem.scheme
+    if low is None or not (small_embedding or small_layers):
+        return scheme
+    changes: dict[str, Any] = {"embeddings": low} if small_embedding else {}
+    layers = sorted({n for tensor in tensors if (n := layer_of(tensor)) is not None})
+    chosen = set(sorted(layers, key=lambda n: (abs(2 * n - layers[-1]), n))[:small_layers])
+    names = [tensor.name for tensor in tensors if layer_of(tensor) in chosen and layer_of(tensor) is not None]
+    everything = [tensor.name for tensor in tensors if tensor.kind in ("linear", "convolution")]
+    if len(names) == len(everything) and names:
+        changes["weights"] = low
+    elif names:
+        changes["layers"] = {**scheme.layers, **dict.fromkeys(names, low)}
+    if isinstance(low.granularity, PerGroup) and scheme.scale_dtype == "fp16":
+        changes["scale_dtype"] = _scales_of(problem, low)
+    return scheme.model_copy(update=changes)
+
+
+def layer_of(tensor: StoredTensor) -> int | None:
+    """The layer that a quantized matrix belongs to; a network without numbered layers is one; None: to none."""
+    if tensor.kind not in ("linear", "convolution"):
+        return None
+    found = LAYER.match(tensor.name)
+    if found:
+        return int(found[1])
+    return 0 if tensor.kind == "convolution" else None
+
+
+def _check_axes(problem: Problem, axes: Mapping[str, Sequence[Any]], where: str) -> None:
+    fields = problem.family.Config.model_fields
+    derived = {"head_width"} - set(fields) if "heads" in fields else set()
+    derived |= {"ffn_ratio"} if "ffn" in fields else set()
+    derived |= {"width_multiple", "depth_multiple"} if "stages" in fields else set()
+    for name, values in axes.items():
+        if name not in fields and name not in derived:
+            raise SpecError(f"{where}: axis {name!r} is unknown{did_you_mean(name, {*fields, *derived})}")
+        for value in values:
+            if name in (DEPTH, VOCABULARY) and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise SpecError(f"{where}: {name} holds {value!r}; whole numbers from 1 are allowed.")
+            if name in derived and (isinstance(value, bool) or not isinstance(value, int | float) or value <= 0):
+                raise SpecError(f"{where}: {name} holds {value!r}; numbers above 0 are allowed.")
+
+
+def _derived(given: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """The configuration's own keys, from those that are told by others."""
+    head = None if "head_width" in fields else given.pop("head_width", None)
+    ratio, width = given.pop("ffn_ratio", None), given.get("width")
+    if head is not None:
+        if not isinstance(width, int) or width % head:
+            raise SpecError(f"width = {width} is not a multiple of head_width = {head}")
+        given["heads"] = int(width // head)
+    if ratio is not None:
+        if not isinstance(width, int) or width * ratio != int(width * ratio):
+            raise SpecError(f"width x ffn_ratio = {width} x {ratio} is no whole number")
+        given["ffn"] = int(width * ratio)
+    wide, deep = given.pop("width_multiple", 1), given.pop("depth_multiple", 1)
+    for key in ("stem_width", "head_width") if "stages" in given else ():
+        given[key] = _channels(given[key], wide) if key in given else given[key]
+    if "stages" in given:
+        given["stages"] = [
+            {**one, "width": _channels(one["width"], wide), "repeats": ceil(one["repeats"] * deep)}
+            for one in given["stages"]
+        ]
+    return given
+
+
+def _channels(width: int, multiple: float) -> int:
+    return width if multiple == 1 else max(CHANNELS, round(width * multiple / CHANNELS) * CHANNELS)
+
+
+def _alike(problem: Problem, given: Mapping[str, Any], space: Space, where: str) -> Any:
+    """What two cores have in common that cost the same; the check that the core is a student at both ends."""
+    first = config_of(problem, given, space.depths[0], space.vocabularies[0], where)
+    last = config_of(problem, given, space.depths[-1], space.vocabularies[-1], where)
+    tensors = problem.family.tensors(first)
+    for scheme in schemes_at_ends(problem, tensors, space.low):
+        reason = rows_misfit(problem, tensors, scheme)
+        if reason:
+            raise SpecError(f"{where}: {reason}")
+    length = problem.profile.student.buckets[-1]
+    shapes = tuple(tensor.shape for tensor in tensors)
+    return shapes, problem.family.macs(first, length), problem.family.macs(last, length)
+
+
+def schemes_at_ends(problem: Problem, tensors: Sequence[StoredTensor], low: WeightGrid | None) -> Iterator[QuantScheme]:
+    """The scheme as given and, with mixed precision, that of the fewest bits."""
+    yield problem.scheme
+    if low is not None:
+        yield scheme_of(problem, tensors, low, True, len(tensors))
+
+
+def _low_grid(problem: Problem) -> WeightGrid | None:
+    """The best 4-bit grid that every format can store; None: they have none.
+
+    Groups first: they cost less quality (bench/results/quant_rules.md).
+    """
+    for low in (WeightGrid(bits=4, granularity=PerGroup()), WeightGrid(bits=4, granularity=PerChannel())):
+        if _scales_of(problem, low) is not None:
+            return low
+    return None
+
+
+def _scales_of(problem: Problem, low: WeightGrid) -> str | None:
+    """The type of scales with which every format can store the grid beside the given scheme; None: with none."""
+    scheme = problem.scheme
+    if scheme.activations == "static_int8" and isinstance(low.granularity, PerGroup):
+        return None
+    for scales in dict.fromkeys((scheme.scale_dtype, "bf16")):
+        mixed = scheme.model_copy(
+            update={"embeddings": low, "layers": {**scheme.layers, "any": low}, "scale_dtype": scales}
+        )
+        about = [catalog.constants("exporters", name) for name in problem.formats]
+        if all(mixed.misfit(one["HOLDS"], one.get("EXCLUDES", ())) is None for one in about):
+            return scales
+    return None

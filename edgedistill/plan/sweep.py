@@ -1,0 +1,238 @@
+"""Every student of a space, costed in parts: bytes and work of a student are sums over its stem, layers and tables.
+
+For each core the parts are taken as differences of full sizes (`plan.size`), so that a candidate costs a few additions;
+time and energy are predicted in full for every core and depth. `tests/plan/test_sweep.py` compares with `plan.costing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+from edgedistill.plan.calibrated import calibrated
+from edgedistill.plan.parts import Parts, parts_of
+from edgedistill.plan.predict import predict
+from edgedistill.plan.problem import Problem, quantile
+from edgedistill.plan.quality import INT4_LOSS
+from edgedistill.plan.space import Space
+from edgedistill.specs import PerGroup, Prediction, SearchCounts
+
+SURE, POSSIBLE, NO = 2, 1, 0
+
+
+class Entry(NamedTuple):
+    """One student in figures: medians, of the device that needs most; `energy_mj` and latency are 0 if unpredicted.
+
+    `stretch` is the largest factor by which a line of the budget has to grow to let it in.
+    """
+
+    quality: float
+    size_mb: float
+    latency_ms: float
+    memory_mb: float
+    energy_mj: float
+    meets: int
+    stretch: float
+    core: int
+    depth: int | None = None
+    vocabulary: int | None = None
+    small_embedding: bool = False
+    small_layers: int = 0
+
+
+class Swept(NamedTuple):
+    """The students that can meet the budget, and what became of all."""
+
+    entries: list[Entry]
+    counts: SearchCounts
+
+
+class _Line(NamedTuple):
+    """One limited line at one depth: what it needs at least and with confidence."""
+
+    least: float
+    sure: float
+    limit: float
+
+
+def sweep(problem: Problem, space: Space, where: str, *, keep_all: bool = False) -> Swept:
+    """Cost every student; those that can meet the budget are returned, or all of them with `keep_all`.
+
+    A deeper student of the same core, or one of a larger vocabulary, needs more of everything. So what a depth breaks
+    with its lower bounds, the size of its smallest file and the low ends of time and energy, every deeper one breaks
+    too: those are not costed.
+    """
+    found: list[Entry] = []
+    evaluated = excluded = feasible = sure = 0
+    slopes = None
+    for number, core in enumerate(space.cores):
+        parts = parts_of(problem, space, core, where)
+        slopes = slopes or _memory_slopes(problem, parts)
+        everywhere = range(len(space.vocabularies))
+        # where the vocabulary is multiplied, as by a decoder's head, each has a time of its own
+        groups = [(place,) for place in everywhere] if parts.work_row else [tuple(everywhere)]
+        stop = len(groups)
+        for depth, (index, places) in product(space.depths, enumerate(groups)):
+            amount = len(places) * space.stored(depth) * len(core.variants)
+            column = None if index >= stop else _column(problem, space, parts, number, depth, places, slopes, keep_all)
+            if column is None:
+                stop, excluded = min(stop, index), excluded + amount
+                continue
+            evaluated += amount
+            for entry in column:
+                feasible += (entry.meets != NO) * len(core.variants)
+                sure += (entry.meets == SURE) * len(core.variants)
+            found += column if keep_all else [entry for entry in column if entry.meets]
+    counts = SearchCounts(
+        combinations=space.combinations,
+        invalid=space.invalid,
+        evaluated=evaluated,
+        excluded=excluded,
+        feasible=feasible,
+        sure=sure,
+    )
+    return Swept(found, counts)
+
+
+class _Column(NamedTuple):
+    """What the students of one core and depth share; `memory` was predicted for a file of `at` bytes."""
+
+    core: int
+    depth: int | None
+    places: tuple[int, ...]
+    base: float
+    at: float
+    layers: int  # that may be stored in 4 bits
+    latency_ms: float
+    energy_mj: float
+    memory_mb: float
+    memory_slope: float
+    over: float  # the largest share of a limit that time and energy need at least
+    certain: bool
+    memory: tuple[tuple[_Line, tuple[float, float, float]], ...]
+    parameters: float
+    macs: float
+
+
+def _column(
+    problem: Problem,
+    space: Space,
+    parts: Parts,
+    number: int,
+    depth: int | None,
+    places: tuple[int, ...],
+    slopes: Sequence[tuple[float, float, float]],
+    keep_all: bool,
+) -> list[Entry] | None:
+    """The students of one core and depth; None if none of them, nor of any deeper ones, can meet the budget.
+
+    `places` are those of the vocabularies among the space's.
+    """
+    steps = 0 if depth is None else depth - (space.depths[0] or 0)
+    rows = (space.vocabularies[places[0]] or 0) - (space.vocabularies[0] or 0)
+    lines = _lines(problem, parts, steps, rows)
+    fixed, memory = _limited(problem, lines, slopes)
+    layers = (depth or 1) if space.low else 0
+    base = parts.size + steps * parts.size_layer
+    over = max([line.least / line.limit for line in fixed], default=0.0)
+    least = base + min(table[place] for table in parts.rows for place in places) - layers * parts.saved_layer
+    if not keep_all and (over > 1 or least > 1e6 * problem.size_limit_mb):
+        return None
+    column = _Column(
+        core=number,
+        depth=depth,
+        places=places,
+        base=base,
+        at=parts.work.file_bytes + steps * parts.size_layer,
+        layers=layers,
+        latency_ms=_most(lines, "latency_p95_ms"),
+        energy_mj=_most(lines, "energy_mj"),
+        memory_mb=_most(lines, "peak_memory_mb"),
+        memory_slope=max(slope[1] for slope in slopes),
+        over=over,
+        certain=all(line.sure <= line.limit for line in fixed),
+        memory=tuple(memory),
+        parameters=parts.parameters + steps * parts.parameters_layer,
+        macs=parts.macs + steps * parts.macs_layer + rows * parts.macs_row,
+    )
+    return _students(problem, space, parts, column)
+
+
+def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> list[Entry]:
+    """The inner loop: every vocabulary and number of 4-bit layers."""
+    size_limit = 1e6 * problem.size_limit_mb
+    loss = INT4_LOSS[space.low is not None and isinstance(space.low.granularity, PerGroup)]
+    _, depth, places, base, at, layers, latency, energy, memory_mb, slope, over, certain, memory, body, macs = column
+    found: list[Entry] = []
+    for small in (False, True) if space.low else (False,):
+        for place in places:
+            vocabulary = space.vocabularies[place]
+            more = 0 if vocabulary is None else vocabulary - (space.vocabularies[0] or 0)
+            total = body + more * parts.parameters_row
+            quality = 1.0 - problem.quality.gap(macs, total)
+            table = parts.embedding_row * (vocabulary or 1) if small else 0.0
+            start = base + parts.rows[small][place]
+            for low in range(layers + 1):
+                size = start - low * parts.saved_layer
+                away = (size - at) / 1e6
+                stretch, state = max(over, size / size_limit), SURE if certain else POSSIBLE
+                for (need, want, limit), (low_slope, _, high_slope) in memory:
+                    stretch = max(stretch, (need + low_slope * away) / limit)
+                    if want + high_slope * away > limit:
+                        state = POSSIBLE
+                worth = max(quality - loss * (table + low * parts.layer_weights) / total, 0.0)
+                state = state if stretch <= 1 else NO
+                found.append(
+                    Entry(worth, size / 1e6, latency, memory_mb + slope * away, energy, state, stretch,
+                          column.core, depth, vocabulary, small, low)
+                )  # fmt: skip
+    return found
+
+
+def _lines(problem: Problem, parts: Parts, steps: int, rows: int) -> list[tuple[Prediction, ...]]:
+    """The predictions for every device at one depth, with the file of the least vocabulary and the given bits."""
+    layer, row = dict(parts.work_layer), dict(parts.work_row)
+    changes: dict[str, Any] = {
+        name: round(getattr(parts.work, name) + steps * layer.get(name, 0.0) + rows * row.get(name, 0.0))
+        for name in {*layer, *row}
+    }
+    changes["file_bytes"] = round(parts.work.file_bytes + steps * parts.size_layer)
+    work = parts.work.model_copy(update=changes)
+    return [calibrated(predict(one.target, work), one.calibration) for one in problem.members]
+
+
+def _limited(
+    problem: Problem, lines: Sequence[Sequence[Prediction]], slopes: Sequence[tuple[float, float, float]]
+) -> tuple[list[_Line], list[tuple[_Line, tuple[float, float, float]]]]:
+    """The limited lines that do not depend on the file, and those of memory with their slopes by MB of file."""
+    fixed: list[_Line] = []
+    memory: list[tuple[_Line, tuple[float, float, float]]] = []
+    for n, one in enumerate(problem.members):
+        for line in lines[n]:
+            limit = one.limits.get(line.quantity)
+            if limit is None:
+                continue
+            found = _Line(line.low, quantile(line, problem.profile.confidence), limit)
+            if line.quantity == "peak_memory_mb":
+                memory.append((found, slopes[n]))
+            else:
+                fixed.append(found)
+    return fixed, memory
+
+
+def _most(lines: Sequence[Sequence[Prediction]], quantity: str) -> float:
+    return max((line.median for one in lines for line in one if line.quantity == quantity), default=0.0)
+
+
+def _memory_slopes(problem: Problem, parts: Parts) -> list[tuple[float, float, float]]:
+    """For each device by how many MB of memory one MB of file adds: at the low end, the median and with confidence."""
+    found = []
+    for one in problem.members:
+        ends = []
+        for size in (parts.work.file_bytes, parts.work.file_bytes + 1_000_000):
+            lines = calibrated(predict(one.target, parts.work.model_copy(update={"file_bytes": size})), one.calibration)
+            line = next(line for line in lines if line.quantity == "peak_memory_mb")
+            ends.append((line.low, line.median, quantile(line, problem.profile.confidence)))
+        found.append(tuple(b - a for a, b in zip(*ends, strict=True)))
+    return [(low, middle, high) for low, middle, high in found]

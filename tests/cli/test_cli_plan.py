@@ -1,0 +1,233 @@
+"""`edgedistill plan` and `calibrate` as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from edgedistill.cli import run
+
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Say:
+    """`say("plan", …)` in this process, with a store of its own: exit code, stdout, stderr."""
+
+    def call(command: str, *args: object, store: Path | None = None) -> tuple[int, str, str]:
+        code = run([command, *map(str, args), "--store", str(store or tmp_path / "store")])
+        seen = capsys.readouterr()
+        return code, seen.out, " ".join(seen.err.split())
+
+    return call
+
+
+def document(say: Say, *args: object, store: Path | None = None) -> dict[str, Any]:
+    code, out, err = say("plan", *args, "--json", store=store)
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+KEYS = {
+    "": {"schema_version", "plan", "teacher", "stages"},
+    "plan": {"target", "fleet", "profile", "budget", "chosen", "candidates", "search", "front", "ties", "assistants",
+             "stages", "formats", "unmeasured", "notes", "efforts"},
+    "plan.chosen": {"config", "scheme", "parameters", "macs", "size", "predictions", "others", "quality", "violations",
+                    "uncertain", "teacher_ratio"},
+    "plan.search": {"combinations", "invalid", "evaluated", "excluded", "feasible", "sure"},
+    "plan.front.0": {"student", "size_mb", "latency_p95_ms", "peak_memory_mb", "energy_mj", "expected_quality", "meets",
+                     "chosen"},
+    "plan.efforts.0": {"machine", "seconds", "seconds_low", "seconds_high", "peak_memory_mb", "method"},
+    "plan.chosen.quality": {"median", "low", "high", "confidence", "method"},
+}  # fmt: skip
+
+
+def test_the_document_keeps_its_shape(say: Say) -> None:
+    found = document(say, "-t", "pixel8", "-p", "default")
+    assert found["schema_version"] == 1
+    for path, keys in KEYS.items():
+        at: Any = found
+        for part in path.split(".") if path else ():
+            at = at[int(part)] if part.isdigit() else at[part]
+        assert set(at) == keys, path
+
+
+def test_a_whole_family_is_searched_in_two_seconds_without_numpy_or_torch(cli: Any, tmp_path: Path) -> None:
+    spent = []
+    for _ in range(2):  # seconds of processor time: other processes of this machine do not count
+        began = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = cli("plan", "--target", "pixel8", "--search", "--budget", "size_mb=8,latency_p95_ms=15,energy_mj=20",
+                   "--store", tmp_path / "store")  # fmt: skip
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
+        assert done.returncode == 0, done.stderr
+    counts = re.search(r"searched: ([\d,]+) combinations: ([\d,]+) are no student, ([\d,]+) excluded by a bound, "
+                       r"([\d,]+) evaluated", done.stdout)  # fmt: skip
+    assert counts is not None
+    total, *parts = (int(text.replace(",", "")) for text in counts.groups())
+    assert total >= 100_000
+    assert sum(parts) == total
+    assert min(spent) <= 2.0
+
+
+def test_the_views_show_choice_stages_intervals_front_and_ties(say: Say) -> None:
+    code, out, _ = say("plan", "-t", "pixel8", "--search", "--optimize-for", "latency", "--gpu", "t4", "--explain")
+    assert code == 0
+    for word in ("├── prepare", "└── write and judge", "quality kept", "(80%)", "students that none beats", "t4",
+                 "this machine, 2 threads", "too near to rank", "tie in latency", "chosen"):  # fmt: skip
+        assert word in out, word
+
+
+def test_a_fleet_has_lines_for_every_device(say: Say) -> None:
+    code, out, _ = say("plan", "-t", "pixel8,galaxy_a14", "-p", "tiny")
+    assert code == 0
+    assert "Google Pixel 8 (Google Tensor G3) and Samsung Galaxy A14" in out
+    assert re.search(r"galaxy_a14\.latency_p95_ms +[\d.]+ +[\d.]+ to [\d.]+ \(80%\) +\d+", out)
+    found = document(say, "-t", "pixel8,galaxy_a14", "-p", "tiny")["plan"]
+    assert [one["name"] for one in found["fleet"]] == ["galaxy_a14"]
+
+
+def test_the_front_is_drawn_as_a_whole_svg(say: Say, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "plan.svg"
+    code, _, err = say("plan", "-t", "pixel8", "--plot", path)
+    assert code == 0, err
+    text = path.read_text(encoding="utf-8")
+    assert "var(--" not in text
+    root = ElementTree.fromstring(text)
+    words = " ".join(text.strip() for text in root.itertext())
+    assert "chosen" in words
+    assert "file size, MB" in words
+    assert float(root.attrib["width"]) > 300
+
+
+BAD = [
+    (("--target", "pixel8,pixel8"), 2, "pixel8 is given twice"),
+    (("--target", "pixel8,"), 2, "unknown target ''"),
+    (("--target", "pixel8", "--optimize-for", "speed"), 2, "optimize_for = 'speed'"),
+    (("--target", "pixel8", "--assistants", "5"), 2, "auto, or a number from 0 to 3"),
+    (("--target", "pixel8", "--gpu", "t5"), 2, "did you mean 't4'"),
+    (("--target", "pixel8", "--plot", "plan.png"), 2, "name that ends in .svg"),
+    (("--target", "pixel8", "--profile", "tiny", "--plot", "plan.svg"), 2, "only one student to draw"),
+    (("--target", "pixel8,galaxy_a14", "--profile", "tiny", "--budget", "peak_memory_mb=5000"), 2, "above ram_mb"),
+    (("--target", "pixel8", "--search", "--budget", "latency_p95_ms=0.000001"), 6, "best achievable"),
+]
+
+
+@pytest.mark.parametrize(("args", "code", "told"), BAD, ids=[" ".join(args) for args, _, _ in BAD])
+def test_what_is_wrong_is_told(say: Say, args: tuple[str, ...], code: int, told: str) -> None:
+    found, out, err = say("plan", *args)
+    assert found == code, err
+    assert told in err
+    assert out == ""
+
+
+def test_a_device_with_missing_facts_says_what_can_still_be_said(say: Say, tmp_path: Path) -> None:
+    (tmp_path / "board.toml").write_text(
+        'name = "board"\ntitle = "A board"\nsoc = "unknown"\nos = "linux"\nram_mb = 2000\nformats = ["tflite"]\n'
+        'runner = "ssh"\nsource = "mine"\n[budget]\nlatency_p95_ms = 5\n[[compute_units]]\nkind = "cpu"\nname = "cpu"\n'
+    )
+    code, out, err = say("plan", "-t", tmp_path / "board.toml", "-p", "tiny")
+    assert code == 0, err
+    told = " ".join(out.split())
+    assert "latency_p95_ms: not predicted for board, the target lacks the facts for it: one_core_fp32_gflops" in told
+    assert "the limit of 5 ms was not used; size_mb, peak_memory_mb can still be said" in told
+    assert "energy_mj: not predicted for board" in told
+
+
+def test_own_measurements_rescale_the_host(say: Say, tiny_bundle: Path, tmp_path: Path) -> None:
+    def latency() -> dict[str, Any]:
+        plan = document(say, "-t", "host", "-p", "tiny")["plan"]
+        return next(line for line in plan["chosen"]["predictions"] if line["quantity"] == "latency_p95_ms")  # type: ignore[no-any-return]
+
+    before = latency()
+    timed = json.loads((tiny_bundle / "measurements.json").read_text())["student int8, shipped"]
+    lengths = {}
+    for factor, name in ((2.0, "length_8"), (2.1, "length_16"), (1.9, "again")):
+        samples = [factor * before["median"]] * 20
+        signature = name if name.startswith("length") else "length_16"
+        lengths[name] = {"measurement": {**timed, "signature": signature, "samples_ms": samples}}
+    (tmp_path / "seen.json").write_text(json.dumps(lengths))
+    code, out, err = say("calibrate", tiny_bundle, tmp_path / "seen.json", "--target", "host")
+    assert code == 0, err
+    assert re.search(r"student latency_p95_ms +x[12]\.\d+ +3", out)
+    after = latency()
+    assert 1.7 < after["median"] / before["median"] < 2.4
+    assert after["high"] / after["low"] < before["high"] / before["low"]
+    assert f"own measurements ({timed['runtime']})" in after["method"]
+    _, out, _ = say("plan", "-t", "host", "-p", "tiny")
+    assert f"host: predictions rescaled by measurements on it ({timed['runtime']}; 3 anchors)" in " ".join(out.split())
+
+
+def test_anchors_as_json_rescale_a_phone(say: Say, tmp_path: Path) -> None:
+    def median() -> float:
+        plan = document(say, "-t", "pixel8", "-p", "tiny")["plan"]
+        return float(plan["chosen"]["predictions"][0]["median"])
+
+    before = median()
+    known = {"params_m": 4, "act_in_m": 5, "act_out_m": 5, "n_ops": 60}
+    anchors = [{"workload": {"gmacs": g, **known}, "measured": 1000.0 * g} for g in (0.3, 1.0, 3.0)]
+    (tmp_path / "anchors.json").write_text(json.dumps(anchors))
+    code, _, err = say("calibrate", tmp_path / "anchors.json", "--target", "pixel8")
+    assert (code, "--runtime-build" in err) == (2, True)
+    code, out, err = say("calibrate", tmp_path / "anchors.json", "-t", "pixel8", "--runtime-build", "litert 2.3.0")
+    assert code == 0, err
+    factor = float(re.search(r"litert cpu float +x([\d.]+)", out)[1])  # type: ignore[index]
+    assert factor > 2
+    assert median() / before == pytest.approx(factor, rel=0.01)
+
+
+BROKEN = {
+    "not JSON": ("{", "not a calibration"),
+    "a list": ("[]", "a JSON object is expected"),
+    "a key": ('{"device": "host", "factor": {}}', "unknown key 'factor'; did you mean 'factors'"),
+    "below 0": (
+        '{"device": "host", "runtime_build": "x", "factors": {"a": -1}, "anchors": {"a": 1}, "spread": {"a": 0}}',
+        "greater than 0",
+    ),
+    "torn": (
+        '{"device": "host", "runtime_build": "x", "factors": {"a": 2}, "anchors": {}, "spread": {}}',
+        "different classes",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_corrupt_calibration_is_one_clear_error(say: Say, tmp_path: Path, case: str) -> None:
+    text, told = BROKEN[case]
+    path = tmp_path / "store" / "calibrations" / "host" / "litert.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    code, out, err = say("plan", "-t", "host", "-p", "tiny")
+    assert (code, out) == (2, "")
+    assert told in err
+    assert str(path) in err
+
+
+def test_a_corrupt_record_of_a_build_is_one_clear_error(say: Say, tmp_path: Path) -> None:
+    path = tmp_path / "store" / "builds" / "0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("[1]")
+    code, _, err = say("plan", "-t", "host", "-p", "tiny")
+    assert code == 2
+    assert f"{path}: not the record of a build" in err
+
+
+def test_a_figure_of_this_machine_does_not_calibrate_a_phone(say: Say, tiny_bundle: Path, tmp_path: Path) -> None:
+    code, _, err = say("calibrate", tiny_bundle, "--target", "pixel8")
+    assert code == 2
+    assert "one says nothing about the other" in err
+    (tmp_path / "x.json").write_text('{"length_8": {"latency_p50_ms": 1}}')
+    code, _, err = say("calibrate", tiny_bundle, tmp_path / "x.json", "--target", "host")
+    assert code == 2
+    assert "'length_8' holds no measurement" in err
+    code, _, err = say("calibrate", tmp_path / "nothing.json", "--target", "host")
+    assert code == 2
+    assert "cannot be read" in err
