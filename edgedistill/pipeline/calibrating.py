@@ -118,8 +118,9 @@ def _students(target: Target, bundle: Bundle, one: Measurement) -> list[Seen]:
         family.tensors(config), family.macs(config, length), size, buckets, bundle.profile.export.scheme.activations
     )
     figures = {"latency_p95_ms": one.latency_p95_ms}
-    if length == student.buckets[-1]:
-        figures["peak_memory_mb"] = one.peak_memory_mb
+    if length == student.buckets[-1]:  # the plan's own memory and energy are those of the longest
+        figures["peak_memory_mb"] = one.peak_memory_mb or 0.0
+        figures["energy_mj"] = (one.energy.energy_mj if one.energy else None) or 0.0
     what = f"{bundle.folder.name}, {one.signature}"
     return [
         Seen(STUDENT + line.quantity, what, figures[line.quantity], line.median)
