@@ -11,6 +11,7 @@ from edgedistill.cli import options, output
 
 if TYPE_CHECKING:
     from edgedistill.cli.progress import Watch
+    from edgedistill.cli.select import Selection
     from edgedistill.pipeline import BuildResult
     from edgedistill.specs import Manifest
 
@@ -64,24 +65,30 @@ def build(
     if dry_run:
         plan.show(chosen, root, baselines=baselines, explain=False, why=False, states=True)
         return
+    result, watch = _run(chosen, root, out, baselines=baselines)
+    _tell(result, watch, as_json=as_json, strict=strict)
+
+
+def _run(chosen: Selection, root: Path, out: Path | None, *, baselines: bool) -> tuple[BuildResult, Watch]:
+    """Build it, with the running stage drawn."""
     from edgedistill import pipeline
+    from edgedistill.cli import select
     from edgedistill.cli.progress import Watch
     from edgedistill.store import Store
 
     devices = "+".join(one.name for one in (chosen.target, *chosen.fleet))
-    folder = out or OUT / f"{devices}-{chosen.profile.name}"
     with select.naming_the_option(chosen), Watch() as watch:
         result = pipeline.build(
             chosen.target,
             chosen.profile,
             store=Store(root),
-            out=folder,
+            out=out or OUT / f"{devices}-{chosen.profile.name}",
             base=chosen.base,
             fleet=chosen.fleet,
             baselines=baselines,
             progress=watch,
         )
-    _tell(result, watch, as_json=as_json, strict=strict)
+    return result, watch
 
 
 def _tell(result: BuildResult, watch: Watch, *, as_json: bool, strict: bool) -> None:
