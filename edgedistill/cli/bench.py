@@ -139,8 +139,8 @@ def _figures(seen: Measurement) -> dict[str, float | None]:
 
     low, high = p95_bounds(seen) if seen.samples_ms else (None, None)
     return {
-        "latency_p50_ms": seen.latency_p50_ms,
-        "latency_p95_ms": seen.latency_p95_ms,
+        "latency_p50_ms": _told(seen, 0.5),
+        "latency_p95_ms": _told(seen, 0.95),
         "latency_p95_low_ms": low,
         # one launch bounds nothing, and JSON has no infinity
         "latency_p95_high_ms": high if high is None or math.isfinite(high) else max(seen.samples_ms),
@@ -148,3 +148,11 @@ def _figures(seen: Measurement) -> dict[str, float | None]:
         "load_ms": seen.load_ms,
         "peak_memory_mb": seen.peak_memory_mb,
     }
+
+
+def _told(seen: Measurement, q: float) -> float | None:
+    """A quantile; None where a benchmark program keeps no samples and does not tell it."""
+    try:
+        return seen.quantile_ms(q)
+    except ValueError:
+        return None

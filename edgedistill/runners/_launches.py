@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,13 @@ from edgedistill.specs import (
     Launch,
     Measurement,
     Outputs,
+    Placement,
     Progress,
     Provenance,
+    Summary,
     Sustained,
 )
+from edgedistill.store import digest_of
 
 PROGRAM = Path(__file__).with_name("_program")
 JOB_IS_WRONG, PACKAGE_IS_MISSING = 64, 65  # the program's; importing it would load nothing, but it is another process
@@ -34,12 +36,27 @@ FIELDS = frozenset((
 
 
 @dataclass(frozen=True)
+class ToolRun:
+    """What a program said of one launch; `samples_ns` where it keeps them."""
+
+    summary: Summary | None = None
+    samples_ns: tuple[int, ...] = ()
+    load_ms: float | None = None
+    first_ms: float | None = None
+    peak_mb: float | None = None
+    tokens_per_s: dict[str, float] = field(default_factory=dict)
+    placement: tuple[Placement, ...] = ()
+    version: str = ""
+
+
+@dataclass(frozen=True)
 class Seen:
-    """One launch: the program's answer, and the device before and after it."""
+    """One launch: the program's answer or a tool's, and the device before and after it."""
 
     answer: dict[str, Any]
     before: Conditions
     after: Conditions
+    tool: ToolRun | None = None
 
 
 def pack_program(folder: Path) -> Path:
@@ -60,7 +77,7 @@ def check_jobs(jobs: Mapping[str, Job], launches: int, formats: Sequence[str], r
     if launches < 1:
         raise SpecError(f"launches must be at least 1, got {launches}")
     for name, job in jobs.items():
-        if not job.model.is_file():
+        if not (job.model.is_dir() if job.format == "coreml" else job.model.is_file()):
             raise SpecError(f"{name}: no such file: {job.model}")
         if job.format not in formats:
             raise SpecError(f"{name}: {job.model.name}: --on {runner} runs {', '.join(formats)} files only.")
@@ -130,25 +147,19 @@ def last_line(stderr: bytes | str | None) -> str:
     return f": {told[-1][:500]}" if told else ""
 
 
-def sha256_of(path: Path) -> str:
-    """The hash of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def summarize(
     job: Job, fingerprint: Fingerprint, seen: Sequence[Seen], context: Mapping[str, str | float]
 ) -> Measurement:
     """All launches of one job as a measurement; of an emulated device everything is emulated."""
     answers = [launch.answer for launch in seen]
     samples = [[nanoseconds / 1e6 for nanoseconds in answer["samples_ns"]] for answer in answers]
-    highest = max(answers, key=lambda answer: int(answer["peak_kb"]))
+    highest = max(answers, key=lambda answer: int(answer["peak_kb"] or 0))
     named = fingerprint.model_copy(
         update={"runtime": str(answers[0]["runtime"][0]), "runtime_version": str(answers[0]["runtime"][1])}
     )
     speeds = sorted({key for answer in answers for key in answer["tokens_per_s"]})
     return Measurement(
-        artifact_sha256=sha256_of(job.model),
+        artifact_sha256=digest_of(job.model),
         provenance=Provenance.EMULATED if fingerprint.emulator else Provenance.MEASURED,
         device=f"{fingerprint.runner}: {fingerprint.cpu if fingerprint.runner == 'host' else fingerprint.model}",
         runtime=" ".join(map(str, answers[0]["runtime"])),
@@ -159,8 +170,8 @@ def summarize(
         launch_medians_ms=tuple(statistics.median(launch) for launch in samples),
         first_inference_ms=statistics.median(answer["first_ns"] / 1e6 for answer in answers),
         load_ms=statistics.median(answer["load_ns"] / 1e6 for answer in answers),
-        peak_memory_mb=highest["peak_kb"] * 1024 / 1e6,
-        baseline_memory_mb=highest["baseline_kb"] * 1024 / 1e6,
+        peak_memory_mb=_megabytes(highest["peak_kb"]),
+        baseline_memory_mb=_megabytes(highest["baseline_kb"]),
         context={**context, "launches": float(len(seen))},
         launches=tuple(_launch(launch) for launch in seen),
         fingerprint=named,
@@ -169,6 +180,7 @@ def summarize(
             for key in speeds
         },
         energy=energy_of(answers, seen[0].before.charging),
+        placement=_placement(answers[0]),
         sustained=_sustained(answers),
         outputs=_compare(job, answers[0]["outputs"]),
     )
@@ -179,13 +191,25 @@ def _launch(seen: Seen) -> Launch:
     return Launch(
         load_ms=answer["load_ns"] / 1e6,
         first_inference_ms=answer["first_ns"] / 1e6,
-        peak_rss_mb=answer["peak_kb"] * 1024 / 1e6,
-        baseline_rss_mb=answer["baseline_kb"] * 1024 / 1e6,
+        peak_rss_mb=_megabytes(answer["peak_kb"]),
+        baseline_rss_mb=_megabytes(answer["baseline_kb"]),
         involuntary_switches=answer["involuntary_switches"],
         tokens_per_s=answer["tokens_per_s"],
         before=seen.before,
         after=seen.after,
     )
+
+
+def _megabytes(kilobytes: int | None) -> float | None:
+    """None: the program does not tell."""
+    return None if kilobytes is None else kilobytes * 1024 / 1e6
+
+
+def _placement(answer: Mapping[str, Any]) -> tuple[Placement, ...]:
+    """Operators by compute unit, where the program tells them, the busiest unit first."""
+    told = sorted(answer.get("placement") or (), key=lambda item: -float(item["time_ms"]))
+    total = sum(item["time_ms"] for item in told)
+    return tuple(Placement(**item, time_share=item["time_ms"] / total if total else 0.0) for item in told)
 
 
 def _sustained(answers: Sequence[Mapping[str, Any]]) -> Sustained | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from edgedistill.errors import InfrastructureError, MissingDependency, SpecError, StageError
 from edgedistill.runners import How, Job, Timing
@@ -26,6 +27,9 @@ from edgedistill.runners._launches import (
     summarize,
 )
 from edgedistill.runners._session import Session, Transport, opened
+from edgedistill.runners._toolruns import summarize_tool
+from edgedistill.runners._tools import KINDS, Tool, bring, find
+from edgedistill.runners._tools import run as tool_run
 from edgedistill.specs import Conditions, Fingerprint, Measurement, Progress, Silent
 
 PACKAGES = {
@@ -39,11 +43,14 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_
 
 @dataclass(frozen=True)
 class Ready:
-    """A session with everything in place: the program, the models by job, and the device's facts."""
+    """A session with everything in place: our program, or a benchmark program for the formats that have none there;
+    the models by job, and the device's facts.
+    """
 
     session: Session
     facts: Facts
     program: str
+    tools: Mapping[str, Tool]
     models: Mapping[str, str]
     timing: Timing
     how: How
@@ -69,17 +76,23 @@ def measure_on(
             return _steady_launch(ready, name, job, turn)
 
         seen = interleaved(jobs, launches, run, progress or Silent())
-    return {
-        name: summarize(job, _fingerprint(ready, job), seen[name], _context(ready, seen[name]))
-        for name, job in jobs.items()
-    }
+    return {name: _measured(ready, job, seen[name]) for name, job in jobs.items()}
+
+
+def _measured(ready: Ready, job: Job, seen: list[Seen]) -> Measurement:
+    fingerprint, context, tool = _fingerprint(ready, job), _context(ready, seen), ready.tools.get(job.format)
+    if tool:
+        return summarize_tool(job, fingerprint, tool.kind, seen, context)
+    return summarize(job, fingerprint, seen, context)
 
 
 def _prepare(session: Session, jobs: Mapping[str, Job], timing: Timing, how: How, launches: int) -> Ready:
     facts = read_facts(session)
     _check_mask(session, how.core_mask, facts.cores)
-    for name in sorted({job.format for job in jobs.values()}):
-        _need_python(session, how.python, name)
+    formats = sorted({job.format for job in jobs.values()})
+    tools = {name: tool for name in formats if (tool := _tool_for(session, how, name))}
+    if tools and timing.sustained_s:
+        raise SpecError("--sustained: benchmark programs keep no samples over time; it needs Python on the device.")
     pushed: dict[Path, str] = {}
     for job in jobs.values():
         if job.model not in pushed:
@@ -87,7 +100,25 @@ def _prepare(session: Session, jobs: Mapping[str, Job], timing: Timing, how: How
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
         program = session.push(pack_program(Path(folder)))
     models = {name: pushed[job.model] for name, job in jobs.items()}
-    return Ready(session, facts, program, models, timing, how, launches)
+    return Ready(session, facts, program, tools, models, timing, how, launches)
+
+
+def _tool_for(session: Session, how: How, format_name: str) -> Tool | None:
+    """The benchmark program for a format: the one named, or one that is there where Python or the runtime is not.
+
+    Raises:
+        MissingDependency: neither our program nor another can run there.
+    """
+    if how.tool:
+        return bring(session, how, format_name)
+    why = _why_no_python(session, how.python, format_name)
+    if not why:
+        return None
+    if found := find(session, format_name):
+        return found
+    programs = " or ".join(kind for kind, formats in KINDS.items() if format_name in formats)
+    other = f"; or give a program for it, --tool FILE ({programs})" if programs else ""
+    raise MissingDependency(f"{session.name}: {why}, or name another interpreter with --python{other}.")
 
 
 def _check_mask(session: Session, mask: str, cores: int) -> None:
@@ -95,30 +126,33 @@ def _check_mask(session: Session, mask: str, cores: int) -> None:
         raise SpecError(f"core mask {mask}: {session.name} has {cores} cores, so at most {(1 << cores) - 1:x}.")
 
 
-def _need_python(session: Session, python: str, format_name: str) -> None:
+def _why_no_python(session: Session, python: str, format_name: str) -> str:
+    """Why our program cannot run there, and what to install; empty when it can."""
     package, install = PACKAGES[format_name]
     script = f"{quote(python)} -c 'import sys, numpy, {package}; assert sys.version_info >= (3, 10)'"
     ended = session.shell(script, 120.0)
     if ended.status == 127:
-        raise MissingDependency(
-            f"{session.name}: has no {python}. Name its interpreter with --python, or a benchmark program with --tool."
-        )
+        return f"has no {python}: install Python 3.10 or newer there"
     if ended.status:
         why = last_line(ended.stderr) or ": Python 3.10 or newer is needed"
-        raise MissingDependency(
-            f"{session.name}: {python} there cannot run .{format_name} files{why}. On the device: {install}; "
-            "or name another interpreter with --python."
-        )
+        return f"{python} there cannot run .{format_name} files{why}. On the device: {install}"
+    return ""
 
 
 def _steady_launch(ready: Ready, name: str, job: Job, turn: int) -> Seen:
     """A launch during which the device did not begin to throttle; one that did says nothing and is repeated."""
     for _ in range(RETRIES + 1):
         before = settle(ready.session, ready.how)
-        answer = _launch(ready, name, job, turn)
+        tool = ready.tools.get(job.format)
+        told = (
+            tool_run(ready.session, tool, job, ready.models[name], ready.timing, ready.how, first=turn == 0)
+            if tool
+            else None
+        )
+        answer = {} if tool else _launch(ready, name, job, turn)
         after = read_conditions(ready.session)
         if (after.thermal_status or 0) <= (before.thermal_status or 0) or ready.timing.sustained_s:
-            return Seen(answer, before, after)
+            return Seen(answer, before, after, told)
     raise InfrastructureError(
         f"{ready.session.name}: it begins to throttle in every launch (thermal status {after.thermal_status}). "
         "Cool it, take it out of its case, or measure with fewer threads."
@@ -153,7 +187,7 @@ def settle(session: Session, how: How) -> Conditions:
         waited += step
 
 
-def _launch(ready: Ready, name: str, job: Job, turn: int) -> dict[str, object]:
+def _launch(ready: Ready, name: str, job: Job, turn: int) -> dict[str, Any]:
     session, nonce = ready.session, secrets.token_hex(16)
     last = turn == ready.launches - 1
     limit_s = ready.timing.timeout_s + (ready.timing.sustained_s if last else 0.0)
@@ -220,6 +254,6 @@ def _context(ready: Ready, seen: list[Seen]) -> dict[str, str | float]:
             (launch.after.temperature_celsius for launch in seen if launch.after.temperature_celsius is not None),
             default=None,
         ),
-        "involuntary_switches": float(sum(launch.answer["involuntary_switches"] for launch in seen)),
+        "involuntary_switches": float(sum(launch.answer.get("involuntary_switches", 0) for launch in seen)),
     }
     return {key: value for key, value in told.items() if value is not None}

@@ -13,13 +13,13 @@ import re
 import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Protocol
 
 from edgedistill.errors import InfrastructureError
-from edgedistill.runners._launches import sha256_of
+from edgedistill.store import sha256_of
 
 MARK = "__ED_DONE__"
 SHELL_S, COPY_MB_PER_S = 30.0, 0.5  # a short command; the slowest link that is waited for
@@ -30,11 +30,16 @@ BASES = ("/data/local/tmp", "${TMPDIR:-/tmp}", "/tmp", ".")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended on the device, not here."""
+    """How a command ended on the device, not here; `peak_kb` is its highest resident memory, where it was watched."""
 
     status: int
     stdout: str
     stderr: str
+    peak_kb: int | None = None
+
+
+WATCH = """(while :; do p=$(cat pid 2>/dev/null) && grep VmHWM /proc/$p/status >peak.new 2>/dev/null && mv peak.new peak
+sleep 0.2 2>/dev/null || sleep 1; done) >/dev/null 2>&1 & w=$!"""
 
 
 class Transport(Protocol):
@@ -183,9 +188,12 @@ class Session:
             )
         self.folder = path
 
-    def run(self, argv: Sequence[str], *, environment: dict[str, str], timeout_s: float) -> Ended:
+    def run(self, argv: Sequence[str], *, environment: dict[str, str], timeout_s: float, watch: bool = False) -> Ended:
         """Run a program in our folder, under a time limit that the device itself keeps: a client that gives up, or is
         killed, leaves the remote process running. Its process id is kept in a file, so that it can be ended.
+
+        `watch` reads the kernel's high-water mark of its memory five times a second; what it adds in the last fifth of
+        a second is missed.
 
         Raises:
             InfrastructureError: it ran out of time, or the device was lost.
@@ -194,8 +202,10 @@ class Session:
         variables = " ".join(f"{key}={quote(value)}" for key, value in environment.items())
         inner = f"echo $$ >pid; exec {command}"
         script = (
-            f"cd {quote(self.folder)} || exit 9; command -v timeout >/dev/null || exit 8\n"
-            f"env {variables} timeout {int(timeout_s) + 1} sh -c {quote(inner)}; s=$?; rm -f pid; exit $s"
+            f"cd {quote(self.folder)} || exit 9; command -v timeout >/dev/null || exit 8; rm -f peak\n"
+            f"{WATCH if watch else 'w='}\n"
+            f"env {variables} timeout {int(timeout_s) + 1} sh -c {quote(inner)}; s=$?; rm -f pid\n"
+            '[ -n "$w" ] && kill "$w" 2>/dev/null; exit $s'
         )
         ended = self.shell(script, timeout_s + SHELL_S)
         if ended.status == 8:
@@ -205,7 +215,10 @@ class Session:
                 f"{self.name}: {Path(argv[0]).name} did not end within {timeout_s:g} s and was stopped there; "
                 "or the device ran out of memory and killed it."
             )
-        return ended
+        if not watch:
+            return ended
+        told = re.search(r"(\d+) kB", self.shell(f"cat {quote(self.folder)}/peak").stdout)
+        return replace(ended, peak_kb=int(told[1]) if told else None)
 
     def clean(self) -> None:
         """End what still runs in our folder and remove it. A lost device cannot be cleaned; that is not told again."""

@@ -1,0 +1,72 @@
+"""What a benchmark program said of its launches, as a measurement: figures it does not tell stay None."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from edgedistill.runners import Job
+from edgedistill.runners._launches import Seen, ToolRun
+from edgedistill.specs import Energy, Fingerprint, Launch, Measurement, Provenance
+from edgedistill.store import digest_of
+
+NO_ENERGY = "not metered: the benchmark program tells no energy, and loading the file would count as inference"
+
+
+def summarize_tool(
+    job: Job, fingerprint: Fingerprint, kind: str, seen: Sequence[Seen], context: Mapping[str, str | float]
+) -> Measurement:
+    """All launches of one job by one program. Medians are means where it tells no median; `context` says so."""
+    runs = [launch.tool for launch in seen if launch.tool is not None]
+    samples = [[value / 1e6 for value in run.samples_ns] for run in runs]
+    middles = [_middle(run) for run in runs]
+    named = fingerprint.model_copy(update={"runtime": kind, "runtime_version": runs[0].version or "not told"})
+    speeds = sorted({key for run in runs for key in run.tokens_per_s})
+    told = "median" if all(middle[1] for middle in middles) else "mean"
+    return Measurement(
+        artifact_sha256=digest_of(job.model),
+        provenance=Provenance.EMULATED if fingerprint.emulator else Provenance.MEASURED,
+        device=f"{fingerprint.runner}: {fingerprint.model}",
+        runtime=f"{kind} {runs[0].version}".strip(),
+        signature=job.signature,
+        threads=job.threads,
+        samples_ms=tuple(value for launch in samples for value in launch),
+        launch_counts=tuple(len(launch) for launch in samples) if all(samples) else (),
+        launch_medians_ms=tuple(middle[0] for middle in middles),
+        first_inference_ms=_median(run.first_ms for run in runs),
+        load_ms=_median(run.load_ms for run in runs),
+        peak_memory_mb=max((run.peak_mb for run in runs if run.peak_mb is not None), default=None),
+        baseline_memory_mb=None,
+        context={**context, "launches": float(len(seen)), "launch_statistic": told, "inputs": "the program's own"},
+        launches=tuple(_launch(launch, run) for launch, run in zip(seen, runs, strict=True)),
+        fingerprint=named,
+        tokens_per_s={key: statistics.median(run.tokens_per_s[key] for run in runs) for key in speeds},
+        energy=Energy(energy_mj=None, note=NO_ENERGY),
+        placement=runs[0].placement,
+    )
+
+
+def _middle(run: ToolRun) -> tuple[float, bool]:
+    """The launch's median in ms, and whether it is one."""
+    if run.samples_ns:
+        return statistics.median(run.samples_ns) / 1e6, True
+    if run.summary is None:
+        raise ValueError("a run without samples and without a summary")
+    return (run.summary.p50_ms, True) if run.summary.p50_ms is not None else (run.summary.mean_ms, False)
+
+
+def _launch(seen: Seen, run: ToolRun) -> Launch:
+    return Launch(
+        load_ms=run.load_ms,
+        first_inference_ms=run.first_ms,
+        peak_rss_mb=run.peak_mb,
+        tokens_per_s=run.tokens_per_s,
+        summary=run.summary,
+        before=seen.before,
+        after=seen.after,
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    kept = [value for value in values if value is not None]
+    return statistics.median(kept) if kept else None
