@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import BATTERY, QUICK, left_over, put
 from fake_adbd import FakeAdbd
+from phones import BATTERY, QUICK, left_over, put
 
 from edgedistill.errors import EdgedistillError, InfrastructureError, MissingDependency, SpecError, StageError
 from edgedistill.runners import How, Job, _session, adb

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, left_over, put
+from phones import QUICK, left_over, put
 
 from edgedistill.errors import EdgedistillError, InfrastructureError, SpecError
 from edgedistill.runners import How, Job, ssh

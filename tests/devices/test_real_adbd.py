@@ -1,0 +1,164 @@
+"""Debian's real adbd: on this processor, and as ARM64 code under qemu with the runtimes' ARM64 builds."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import debian
+import namespaces
+import pytest
+from namespaces import PORT, Boxed
+from phones import QUICK
+
+from edgedistill.errors import InfrastructureError
+from edgedistill.runners import How, Job, adb
+from edgedistill.specs import Provenance
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = [pytest.mark.device, pytest.mark.timeout(900)]
+# Debian's newest needs its own C library, and looks for its backends in one place.
+LLAMA_BENCH = """#!/bin/sh
+d=/llama/usr/lib/aarch64-linux-gnu
+export GGML_BACKEND_PATH=$d/ggml/backends0/libggml-cpu-armv8.0_1.so
+exec $d/ld-linux-aarch64.so.1 --library-path $d:$d/llama /llama/usr/bin/llama-bench "$@"
+"""
+SERIAL = f"127.0.0.1:{PORT}"
+
+
+def boxed(tmp: Path, monkeypatch: pytest.MonkeyPatch, client: str, command: list[str], **how: object) -> Boxed:
+    """A daemon, and $ADB as the client inside its network, whose server runs there as well."""
+    made = namespaces.start(tmp, command, **how)  # type: ignore[arg-type]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    path = made.client(client, {"HOME": str(tmp), "TMPDIR": str(tmp), "ANDROID_ADB_SERVER_PORT": port})
+    monkeypatch.setenv("ADB", str(path))
+    # adb would start its server from /proc/self/exe, which is the loader when the tree's own is used
+    command = [str(path), "-L", f"tcp:{port}", "nodaemon", "server"]
+    made.also.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    deadline = time.monotonic() + 20
+    while not namespaces.listens(made.inner, int(port)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return made
+
+
+def own(tree: Path, program: str) -> list[str]:
+    """A program of the tree with the tree's own loader and libraries, whatever this machine's are."""
+    folders = [tree / name / "x86_64-linux-gnu" for name in ("lib", "usr/lib")]
+    folders.append(folders[1] / "android")
+    found = tree / "usr/lib/android-sdk/platform-tools" / program
+    loader = folders[0] / "ld-linux-x86-64.so.2"
+    return [str(loader), "--library-path", ":".join(map(str, folders)), str(found)]
+
+
+def google_adb() -> str:
+    return str(pytest.importorskip("adbutils", reason="needs the extra `android`").adb_path())
+
+
+@pytest.fixture(params=["Google's adb", "Debian's adb"])
+def device(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxed]:
+    """adbd on this processor, with either client."""
+    try:
+        tree = debian.folder_of(debian.ADBD_X86)
+        client = google_adb() if request.param.startswith("Google") else " ".join(own(tree, "adb"))
+        daemon = ["env", f"ADBD_PORT={PORT}", f"TMPDIR={tmp_path}", *own(tree, "adbd")]
+        made = boxed(tmp_path, monkeypatch, client, daemon)
+    except debian.NotHere as reason:
+        pytest.skip(str(reason))
+    yield made
+    made.close()
+
+
+def test_a_real_adbd(device: Boxed, job: Job) -> None:
+    how = How(where=SERIAL, python=sys.executable)
+    seen = adb.measure_many({"m": job}, launches=2, timing=QUICK, how=how)["m"]
+    assert seen.outputs is not None
+    assert (seen.outputs.labels_agree, seen.outputs.max_abs_difference) == (16, 0.0)
+    assert len(seen.launch_counts) == 2
+    device.close()
+    with pytest.raises(InfrastructureError):
+        adb.measure_many({"m": job}, launches=1, timing=QUICK, how=how)
+
+
+@pytest.fixture
+def arm_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxed]:
+    """An ARM64 tree in which everything runs under qemu: adbd, the shell, Python, the runtimes."""
+    try:
+        tree, qemu = debian.folder_of(debian.PHONE), debian.folder_of(debian.QEMU) / "qemu-aarch64"
+        packages = tree / "usr/local/lib/python3.11/dist-packages"
+        packages.mkdir(parents=True, exist_ok=True)
+        (packages / "site.pth").write_text("/site\n")
+        if not (tree / "bin/sh").exists():
+            (tree / "bin/sh").symlink_to("dash")
+        bench = tree / "usr/local/bin/llama-bench"
+        bench.parent.mkdir(parents=True, exist_ok=True)
+        bench.write_text(LLAMA_BENCH)
+        bench.chmod(0o755)
+        told = {"ADBD_PORT": str(PORT), "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/",
+                "LD_LIBRARY_PATH": "/usr/lib/aarch64-linux-gnu/android",
+                "ED_BINDS": f"{debian.folder_of(debian.LLAMA)}:llama"}  # fmt: skip
+        daemon = ["/usr/lib/android-sdk/platform-tools/adbd"]
+        made = boxed(tmp_path, monkeypatch, google_adb(), daemon, root=tree, qemu=str(qemu), environment=told)
+    except debian.NotHere as reason:
+        pytest.skip(str(reason))
+    yield made
+    made.close()
+
+
+def test_arm64_answers_the_same_bits_and_is_no_figure_of_speed(arm_phone: Boxed, job: Job) -> None:
+    how = How(where=SERIAL, python="/usr/bin/python3.11")
+    seen = adb.measure_many({"m": job}, launches=1, timing=replace(QUICK, timeout_s=120.0), how=how)["m"]
+    assert seen.fingerprint is not None
+    assert seen.fingerprint.machine == "aarch64"
+    assert "qemu" in seen.fingerprint.emulator
+    assert seen.provenance is Provenance.EMULATED
+    assert seen.outputs is not None
+    assert (seen.outputs.labels_agree, seen.outputs.max_abs_difference) == (16, 0.0)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Callable[[str, str], Path]:
+    """`exported("static_int8", "tflite")`: the bundle of a real build; builds share what they can."""
+    folder = tmp_path_factory.mktemp("exported")
+    text = (Path(__file__).parents[2] / "profiles" / "tiny.toml").read_text()
+
+    def build(activations: str, formats: str) -> Path:
+        (folder / f"{activations}.toml").write_text(f'{text}\n[export.scheme]\nactivations = "{activations}"\n')
+        done = cli("build", "--target", "pixel8", "--profile", folder / f"{activations}.toml", "--format", formats,
+                   "--store", folder / "store", "--out", folder / activations)  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return folder / activations
+
+    return build
+
+
+def test_an_exported_file_answers_the_same_bits_on_arm64(
+    arm_phone: Boxed, exported: Callable[[str, str], Path], cli: Cli, tmp_path: Path
+) -> None:
+    bundle, out = exported("static_int8", "tflite"), tmp_path / "arm.json"
+    done = cli("bench", bundle, "--on", f"adb:{SERIAL}", "--python", "/usr/bin/python3.11", "--launches", "1",
+               "--tolerance", "0", "--out", out, "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text()) == json.loads(done.stdout)
+    for seen in json.loads(done.stdout).values():
+        outputs = seen["measurement"]["outputs"]
+        assert outputs["max_abs_difference"] <= 5e-7  # golden.json keeps six decimals
+        assert outputs["labels_agree"] == outputs["samples"]
+        assert seen["measurement"]["provenance"] == "emulated"
+
+
+def test_an_exported_gguf_runs_on_arm64(arm_phone: Boxed, exported: Callable[[str, str], Path], cli: Cli) -> None:
+    bundle = exported("dynamic_int8", "tflite,gguf")
+    done = cli("bench", bundle, "--format", "gguf", "--on", f"adb:{SERIAL}", "--python", "/none",
+               "--tool", "device:/usr/local/bin/llama-bench", "--launches", "1", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for seen in json.loads(done.stdout).values():
+        assert seen["measurement"]["provenance"] == "emulated"
+        assert seen["measurement"]["tokens_per_s"]["prefill"] > 0
+        assert "llama-bench" in seen["measurement"]["runtime"]
