@@ -248,4 +248,11 @@ def test_bench_says_what_it_cannot_do(cli, tiny_bundle):
         done = cli("bench", tiny_bundle, "--on", on)
         assert done.returncode == 2
         assert message in done.stderr
+    lost = cli("bench", tiny_bundle, "--on", "ssh:nobody@127.0.0.1:9", "--json")
+    assert lost.returncode == 5
+    assert json.loads(lost.stdout)["error"]["type"] == "InfrastructureError"
+    assert "no ssh server listens there" in lost.stderr
+    elsewhere = cli("bench", tiny_bundle, "--on", "ios")
+    assert elsewhere.returncode == 2
+    assert "--on ios runs coreml files only" in elsewhere.stderr
     assert cli("bench", tiny_bundle, "--launches", "0").returncode == 2

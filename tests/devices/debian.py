@@ -38,8 +38,8 @@ ADBD_X86 = Tree("adbd-amd64", "amd64", ("bookworm-backports", "bookworm"), ("adb
 QEMU = Tree("qemu", "amd64", ("bookworm-backports",), ("qemu-user",), only="usr/bin/qemu-aarch64")
 PHONE = Tree(
     "phone-arm64", "arm64", ("bookworm-backports", "bookworm"),
-    ("adbd", "python3.11", "dash", "coreutils", "grep", "base-files", "openssh-server"),
-    ("ai-edge-litert==2.3.0", "numpy==2.2.6", "onnxruntime==1.23.2"),
+    ("adbd", "python3.11", "dash", "coreutils", "grep", "base-files"),
+    ("ai-edge-litert==2.3.0", "numpy==2.2.6"),
 )  # fmt: skip
 LLAMA = Tree("llama-arm64", "arm64", ("sid",), ("llama.cpp-tools", "libc6"))
 

@@ -67,6 +67,23 @@ def test_the_bundle_verifies_and_its_gate_judges_every_file(built: Path) -> None
     assert [c.verdict for c in failing.checks if c.name.endswith("size_mb")] == ["FAIL"] * len(FORMATS)
 
 
+@pytest.mark.parametrize("name", ["onnx", "gguf"])
+def test_every_format_that_runs_here_is_timed_and_its_answers_compared(
+    built: Path, cli: Callable[..., Any], name: str
+) -> None:
+    done = cli("bench", built, "--format", name, "--launches", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    for seen in json.loads(done.stdout).values():
+        assert seen["latency_p50_ms"] > 0
+        assert seen["measurement"]["outputs"]["samples"] > 0
+        assert (
+            seen["measurement"]["fingerprint"]["runtime"] == {"onnx": "onnxruntime", "gguf": "llama-cpp-python"}[name]
+        )
+    refused = cli("bench", built, "--format", "coreml")
+    assert refused.returncode == 2
+    assert "runs tflite, onnx, gguf files only" in refused.stderr
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_that_was_changed_is_named(bundle: Path, name: str) -> None:
     item = next(item for item in manifest_of(bundle)["artifacts"] if item["format"] == name)
