@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedistill.data import read_splits
 from edgedistill.pipeline import steps
 from edgedistill.pipeline.trained import Taught
 from edgedistill.plan.stages import assistant_lessons
-from edgedistill.specs import Plan, Profile, Progress
+from edgedistill.specs import Assistant, Plan, Profile, Progress
 from edgedistill.store import Finished, write_json
 from edgedistill.teachers import Located
 
@@ -21,10 +21,17 @@ def train_assistants(
     run: _Run, plan: Plan, profile: Profile, located: Located, data: Finished, teacher: Finished, recorded: Finished
 ) -> tuple[Finished, tuple[Taught, ...]]:
     """Train each assistant of the plan from the one before; returns whose answers teach the student, and all."""
+    from edgedistill.pipeline import key_seed
+
     between: list[Taught] = []
     for number, one in enumerate(plan.assistants, 1):
-        taught = _train(run, f"assistant-{number}:", number, dict(one.config), one.parameters, profile, located,
-                        (data, teacher, recorded))  # fmt: skip
+        lesson = profile.model_copy(
+            update={
+                "seed": key_seed(profile.seed, 100 + number),
+                "stages": assistant_lessons(profile, plan.chosen, one),
+            }
+        )
+        taught = _train(run, f"assistant-{number}:", one, lesson, located, (data, teacher, recorded))
         between.append(taught)
         recorded = taught.stages[-1]
     return recorded, tuple(between)
@@ -33,21 +40,17 @@ def train_assistants(
 def _train(
     run: _Run,
     prefix: str,
-    number: int,
-    config: dict[str, Any],
-    parameters: int,
-    profile: Profile,
+    one: Assistant,
+    lesson: Profile,
     located: Located,
     inputs: tuple[Finished, Finished, Finished],
 ) -> Taught:
-    from edgedistill.pipeline import distil_stages, key_seed, resolved_start
+    from edgedistill.pipeline import distil_stages, resolved_start
 
     data, teacher, recorded = inputs
-    lesson = profile.model_copy(
-        update={"seed": key_seed(profile.seed, 100 + number), "stages": assistant_lessons(profile)}
-    )
-    init = "auto" if profile.student.init == "layers" else profile.student.init  # one that is larger may not fit
-    student = resolved_start(profile.student.model_copy(update={"init": init}), config, located)
+    config = dict(one.config)
+    init = "auto" if lesson.student.init == "layers" else lesson.student.init  # one that is larger may not fit
+    student = resolved_start(lesson.student.model_copy(update={"init": init}), config, located)
     about = {"family": student.family, "config": config, "init": student.init, "vocabulary": student.vocabulary}
     start = run.stage(
         f"{prefix}start", "start", about | {"seed": lesson.seed, "threads": lesson.threads}, [data, teacher],
@@ -63,7 +66,7 @@ def _train(
             student.family, start.folder, last.folder, data.folder, lesson.threads, out, run.progress
         ),
     )  # fmt: skip
-    return Taught(config, parameters, (start, *stages.values(), record))
+    return Taught(config, one.parameters, (start, *stages.values(), record))
 
 
 def _record(family: str, start: Path, last: Path, data: Path, threads: int, out: Path, progress: Progress) -> None:

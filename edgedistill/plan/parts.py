@@ -49,13 +49,13 @@ def parts_of(problem: Problem, space: Space, core: Core, where: str) -> Parts:
     tensors, macs, deeper, wider = corners
     deep = space.depths[0] is not None
     size = _size(problem, tensors["near"], plain)
-    layer = (_size(problem, tensors["far"], plain) - size) / deeper
+    layer = (_size(problem, tensors["far"], plain) - size) / deeper if deep else 0.0
     works = {name: workload(tensors[name], macs[name], round(size), buckets, plain.activations) for name in macs}
     counts = {name: _numbers(found) for name, found in tensors.items()}
     weights = {name: _numbers(found, "linear") + _numbers(found, "convolution") for name, found in tensors.items()}
     return Parts(
         size=size,
-        size_layer=layer if deep else 0.0,
+        size_layer=layer,
         saved_layer=_saved(problem, space, corners, size, layer),
         rows=_tables(problem, space, corners, size),
         parameters=counts["near"],
@@ -78,11 +78,13 @@ def _corners(problem: Problem, space: Space, core: Core, where: str) -> _Corners
         last = first + 1
     few, many = space.vocabularies[0], space.vocabularies[-1]
     at = {"near": (first, few), "far": (last, few), "wide": (first, many)}
-    configs = {name: config_of(problem, core.variants[0], *place, where) for name, place in at.items()}
-    length = problem.profile.student.buckets[-1]
+    length, places = problem.profile.student.buckets[-1], list(dict.fromkeys(at.values()))
+    configs = {place: config_of(problem, core.variants[0], *place, where) for place in places}
+    tensors = {place: problem.family.tensors(config) for place, config in configs.items()}
+    macs = {place: problem.family.macs(config, length) for place, config in configs.items()}
     return _Corners(
-        tensors={name: problem.family.tensors(config) for name, config in configs.items()},
-        macs={name: problem.family.macs(config, length) for name, config in configs.items()},
+        tensors={name: tensors[place] for name, place in at.items()},
+        macs={name: macs[place] for name, place in at.items()},
         layers=1 if first is None else (last or 0) - first,
         rows=max((many or 0) - (few or 0), 1),
     )
@@ -94,7 +96,7 @@ def _saved(problem: Problem, space: Space, corners: _Corners, size: float, layer
         return 0.0
     small = {
         name: _size(problem, corners.tensors[name], scheme_of(problem, corners.tensors[name], space.low, False, 10**6))
-        for name in ("near", "far")
+        for name in (("near",) if space.depths[0] is None else ("near", "far"))
     }
     if space.depths[0] is None:
         return size - small["near"]
@@ -106,6 +108,8 @@ def _tables(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Bytes of each vocabulary beyond the least one, with the embedding as given and in 4 bits."""
     first, found = space.vocabularies[0] or 0, []
+    if len(space.vocabularies) == 1 and not any(tensor.kind == "embedding" for tensor in corners.tensors["near"]):
+        return (0.0,), (0.0,)
     for scheme in (problem.scheme, scheme_of(problem, corners.tensors["near"], space.low, True, 0)):
         start, end = (_size(problem, corners.tensors[name], scheme) - size for name in ("near", "wide"))
         found.append(tuple(start + (end - start) * ((v or 0) - first) / corners.rows for v in space.vocabularies))

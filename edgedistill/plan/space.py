@@ -26,13 +26,20 @@ class Core(NamedTuple):
     variants: tuple[Mapping[str, Any], ...]
 
 
+class Low(NamedTuple):
+    """The 4-bit grid of mixed precision, and the type of scales that every format stores it with."""
+
+    grid: WeightGrid
+    scales: str
+
+
 class Space(NamedTuple):
-    """The students to search; None: the family has no such axis. `low` is the 4-bit grid of mixed precision."""
+    """The students to search; None: the family has no such axis, or precision is not mixed."""
 
     cores: tuple[Core, ...]
     depths: tuple[int | None, ...]
     vocabularies: tuple[int | None, ...]
-    low: WeightGrid | None
+    low: Low | None
     combinations: int
     invalid: int
 
@@ -83,7 +90,7 @@ def config_of(problem: Problem, core: Mapping[str, Any], depth: int | None, voca
 
 
 def scheme_of(
-    problem: Problem, tensors: Sequence[StoredTensor], low: WeightGrid | None, small_embedding: bool, small_layers: int
+    problem: Problem, tensors: Sequence[StoredTensor], low: Low | None, small_embedding: bool, small_layers: int
 ) -> QuantScheme:
     """How a student is stored whose embedding, and so many of whose layers, have the 4-bit grid.
 
@@ -93,18 +100,16 @@ def scheme_of(
     scheme = problem.scheme
     if low is None or not (small_embedding or small_layers):
         return scheme
-    changes: dict[str, Any] = {"embeddings": low} if small_embedding else {}
+    changes: dict[str, Any] = {"embeddings": low.grid} if small_embedding else {}
     layers = sorted({n for tensor in tensors if (n := layer_of(tensor)) is not None})
     chosen = set(sorted(layers, key=lambda n: (abs(2 * n - layers[-1]), n))[:small_layers])
     names = [tensor.name for tensor in tensors if layer_of(tensor) in chosen and layer_of(tensor) is not None]
     everything = [tensor.name for tensor in tensors if tensor.kind in ("linear", "convolution")]
     if len(names) == len(everything) and names:
-        changes["weights"] = low
+        changes["weights"] = low.grid
     elif names:
-        changes["layers"] = {**scheme.layers, **dict.fromkeys(names, low)}
-    if isinstance(low.granularity, PerGroup) and scheme.scale_dtype == "fp16":
-        changes["scale_dtype"] = _scales_of(problem, low)
-    return scheme.model_copy(update=changes)
+        changes["layers"] = {**scheme.layers, **dict.fromkeys(names, low.grid)}
+    return scheme.model_copy(update={**changes, "scale_dtype": low.scales})
 
 
 def layer_of(tensor: StoredTensor) -> int | None:
@@ -173,21 +178,22 @@ def _alike(problem: Problem, given: Mapping[str, Any], space: Space, where: str)
     return shapes, problem.family.macs(first, length), problem.family.macs(last, length)
 
 
-def schemes_at_ends(problem: Problem, tensors: Sequence[StoredTensor], low: WeightGrid | None) -> Iterator[QuantScheme]:
+def schemes_at_ends(problem: Problem, tensors: Sequence[StoredTensor], low: Low | None) -> Iterator[QuantScheme]:
     """The scheme as given and, with mixed precision, that of the fewest bits."""
     yield problem.scheme
     if low is not None:
         yield scheme_of(problem, tensors, low, True, len(tensors))
 
 
-def _low_grid(problem: Problem) -> WeightGrid | None:
+def _low_grid(problem: Problem) -> Low | None:
     """The best 4-bit grid that every format can store; None: they have none.
 
     Groups first: they cost less quality (bench/results/quant_rules.md).
     """
     for low in (WeightGrid(bits=4, granularity=PerGroup()), WeightGrid(bits=4, granularity=PerChannel())):
-        if _scales_of(problem, low) is not None:
-            return low
+        scales = _scales_of(problem, low)
+        if scales is not None:
+            return Low(low, scales)
     return None
 
 

@@ -34,10 +34,12 @@ def stages(
     """
     texts = None if rows is None else rows * (1 + profile.data.transfer_factor)
     training = [resolve(spec, profile) for spec in profile.stages]
-    lessons = [resolve(spec, profile) for spec in assistant_lessons(profile)]
     return (
         *_prepare(profile, chosen, training),
-        *(_assistant(number, one, lessons, texts) for number, one in enumerate(assistants, 1)),
+        *(
+            _assistant(number, one, assistant_lessons(profile, chosen, one), texts)
+            for number, one in enumerate(assistants, 1)
+        ),
         *(_distil(spec, texts) for spec in training),
         *_pack(target, profile),
         *_judge(target, profile, budget),
@@ -54,10 +56,17 @@ def check_losses(profile: Profile) -> None:
         resolve(spec, profile)
 
 
-def assistant_lessons(profile: Profile) -> tuple[DistilSpec, ...]:
-    """The stages that an assistant is trained with: the student's in float, as nobody ships an assistant."""
-    floats = tuple(spec for spec in profile.stages if not spec.fake_quant)
-    return floats or tuple(spec.model_copy(update={"fake_quant": False, "scales": "absmax"}) for spec in profile.stages)
+def assistant_lessons(profile: Profile, chosen: Candidate, one: Assistant) -> tuple[DistilSpec, ...]:
+    """The stages that an assistant is trained with: the student's in float, as nobody ships an assistant.
+
+    The learning rate falls as the width grows: Adam's best rate for a matrix goes as 1 / its inputs (Yang et al. 2022).
+    """
+    floats = [spec for spec in profile.stages if not spec.fake_quant] or list(profile.stages)
+    slower = int(str(chosen.config["width"])) / int(str(one.config["width"]))
+    changes = {"fake_quant": False, "scales": "absmax"}
+    return tuple(
+        spec.model_copy(update={**changes, "learning_rate": spec.learning_rate * min(slower, 1.0)}) for spec in floats
+    )
 
 
 def _assistant(number: int, one: Assistant, lessons: Sequence[DistilSpec], rows: int | None) -> PlannedStage:

@@ -162,7 +162,7 @@ def _column(
 def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> list[Entry]:
     """The inner loop: every vocabulary and number of 4-bit layers."""
     size_limit = 1e6 * problem.size_limit_mb
-    loss = INT4_LOSS[space.low is not None and isinstance(space.low.granularity, PerGroup)]
+    loss = INT4_LOSS[space.low is not None and isinstance(space.low.grid.granularity, PerGroup)]
     _, depth, places, base, at, layers, latency, energy, memory_mb, slope, over, certain, memory, body, macs = column
     found: list[Entry] = []
     for small in (False, True) if space.low else (False,):
