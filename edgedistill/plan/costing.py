@@ -38,7 +38,7 @@ def cost(problem: Problem, config: Spec, scheme: QuantScheme) -> Candidate:
         size=size,
         predictions=lines[0],
         others={one.target.name: found for one, found in zip(problem.members[1:], lines[1:], strict=True)},
-        quality=problem.quality.expect(macs, parameters, int4_loss(tensors, scheme)),
+        quality=problem.quality.expect(macs, credited(problem, config, tensors), int4_loss(tensors, scheme)),
         violations=tuple(
             f"{name}: needs at least {need:.3g}, limit {limits[name]:g}"
             for name, need in needs.items()
@@ -49,6 +49,17 @@ def cost(problem: Problem, config: Spec, scheme: QuantScheme) -> Candidate:
         ),
         teacher_ratio=None if teacher is None else teacher / parameters,
     )
+
+
+def credited(problem: Problem, config: Spec, tensors: Sequence[StoredTensor]) -> int:
+    """The parameters that are expected to serve quality: rows beyond the profile's own vocabulary are never looked up.
+
+    What the profile says is the most pieces that its author would keep; a text has no more use for the rest.
+    """
+    vocabulary = getattr(config, "vocabulary", 0)
+    unused = max(vocabulary - problem.profile.student.vocabulary, 0)
+    rows = [tensor for tensor in tensors if tensor.kind in ("embedding", "head") and tensor.shape[0] == vocabulary]
+    return sum(map(_numbers, tensors)) - sum(unused * _numbers(tensor) // vocabulary for tensor in rows)
 
 
 def least_needs(problem: Problem, size_mb: float, lines: Sequence[Sequence[Prediction]]) -> dict[str, float]:

@@ -164,13 +164,15 @@ def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> 
     size_limit = 1e6 * problem.size_limit_mb
     loss = INT4_LOSS[space.low is not None and isinstance(space.low.grid.granularity, PerGroup)]
     _, depth, places, base, at, layers, latency, energy, memory_mb, slope, over, certain, memory, body, macs = column
+    wanted = problem.profile.student.vocabulary  # as `costing.credited` has it
     found: list[Entry] = []
     for small in (False, True) if space.low else (False,):
         for place in places:
             vocabulary = space.vocabularies[place]
             more = 0 if vocabulary is None else vocabulary - (space.vocabularies[0] or 0)
             total = body + more * parts.parameters_row
-            quality = 1.0 - problem.quality.gap(macs, total)
+            used = 0 if vocabulary is None else min(vocabulary, wanted) - (space.vocabularies[0] or 0)
+            quality = 1.0 - problem.quality.gap(macs, body + used * parts.parameters_row)
             table = parts.embedding_row * (vocabulary or 1) if small else 0.0
             start = base + parts.rows[small][place]
             for low in range(layers + 1):
