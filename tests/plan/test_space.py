@@ -20,14 +20,14 @@ from edgedistill.plan.pareto import NEAR, front
 from edgedistill.plan.problem import Problem
 from edgedistill.plan.search import _in_full
 from edgedistill.plan.space import space_of
-from edgedistill.plan.sweep import NO, sweep
+from edgedistill.plan.sweep import NO, Entry, sweep
 from edgedistill.specs import Budget, Profile, StudentSpace, Target
 
 Make = Callable[..., Profile]
 PHONE = catalog.load_target("pixel8")
 HOST = catalog.load_target("host")
 SMALL_SPACE = {"layers": [1, 2, 3], "width": [32, 64, 96], "head_width": [16, 32], "ffn_ratio": [1, 2],
-               "vocabulary": [500, 1000, 2000]}  # fmt: skip
+               "vocabulary": [500, 1000, 3000]}  # fmt: skip
 FREE = Budget()
 
 
@@ -52,7 +52,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "llama": (
         {"layers": [1, 2, 4], "width": [64, 96], "heads": [4, 3], "kv_heads": [1, 2], "head_width": [32],
-         "ffn_ratio": [2], "vocabulary": [400, 900, 2000]}, {}, "gguf",
+         "ffn_ratio": [2], "vocabulary": [400, 900, 3000]}, {}, "gguf",
     ),
     "cnn": (
         {"image_size": [32, 48], "stem_width": [16], "head_width": [64], "width_multiple": [0.5, 1, 1.5],
@@ -146,6 +146,18 @@ def test_a_front_is_beaten_by_none_and_covers_all(profile: Make) -> None:
         assert not [o for o in entries if within(o, one, 1) and (o.quality, *costs(o)) != (one.quality, *costs(one))]
     for one in entries:
         assert any(within(kept, one, 1 + NEAR) for kept in best)
+
+
+def test_one_cost_that_is_lower_is_enough_to_be_on_the_front() -> None:
+    best = Entry(quality=0.99, size_mb=1, latency_ms=1, memory_mb=1, energy_mj=1, meets=2, stretch=0.5, core=0)
+    cheaper = [
+        best._replace(quality=0.98, **{name: 0.5}) for name in ("size_mb", "latency_ms", "memory_mb", "energy_mj")
+    ]
+    near = best._replace(quality=0.98, size_mb=0.99)
+    worse = best._replace(quality=0.97)
+    found = front([worse, near, *cheaper, best])
+    assert found[0] == best
+    assert set(found) == {best, *cheaper}
 
 
 def test_a_hundred_thousand_students_are_ranked_within_a_second(profile: Make) -> None:
