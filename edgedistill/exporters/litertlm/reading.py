@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgedistill.errors import VerificationError
+from edgedistill.errors import StageError, VerificationError
 from edgedistill.exporters import tflite
 from edgedistill.exporters.litertlm.parsing import BLOCK, Bundle, parse
 from edgedistill.exporters.litertlm.speech import speech_of
@@ -26,7 +26,7 @@ def model_of(path: Path, bundle: Bundle) -> Iterator[Path]:
     """The .tflite of a bundle, in a file of its own for as long as the context lasts.
 
     Raises:
-        VerificationError: instead of one that names the copy, one that names the bundle.
+        StageError, VerificationError: instead of one that names the copy, one that names the bundle.
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "model.tflite"
@@ -37,8 +37,8 @@ def model_of(path: Path, bundle: Bundle) -> Iterator[Path]:
             target.truncate(end - begin)
         try:
             yield copy
-        except VerificationError as error:
-            raise VerificationError(str(error).replace(str(copy), f"{path}, the model in it")) from None
+        except StageError as error:
+            raise type(error)(str(error).replace(str(copy), f"{path}, the model in it")) from None
 
 
 def read_back(path: Path) -> dict[str, QuantizedTensor]:

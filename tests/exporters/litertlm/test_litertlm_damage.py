@@ -13,7 +13,7 @@ import pytest
 
 from edgedistill.errors import StageError, VerificationError
 from edgedistill.exporters import litertlm
-from edgedistill.exporters.litertlm.parsing import HEADER, HEADER_END, METADATA, MODEL, TOKENIZER, sections
+from edgedistill.exporters.litertlm.parsing import HEADER, HEADER_END, METADATA, MODEL, TOKENIZER, parse, sections
 from edgedistill.quant import FrozenStudent
 
 Made = tuple[FrozenStudent, Path]
@@ -44,13 +44,15 @@ def changes(data: bytes) -> dict[str, Change]:
 
         return change
 
+    root = HEADER + struct.unpack_from("<I", data, HEADER)[0]
+    fields = root - struct.unpack_from("<i", data, root)[0]
     bomb = struct.pack("<Q", 2**40) + zlib.compress(bytes(10_000))
     return {
         "not a .litertlm file": put(0, b"LITERTLX"),
         "version 9": put(8, struct.pack("<I", 9)),
         "a header that ends": put(HEADER_END, struct.pack("<Q", 2**60)),
         "leaves the header": put(HEADER, struct.pack("<I", 2**31)),
-        "a table is not one": put(HEADER, struct.pack("<I", 8)),
+        "a table is not one": put(fields, b"\3\0"),
         "section from byte": lie(model[1], 2**62),
         f"section from byte {model[0] + 1}": lie(model[0], model[0] + 1),
         "one behind the other": lie(model[0], metadata[0]),
@@ -102,22 +104,23 @@ def test_a_tokenizer_that_unpacks_without_end_stops_at_its_length(made: Made, tm
 def test_every_cut_and_every_changed_byte_of_the_header_is_refused_or_means_the_same(
     made: Made, tmp_path: Path
 ) -> None:
-    frozen, path = made
-    whole = path.read_bytes()
+    whole, original = made[1].read_bytes(), parse(made[1])
     spoiled = tmp_path / "cut.litertlm"
     for length in (0, 7, 31, 40, header_end(whole) - 1, header_end(whole), 20_000, len(whole) - 1):
         spoiled.write_bytes(whole[:length])
         with pytest.raises(VerificationError):
             litertlm.read_back(spoiled)
-    for at in range(HEADER_END, header_end(whole), 5):
+    kept = 0
+    for at in range(HEADER_END, header_end(whole)):
         data = bytearray(whole)
         data[at] ^= 0xFF
         spoiled.write_bytes(data)
         try:
-            found = litertlm.read_back(spoiled)
+            assert parse(spoiled).model == original.model, at  # what else may differ, `verify` compares
+            kept += 1
         except VerificationError:
             continue
-        assert found.keys() == frozen.quantized.keys(), at
+    assert kept < 0.7 * header_end(whole)
 
 
 def test_an_absent_file_and_a_folder_are_refused(tmp_path: Path) -> None:
