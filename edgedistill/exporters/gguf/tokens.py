@@ -7,23 +7,24 @@ A frozen student may carry, in its `task`:
 - `special_tokens`: text by role ("bos", "eos", "unk", "sep", "pad", "mask"), as in tokenizer_config.json. What is left
   out is taken from what the tokenizer puts around a text, then from the names in `ENDS`.
 
-Supported are byte-level BPE (Radford et al. 2019) with a pre-tokenizer that llama.cpp has, and WordPiece.
+Supported are byte-level BPE (Radford et al. 2019) with a pre-tokenizer that llama.cpp has, SentencePiece's BPE as
+Llama 2 and Gemma have it, and WordPiece.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgedistill.errors import StageError, VerificationError
+from edgedistill.exporters._tokens import ENDS, around, library, texts_to_try
+from edgedistill.exporters.gguf import sentencepiece
 from edgedistill.exporters.gguf.parsing import Value
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # enum llama_token_type
 KEYS = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "mask": "mask"}
-ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 _CASES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -34,17 +35,6 @@ PATTERNS = {
 }
 IGNORES_MERGES = ("llama-bpe",)  # what llama.cpp does for each of these names
 SPACE = "\u2581"  # llama.cpp's mark of a word's beginning in a WordPiece vocabulary
-SAMPLES = (
-    "Hello, world! How's it going?",
-    "transfer $1,234.56 to account no. 007 -- ASAP (please)",
-    "  two  spaces,\ta tab\nand\n\nnew lines  ",
-    "naïve café, Zürich, œuvre, señor, smörgåsbord",
-    "Привет мир; γειά σου; שלום; 你好,世界。 こんにちは",
-    "def f(x):\n    return x**2 + 3*x - 1  # y = f(2024)",
-    "I'll say we've SHOUTED: DON'T, they're what'd it's",
-    "emoji 🙂🚀 and symbols © ™ ½ → ≤ §",
-    "a",
-)
 
 
 class _Facts(NamedTuple):
@@ -71,7 +61,10 @@ def token_metadata(task: Mapping[str, Any], vocabulary: int, architecture: str) 
         kind = facts.model["type"]
         if (kind == "WordPiece") != (architecture == "bert"):
             raise StageError(f"llama.cpp runs no {architecture} with a {kind} tokenizer.")
-        found = _bpe(description, facts) if kind == "BPE" else _wordpiece(description, facts)
+        if sentencepiece.is_sentencepiece(facts.model):
+            found = _sentencepiece(description, facts)
+        else:
+            found = _bpe(description, facts) if kind == "BPE" else _wordpiece(description, facts)
         found |= _specials(description, facts, task.get("special_tokens") or {})
     except (KeyError, TypeError, AttributeError) as error:
         raise StageError(f"the student's tokenizer_json is not one of the tokenizers library: {error!r}.") from None
@@ -90,24 +83,13 @@ def check_tokens(task: Mapping[str, Any], tokenize: Callable[[str], list[int]]) 
     description = task.get("tokenizer_json")
     if description is None:
         return
-    tokenizer = _tokenizer(description)
-    special = [token["content"] for token in description.get("added_tokens", ()) if token.get("special")]
-    texts = [*SAMPLES, *(f"{token}user\nHello{token} again" for token in special[:8])]
-    for text in texts:
+    tokenizer = library(description)
+    for text in texts_to_try(description):
         expected, found = tokenizer.encode(text).ids, tokenize(text)
         if found != expected:
             raise VerificationError(
                 f"llama.cpp splits {text!r} into {found[:12]}, the student's tokenizer into {expected[:12]}."
             )
-
-
-def _tokenizer(description: Mapping[str, Any]) -> Any:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(json.dumps(description))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _facts(description: Mapping[str, Any], vocabulary: int) -> _Facts:
@@ -125,11 +107,8 @@ def _facts(description: Mapping[str, Any], vocabulary: int) -> _Facts:
         tokens[number], types[number] = text, NORMAL
         if text in added:
             types[number] = CONTROL if added[text]["special"] else USER_DEFINED
-    tokenizer = _tokenizer(description)
-    bare = tokenizer.encode("a", add_special_tokens=False).ids
-    whole = tokenizer.encode("a").ids
-    at = next((n for n in range(len(whole) - len(bare) + 1) if whole[n : n + len(bare)] == bare), 0)
-    return _Facts(model, tokens, types, whole[:at], whole[at + len(bare) :])
+    before, after = around(library(description))
+    return _Facts(model, tokens, types, before, after)
 
 
 def _bpe(description: Mapping[str, Any], facts: _Facts) -> dict[str, Value]:
@@ -139,7 +118,6 @@ def _bpe(description: Mapping[str, Any], facts: _Facts) -> dict[str, Value]:
     odd = {
         # llama.cpp leaves texts as they are; what a text would be changed to by NFC, users mostly write at once
         f"normalizer {normalizer!r}": normalizer not in (None, "NFC"),
-        "byte_fallback": bool(model.get("byte_fallback")),
         "a prefix or suffix of words": bool(model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")),
         f"ignore_merges = {bool(model.get('ignore_merges'))} with pre-tokenizer {name!r}": bool(
             model.get("ignore_merges")
@@ -160,6 +138,12 @@ def _bpe(description: Mapping[str, Any], facts: _Facts) -> dict[str, Value]:
         "tokenizer.ggml.add_bos_token": bool(facts.before),
         "tokenizer.ggml.add_eos_token": bool(facts.after),
     }
+
+
+def _sentencepiece(description: Mapping[str, Any], facts: _Facts) -> dict[str, Value]:
+    found, odd = sentencepiece.metadata(description, facts.tokens, facts.types, len(facts.before), len(facts.after))
+    _refuse(odd)
+    return found
 
 
 def _pre_tokenizer(description: Any) -> str:
@@ -226,6 +210,8 @@ def _specials(description: Mapping[str, Any], facts: _Facts, given: Mapping[str,
             raise StageError('name the token that ends a text: special_tokens = {"eos": ...} in the student\'s task.')
         roles.setdefault("eos", (ends or [0])[0])
         roles.setdefault("bos", (facts.before or [roles["eos"]])[0])
+        if sentencepiece.is_sentencepiece(facts.model) and facts.model.get("unk_token") in ids:
+            roles.setdefault("unk", ids[facts.model["unk_token"]])
         more = {}
     return more | {f"tokenizer.ggml.{KEYS[role]}_token_id": np.uint32(roles[role]) for role in KEYS if role in roles}
 

@@ -131,7 +131,7 @@ def spoil(description: dict[str, Any], where: str, value: Any) -> dict[str, Any]
     ("where", "value", "told"),
     [
         ("model.type", "Unigram", "'Unigram'"),
-        ("model.byte_fallback", True, "byte_fallback"),
+        ("model.byte_fallback", True, "256 bytes without a piece"),
         ("model.ignore_merges", True, "ignore_merges"),
         ("model.end_of_word_suffix", "</w>", "suffix of words"),
         ("model.merges", [], "no merges"),
