@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import edgedistill
-from edgedistill.cli import bench, build, bundles, calibrate, catalogue, doctor, parse, plan, starter
+from edgedistill.cli import bench, build, bundles, calibrate, catalogue, compare, doctor, gate, parse, plan, starter
 from edgedistill.cli.options import ABOUT, BUILD, BUNDLE
 
 EPILOG = (
@@ -51,7 +51,8 @@ for _command, _name, _panel in (
     (calibrate.calibrate, "calibrate", BUILD),
     (bundles.verify, "verify", BUNDLE),
     (bench.bench, "bench", BUNDLE),
-    (bundles.gate, "gate", BUNDLE),
+    (gate.gate, "gate", BUNDLE),
+    (compare.compare, "compare", BUNDLE),
     (bundles.report, "report", BUNDLE),
     (catalogue.targets, "targets", ABOUT),
     (catalogue.profiles, "profiles", ABOUT),

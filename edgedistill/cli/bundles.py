@@ -1,4 +1,4 @@
-"""`edgedistill verify`, `gate` and `report`: a finished bundle, looked at again."""
+"""`edgedistill verify` and `report`: a finished bundle, looked at again."""
 
 from __future__ import annotations
 
@@ -42,30 +42,6 @@ def verify(
         f"largest difference of a golden logit {found.logits_max_difference:.2g}",
         "green",
     )
-
-
-def gate(
-    bundle: options.BundleFolder,
-    budget: options.Limits = None,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-) -> None:
-    """Judge the bundle again, strictly: what is not measured has not passed. Writes nothing."""
-    output.choose(as_json=as_json, quiet=quiet)
-    from edgedistill.cli.select import parse_limits
-    from edgedistill.cli.verdicts import gate_table
-    from edgedistill.gate import exit_error
-    from edgedistill.pipeline import recheck
-
-    limits = parse_limits(budget or ())
-    result = recheck.gate_again(recheck.open_bundle(bundle), limits)
-    error = exit_error(result, strict=True)
-    if as_json:
-        told = result.model_dump(mode="json") | {"verdict": result.verdict.value}
-        output.json_document(told | {"bundle": str(bundle), "exit_code": error.exit_code if error else 0})
-    gate_table(result)
-    if error:
-        raise error
 
 
 def report(bundle: options.BundleFolder, as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:

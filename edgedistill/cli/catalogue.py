@@ -56,11 +56,14 @@ def _about(name: str) -> str:
 
 
 def schema(
-    kind: Annotated[Literal["target", "profile"], typer.Argument(help="Which file the schema describes.")],
+    kind: Annotated[
+        Literal["target", "profile", "gate", "compare"], typer.Argument(help="Which document the schema describes.")
+    ],
 ) -> None:
-    """Print the JSON Schema of a target or profile, for editors that complete and check TOML."""
+    """Print the JSON Schema of a target or profile, for editors, or of what gate and compare report, for programs."""
     output.choose(as_json=True)
-    from edgedistill.specs import Profile, Target
+    from edgedistill.specs import CompareReport, GateReport, Profile, Spec, Target
 
-    spec = Target if kind == "target" else Profile
+    specs: dict[str, type[Spec]] = {"target": Target, "profile": Profile, "gate": GateReport, "compare": CompareReport}
+    spec = specs[kind]
     output.json_document({"$schema": "https://json-schema.org/draft/2020-12/schema", **spec.model_json_schema()})

@@ -191,6 +191,7 @@ def _manifest(
         float_quality=judged.qualities["float"],
         artifact_quality=judged.qualities["file"],
         parity=judged.parity,
+        paired=judged.paired,
     )
 
 

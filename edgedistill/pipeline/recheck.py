@@ -167,8 +167,8 @@ def model_path(bundle: Bundle, artifact: Artifact) -> Path:
     return path
 
 
-def gate_again(bundle: Bundle, limits: Mapping[str, float]) -> GateResult:
-    """Judge the bundle on its stored facts; `limits` replace lines of its budget. Nothing is written.
+def gate_again(bundle: Bundle, limits: Mapping[str, float], *, measured: Measurement | None = None) -> GateResult:
+    """Judge the bundle on its stored facts; `limits` replace lines of its budget, `measured` its stored timings.
 
     Raises:
         VerificationError: a file is not what the manifest says, so the facts are another file's.
@@ -180,6 +180,7 @@ def gate_again(bundle: Bundle, limits: Mapping[str, float]) -> GateResult:
     budget = Budget.decode({**(stored if isinstance(stored, dict) else {}), **limits}, f"{where}: plan.budget")
     chosen = manifest.plan.get("chosen")
     told = chosen.get("predictions", ()) if isinstance(chosen, dict) else ()
+    predictions = tuple(Prediction.decode(item, f"{where}: plan.chosen.predictions") for item in told)
     checks: list[Check] = []
     for artifact in manifest.artifacts:
         if artifact.format not in manifest.parity:
@@ -191,10 +192,9 @@ def gate_again(bundle: Bundle, limits: Mapping[str, float]) -> GateResult:
             teacher=manifest.teacher_quality,
             file=quality,
             parity=parity,
-            host=_host(bundle) if first else None,
-            predictions=tuple(Prediction.decode(item, f"{where}: plan.chosen.predictions") for item in told)
-            if first
-            else (),
+            paired=manifest.paired.get(artifact.format),
+            host=(measured or host_measurement(bundle)) if first else None,
+            predictions=predictions if first else (),
         )
         checks += judge_format(bundle.target, budget, bundle.profile.quality, facts, first=first)
         if first:
@@ -235,10 +235,9 @@ def golden_samples(bundle: Bundle) -> tuple[GoldenSample, ...]:
     return golden.decode(read_json(bundle.folder, "golden.json"), formats, str(bundle.folder / "golden.json"))
 
 
-def _host(bundle: Bundle) -> Measurement | None:
+def host_measurement(bundle: Bundle) -> Measurement | None:
     """This file's timings on the machine that built it; None when the bundle came without them."""
     if not (bundle.folder / "measurements.json").exists():
         return None
     value = read_object(bundle.folder, "measurements.json").get(SHIPPED)
-    where = f"{bundle.folder / 'measurements.json'}: {SHIPPED}"
-    return Measurement.decode(value, where) if isinstance(value, dict) else None
+    return Measurement.decode(value, f"{bundle.folder}/measurements.json") if isinstance(value, dict) else None

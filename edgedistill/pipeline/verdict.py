@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedistill.gate import GateFacts, PairedCounts, gate
+from edgedistill.gate import GateFacts, gate
 from edgedistill.pipeline.fleet import fleet_checks
 from edgedistill.pipeline.proofs import model_name, read_json
 from edgedistill.runners import Job
@@ -18,6 +18,7 @@ from edgedistill.specs import (
     GateResult,
     LedgerRow,
     Measurement,
+    PairedCounts,
     Parity,
     Plan,
     Progress,
@@ -42,6 +43,7 @@ class Judged:
     gate: GateResult
     qualities: Mapping[str, Quality]
     parity: Mapping[str, Parity]
+    paired: Mapping[str, PairedCounts]
 
 
 def judge(
@@ -78,6 +80,7 @@ def judge(
         )
     ledger += [_arm_row(key, parameters, quality) for key, quality in arms.items()]
     parity = {key: Parity(**read_json(done.file("parity.json"))) for key, done in verified.items()}
+    paired = {key: PairedCounts(**read_json(done.file("paired.json"))) for key, done in verified.items()}
     checks: list[Check] = []
     for format_name in plan.formats:
         facts = GateFacts(
@@ -85,7 +88,7 @@ def judge(
             teacher=qualities["teacher"],
             file=_qualities(verified[format_name])["file"],
             parity=parity[format_name],
-            paired=PairedCounts(**read_json(verified[format_name].file("paired.json"))),
+            paired=paired[format_name],
             host=measurements.get(SHIPPED) if format_name == name else None,
             predictions=plan.chosen.predictions if format_name == name else (),
         )
@@ -93,7 +96,7 @@ def judge(
         if format_name == name:
             checks += fleet_checks(plan.fleet, plan.profile.budget, facts, plan.chosen.others)
     result = GateResult(target=plan.target.name, checks=tuple(checks))
-    return Judged(tuple(ledger), measurements, result, qualities, parity)
+    return Judged(tuple(ledger), measurements, result, qualities, parity, paired)
 
 
 def judge_format(

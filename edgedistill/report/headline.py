@@ -14,13 +14,21 @@ TITLES = {
     "latency_p95_ms": "Latency (p95)",
     "peak_memory_mb": "Peak memory",
     "energy_mj": "Energy per inference",
+    "latency_ratio": "Latency against the baseline",
+    "latency_ratio_min": "Plausible speed against the baseline",
+    "aa_ratio": "Baseline against itself",
+    "off_unit_time_share": "Time off the requested unit",
+    "off_unit_operators_share": "Operators off the requested unit",
     "retained_min": "Accuracy kept from the teacher",
     "accuracy_min": "Accuracy",
     "argmax_agreement_min": "Same answers as the trained student",
     "codes_max_difference": "Change of weight codes",
     "scales_max_difference": "Change of weight scales",
 }
-SHARES = frozenset(("retained_min", "accuracy_min", "argmax_agreement_min"))
+RATIO = "x"  # the unit of a ratio
+SHARES = frozenset(
+    ("retained_min", "accuracy_min", "argmax_agreement_min", "off_unit_time_share", "off_unit_operators_share")
+)
 
 
 def on_host(data: ReportData) -> bool:
@@ -40,11 +48,15 @@ def title(name: str) -> str:
 
 def value(name: str, number: float | None, unit: str) -> str:
     """A figure of that line: shares as percentages, the rest with its unit."""
+    if unit == RATIO and number is not None:
+        return f"{number:.3f}×"  # a tolerance of 5 % is not seen in three digits
     return percent(number, 2) if name in SHARES else figure(number, unit)
 
 
 def limit_of(check: Check) -> str:
     """`≤ 10 ms`: the limit as it was written, with its direction."""
+    if check.unit == RATIO:
+        return f"{check.relation} {check.limit:g}×"
     text = percent(check.limit, 2) if check.name in SHARES else limited(check.limit, check.unit)
     return f"{check.relation} {text}"
 
@@ -56,17 +68,17 @@ def headline(data: ReportData) -> dict[str, Any]:
     failed = [check for check in checks if check.verdict is Verdict.FAIL]
     unknown = [check for check in checks if check.verdict in (Verdict.INCONCLUSIVE, Verdict.UNMEASURED)]
     if failed:
-        why = listing([_missed(check) for check in failed]) + (f"; {_open(unknown, place)}" if unknown else "")
+        why = listing([missed(check) for check in failed]) + (f"; {open_lines(unknown, place)}" if unknown else "")
         sentence = f"This build does not meet its budget on {place}: {why}."
         return {"tone": "bad", "word": "No", "sentence": sentence, "more": _unknown(data, unknown)}
     if unknown:
-        sentence = f"{passed} of {len(checks)} lines pass and none fails, but {_open(unknown, place)}."
+        sentence = f"{passed} of {len(checks)} lines pass and none fails, but {open_lines(unknown, place)}."
         return {"tone": "open", "word": "Not proven", "sentence": sentence, "more": _unknown(data, unknown)}
     sentence = f"This build meets its budget on {place}: all {len(checks)} lines pass."
     return {"tone": "good", "word": "Yes", "sentence": sentence, "more": []}
 
 
-def _open(checks: Sequence[Check], place: str) -> str:
+def open_lines(checks: Sequence[Check], place: str) -> str:
     """`latency (p95) and energy were not measured on Pixel 8, and peak memory is not decided`."""
     told = []
     for verdict, one, many in (
@@ -79,7 +91,8 @@ def _open(checks: Sequence[Check], place: str) -> str:
     return ", and ".join(told)
 
 
-def _missed(check: Check) -> str:
+def missed(check: Check) -> str:
+    """`file size is 9 MB, the limit is ≤ 8 MB`."""
     seen, limit = value(check.name, check.measured, check.unit), limit_of(check)
     return f"{_lower(title(check.name))} is {seen}, the limit is {limit}"
 

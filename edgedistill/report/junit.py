@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from edgedistill.report.text import clean, figure
+from edgedistill.report.headline import limit_of, value
+from edgedistill.report.text import clean
 from edgedistill.specs import Check, GateResult, Verdict
 
 
@@ -32,7 +33,7 @@ def junit_xml(result: GateResult) -> str:
 
 
 def _message(check: Check) -> str:
-    seen = "not measured" if check.measured is None else figure(check.measured, check.unit)
+    seen = "not measured" if check.measured is None else value(check.name, check.measured, check.unit)
     source = f", {check.provenance.value}" if check.provenance else ""
     note = f" ({check.note})" if check.note else ""
-    return clean(f"{seen}{source}; wanted {check.relation} {figure(check.limit, check.unit)}{note}")
+    return clean(f"{seen}{source}; wanted {limit_of(check)}{note}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.report.axes import log_axis
 from edgedistill.report.data import Curve, ReportData
 from edgedistill.report.front import draw_front, measured_point
 from edgedistill.report.headline import on_host, title, where
@@ -99,7 +100,7 @@ def _size(data: ReportData) -> str | None:
     shown = [figure(size, "MB") for size in sizes]
     plot, axes = _rows([name for name, _ in rows], shown, shipped, axis="file size, MB, log scale")
     start = _decade_below(sizes)
-    _log(axes, start, max(*sizes, data.plan.budget.size_mb or 0.0) * 1.25)
+    log_axis(axes, start, max(*sizes, data.plan.budget.size_mb or 0.0) * 1.25)
     for index, size in enumerate(sizes):
         colour = ACCENT if shipped[index] else SOFT
         axes.plot([start, size], [index + 0.1] * 2, color=colour, linewidth=8, solid_capstyle="butt")
@@ -141,7 +142,7 @@ def _latency(data: ReportData) -> str | None:
     strong = [name == data.shipped for name, _ in seen]
     plot, axes = _rows([name for name, _ in seen], shown, strong, axis="ms per inference on this host, log scale")
     edges = [(item.quantile_ms(0.01), item.quantile_ms(0.99)) for _, item in seen]
-    _log(axes, min(low for low, _ in edges) / 1.35, max(high for _, high in edges) * 1.35)
+    log_axis(axes, min(low for low, _ in edges) / 1.35, max(high for _, high in edges) * 1.35)
     for index, (_, item) in enumerate(seen):
         _spread(axes, index + 0.1, item, ACCENT if strong[index] else MUTED)
     told = "; ".join(
@@ -213,19 +214,6 @@ def _limit(axes: Axes, limit: float | None, rows: int) -> None:
                 linewidth=1.8)  # fmt: skip
     axes.annotate("limit", (limit, rows - 0.46), ha="center", va="center", color=BAD, fontsize=9.5,
                   bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1})  # fmt: skip
-
-
-def _log(axes: Axes, low: float, high: float) -> None:
-    """A log axis with plain numbers: powers of ten, and 2 and 5 between them when there is room."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    wide = high / low > 500
-    ticks = [base * 10.0**power for power in range(-6, 7) for base in ((1,) if wide else (1, 2, 5))]
-    axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:,.10g}")
 
 
 def _decade_below(values: Iterable[float]) -> float:

@@ -10,8 +10,11 @@ from markupsafe import Markup
 from edgedistill.errors import InfrastructureError
 from edgedistill.report import text
 from edgedistill.report.data import ReportData
+from edgedistill.report.panel import Panel, as_svg
 from edgedistill.report.plots import draw
+from edgedistill.report.timing_plots import budget_panels, timing_panels
 from edgedistill.report.view import view
+from edgedistill.specs import Side
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -24,10 +27,10 @@ def write_report(folder: Path, data: ReportData) -> tuple[Path, Path]:
     """
     shown = view(data)
     # The plots are our own markup around texts that the SVG writer escaped; everything else is escaped by the template.
-    plots = {name: Markup(svg) for name, svg in draw(data).items()}
+    plots = {name: Markup(svg) for name, svg in {**draw(data), **as_svg(_panels(data))}.items()}
     pages = {
-        "report.html": _html().get_template("report.html.j2").render(**shown, plots=plots),
-        "report.md": _markdown().get_template("report.md.j2").render(**shown),
+        "report.html": html_pages().get_template("report.html.j2").render(**shown, plots=plots),
+        "report.md": markdown_pages().get_template("report.md.j2").render(**shown),
     }
     try:
         for name, page in pages.items():
@@ -37,7 +40,15 @@ def write_report(folder: Path, data: ReportData) -> tuple[Path, Path]:
     return folder / "report.html", folder / "report.md"
 
 
-def _html() -> Environment:
+def _panels(data: ReportData) -> list[Panel]:
+    """What the gate judged, and how the shipped file's time spreads over its launches."""
+    seen = data.measurements.get(data.shipped)
+    timed = timing_panels([("", Side.of(seen))], paired=False) if seen else []
+    return [*budget_panels(data.gate.checks), *timed]
+
+
+def html_pages() -> Environment:
+    """The HTML templates; every value is escaped and free of characters that HTML cannot hold."""
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -48,8 +59,8 @@ def _html() -> Environment:
     )
 
 
-def _markdown() -> Environment:
-    """Every value is escaped on its way out, as autoescaping knows HTML only."""
+def markdown_pages() -> Environment:
+    """The Markdown templates; every value is escaped on its way out, as autoescaping knows HTML only."""
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=False,

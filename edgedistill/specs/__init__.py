@@ -4,6 +4,7 @@ This floor imports no numpy and no torch, so that `plan`, `targets` and `--help`
 """
 
 from edgedistill.specs.base import Spec
+from edgedistill.specs.comparison import CompareLine, CompareReport, Comparison, GateReport, RatioInterval, Side
 from edgedistill.specs.device import (
     Conditions,
     Energy,
@@ -49,6 +50,7 @@ from edgedistill.specs.results import (
     LedgerRow,
     Manifest,
     Measurement,
+    PairedCounts,
     Parity,
     Provenance,
     Quality,
@@ -63,6 +65,9 @@ __all__ = [
     "Budget",
     "Candidate",
     "Check",
+    "CompareLine",
+    "CompareReport",
+    "Comparison",
     "ComputeUnit",
     "Conditions",
     "DataSpec",
@@ -74,6 +79,7 @@ __all__ = [
     "Fingerprint",
     "FitSpec",
     "FrontPoint",
+    "GateReport",
     "GateResult",
     "Launch",
     "LedgerRow",
@@ -81,6 +87,7 @@ __all__ = [
     "Manifest",
     "Measurement",
     "Outputs",
+    "PairedCounts",
     "Parity",
     "PerChannel",
     "PerGroup",
@@ -95,7 +102,9 @@ __all__ = [
     "Quality",
     "QualityFloor",
     "QuantScheme",
+    "RatioInterval",
     "SearchCounts",
+    "Side",
     "Silent",
     "SizeEstimate",
     "Spec",

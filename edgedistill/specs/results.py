@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from math import exp, log, sqrt
 from statistics import median
 from typing import Any
 
@@ -173,6 +174,33 @@ class Parity(Spec):
     first_divergence: str = ""
 
 
+class PairedCounts(Spec):
+    """Held-out rows by who answered correctly, the exported file or the teacher."""
+
+    both: int
+    only_file: int
+    only_teacher: int
+    neither: int
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return self.both + self.only_file + self.only_teacher + self.neither
+
+    def retained_interval(self) -> tuple[float, float] | None:
+        """95 % interval of (file's accuracy / teacher's), on the same rows; None when one of them is never right.
+
+        The log of the ratio of two paired proportions has the variance (b + c) / ((a + b)(a + c)), a: both right,
+        b and c: only one of them (Lachin, Biostatistical Methods, 2nd ed., 5.5.3).
+        """
+        file, teacher = self.both + self.only_file, self.both + self.only_teacher
+        if not file or not teacher:
+            return None
+        ratio = log(file / teacher)
+        spread = 1.959964 * sqrt((self.only_file + self.only_teacher) / (file * teacher))
+        return exp(ratio - spread), exp(ratio + spread)
+
+
 class Check(Spec):
     """One line of the gate."""
 
@@ -219,7 +247,10 @@ class LedgerRow(Spec):
 
 
 class Manifest(Spec):
-    """The build's receipt. It holds nothing that differs between two identical builds: no times, no host facts."""
+    """The build's receipt. It holds nothing that differs between two identical builds: no times, no host facts.
+
+    `parity` and `paired` are by format; `paired` is empty in bundles of the first version.
+    """
 
     schema_version: int = SCHEMA_VERSION
     edgedistill_version: str
@@ -236,3 +267,4 @@ class Manifest(Spec):
     float_quality: Quality
     artifact_quality: Quality
     parity: Mapping[str, Parity]
+    paired: Mapping[str, PairedCounts] = {}

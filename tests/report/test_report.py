@@ -261,7 +261,7 @@ def test_hostile_texts_stay_text(tmp_path: Path) -> None:
 def test_plots_are_well_formed_labelled_and_apart(tmp_path: Path) -> None:
     source, _ = read(tmp_path, make(name=HOSTILE))
     plots = re.findall(r"<svg.*?</svg>", source, flags=re.DOTALL)
-    assert len(plots) == 5
+    assert len(plots) == 8
     for plot in plots:
         root = ElementTree.fromstring(plot)
         labels = (root.get("aria-labelledby") or "").split()

@@ -17,6 +17,7 @@ from edgedistill.specs import (
     Check,
     GateResult,
     Measurement,
+    PairedCounts,
     Parity,
     Prediction,
     Provenance,
@@ -27,39 +28,11 @@ from edgedistill.specs import (
 )
 from edgedistill.specs.base import Spec
 
-Z = 1.959964  # two-sided 95 %
 # Student's t, two-sided 95 %, by degrees of freedom; the last one stands for all above it, which only widens.
 T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 LAUNCHES_MIN = 3  # fewer launches say nothing about the noise between them
 SAMPLES_MIN = 100  # 5 of them lie beyond the 95th percentile
 UNITS = {"size_mb": "MB", "latency_p95_ms": "ms", "peak_memory_mb": "MB", "energy_mj": "mJ"}
-
-
-class PairedCounts(Spec):
-    """Held-out rows by who answered correctly, the exported file or the teacher."""
-
-    both: int
-    only_file: int
-    only_teacher: int
-    neither: int
-
-    @property
-    def rows(self) -> int:
-        """All rows."""
-        return self.both + self.only_file + self.only_teacher + self.neither
-
-    def retained_interval(self) -> tuple[float, float] | None:
-        """95 % interval of (file's accuracy / teacher's), on the same rows; None when one of them is never right.
-
-        The log of the ratio of two paired proportions has the variance (b + c) / ((a + b)(a + c)), a: both right,
-        b and c: only one of them (Lachin, Biostatistical Methods, 2nd ed., 5.5.3).
-        """
-        file, teacher = self.both + self.only_file, self.both + self.only_teacher
-        if not file or not teacher:
-            return None
-        ratio = log(file / teacher)
-        spread = Z * sqrt((self.only_file + self.only_teacher) / (file * teacher))
-        return exp(ratio - spread), exp(ratio + spread)
 
 
 class GateFacts(Spec):

@@ -1,0 +1,110 @@
+"""`edgedistill gate`: a bundle judged, alone or against a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgedistill.cli import options, output
+
+if TYPE_CHECKING:
+    from edgedistill.pipeline.recheck import Bundle
+    from edgedistill.specs import GateReport
+
+Tolerance = Annotated[
+    float, typer.Option("--tolerance", help="Share by which it may be slower than the baseline, e.g. 0.05.")
+]
+PairsMax = Annotated[
+    int, typer.Option("--pairs", min=5, max=200, help="Launches of each file at most; it starts with 5.")
+]
+
+
+def gate(
+    bundle: options.BundleFolder,
+    budget: options.Limits = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="BUNDLE|FILE",
+            help="Also fail when slower than this bundle, raced on one device, or than launches of `bench --out`.",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="RUNNER", help="Where to race: host, adb:SERIAL or ssh:USER@HOST; by default the target's."
+        ),
+    ] = None,
+    tolerance: Tolerance = 0.05,
+    pairs: PairsMax = 20,
+    speedup: Annotated[
+        float, typer.Option("--plausible-speedup", help="Faster than this many times the baseline fails: wrong file?")
+    ] = 2.0,
+    aa: Annotated[
+        bool, typer.Option("--aa", help="Also race the baseline against itself; a noisy device then decides nothing.")
+    ] = False,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            "--measured", metavar="FILE", help="Judge on these launches of `bench --out`, not on the build's."
+        ),
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option("--unit", metavar="NAME", help="Fail when the work is not done by this compute unit.")
+    ] = None,
+    off_unit: Annotated[
+        float, typer.Option("--off-unit-max", help="Share of time and of operators that may run elsewhere.")
+    ] = 0.0,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=256, help="CPU threads of the race; by default the target's.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Write JSON, JUnit XML, Markdown, HTML, PNG and PDF there."),
+    ] = None,
+    github: Annotated[bool, typer.Option("--github", help="Also write GitHub's step summary and annotations.")] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Judge the bundle again, strictly: what is not measured has not passed. The bundle is not changed."""
+    output.choose(as_json=as_json, quiet=quiet)
+    from edgedistill.cli import select, ways_out
+    from edgedistill.gate import Rule, exit_error
+    from edgedistill.pipeline import gating, recheck
+
+    limits = select.parse_limits(budget or ())
+    rule = Rule(tolerance=tolerance, speedup_max=speedup, pairs_max=pairs)
+    opened = recheck.open_bundle(bundle)
+    _check_options(on, baseline=baseline, aa=aa)
+    seen = gating.measured_file(measured, opened) if measured else None
+    comparison = None
+    if baseline:
+        from edgedistill.cli.progress import Watch
+
+        with Watch() as watch:
+            comparison = gating.compare_with(baseline, opened, rule, threads=threads, against_itself=aa, progress=watch)
+    found = gating.judge(
+        opened, limits, comparison=comparison, baseline=baseline, rule=rule,
+        measured=seen, unit=unit, off_unit_max=off_unit,
+    )  # fmt: skip
+    ways_out.tell_gate(found, out=out, github=github)
+    _warn_of_another_device(opened, found)
+    error = exit_error(found.result, strict=True)
+    if error:
+        raise error
+
+
+def _check_options(on: str | None, *, baseline: Path | None, aa: bool) -> None:
+    """Refuse options that would do nothing."""
+    from edgedistill.errors import SpecError
+
+    if baseline is None and (on or aa):
+        raise SpecError(f"{'--on' if on else '--aa'} says how to race, and there is no --baseline to race against.")
+
+
+def _warn_of_another_device(opened: Bundle, found: GateReport) -> None:
+    if found.comparison and opened.target.runner != "host":
+        output.say(f"Raced on {found.comparison.device}: this says nothing about {opened.target.title}.", "yellow")

@@ -1,0 +1,144 @@
+"""A candidate against a baseline: launches of both in turns on one device until the gate can decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgedistill import catalog
+from edgedistill.errors import SpecError, did_you_mean
+from edgedistill.gate import Rule, compared, decided, joined
+from edgedistill.pipeline import benching, recheck
+from edgedistill.pipeline.recheck import Bundle
+from edgedistill.runners import How, Job, Timing
+from edgedistill.specs import Comparison, Measurement, Progress, Silent
+
+# A launch is one observation, however long it lasts: many short ones say more than few long ones.
+TIMING = Timing(warmup_s=0.1, runs_min=50, time_s=0.2)
+ON_DEVICE = Timing(warmup_s=0.5, runs_min=30, time_s=1.0, cap_s=30.0, timeout_s=180.0)
+BASELINE, CANDIDATE, AGAIN = "baseline", "candidate", "baseline again"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to race: `host`, `adb:SERIAL`, `ssh:USER@HOST`, with the number of threads; None: the target's."""
+
+    on: str = "host"
+    threads: int | None = None
+    how: How = How()
+
+    def measure(self, jobs: Mapping[str, Job], launches: int, progress: Progress) -> dict[str, Measurement]:
+        """Launch the jobs there, in turns.
+
+        Raises:
+            SpecError: no such runner.
+            StageError, MissingDependency, InfrastructureError: as the runner.
+        """
+        kind, _, where = self.on.partition(":")
+        known = catalog.plugins("runners")
+        if kind not in known:
+            raise SpecError(f"--on {self.on}: no such runner{did_you_mean(kind, known)}")
+        found: dict[str, Measurement] = catalog.load_plugin("runners", kind).measure_many(
+            jobs,
+            launches=launches,
+            timing=TIMING if kind == "host" else ON_DEVICE,
+            how=replace(self.how, where=where),
+            progress=progress,
+        )
+        return found
+
+
+def race(
+    baseline: Bundle,
+    candidate: Bundle,
+    rule: Rule,
+    *,
+    place: Place,
+    against_itself: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Launch both in turns, `rule.pairs_step` pairs at a time, until nothing is open or `rule.pairs_max` is reached.
+
+    Timed is the signature of the candidate's longest texts. `against_itself` launches the baseline a second time in
+    every round, to see how much the device differs from itself.
+
+    Raises:
+        VerificationError: a model is not the one that was built.
+        SpecError: the two files cannot be compared: another format, or no common signature.
+        StageError, InfrastructureError: as the runner.
+    """
+    watch = progress or Silent()
+    jobs = _jobs(baseline, candidate, place.threads, against_itself=against_itself)
+    parts: dict[str, list[Measurement]] = {name: [] for name in jobs}
+    watch.begin("race", len(jobs) * rule.pairs_max, "launch")
+    while True:
+        done = sum(len(part.launch_medians_ms) for part in parts[CANDIDATE])
+        found = place.measure(jobs, min(rule.pairs_step, rule.pairs_max - done), watch)
+        for name, seen in found.items():
+            parts[name].append(seen)
+        all_of = {name: joined(several) for name, several in parts.items()}
+        comparison = compared(all_of[BASELINE], all_of[CANDIDATE], rule, interleaved=True, again=all_of.get(AGAIN))
+        if decided(comparison, rule) or comparison.latency.pairs >= rule.pairs_max:
+            watch.end(f"{comparison.latency.ratio:.3f} of the baseline's time, {comparison.latency.pairs} pairs")
+            return comparison
+
+
+def against_stored(
+    stored: Path,
+    candidate: Bundle,
+    rule: Rule,
+    *,
+    place: Place,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Launch the candidate `rule.pairs_max` times and compare with launches that `edgedistill bench --out` stored.
+
+    Raises:
+        VerificationError: the candidate is not the file that was built.
+        SpecError: the stored file is damaged, or of another device, OS build, runtime, number of threads or signature.
+    """
+    watch, known = progress or Silent(), stored_measurements(stored)
+    jobs = _timed(candidate, place.threads)
+    signature = next((name for name in reversed(jobs) if name in known), None)
+    if signature is None:
+        raise SpecError(f"{stored}: holds {', '.join(known)}; the candidate has {', '.join(jobs)}.")
+    watch.begin("race", rule.pairs_max, "launch")
+    found = place.measure({CANDIDATE: jobs[signature]}, rule.pairs_max, watch)
+    watch.end(f"{rule.pairs_max} launches of the candidate")
+    return compared(known[signature], found[CANDIDATE], rule, interleaved=False)
+
+
+def stored_measurements(path: Path) -> dict[str, Measurement]:
+    """The measurements by signature in a file that `edgedistill bench --out` wrote.
+
+    Raises:
+        SpecError: it cannot be read or is no such file.
+    """
+    value = recheck.read_object(path.parent, path.name)
+    found = {}
+    for name, item in value.items():
+        if not isinstance(item, dict) or not isinstance(item.get("measurement"), dict):
+            raise SpecError(f"{path}: {name!r} holds no measurement. Give a file of `edgedistill bench --out FILE`.")
+        found[name] = Measurement.decode(item["measurement"], f"{path}: {name}.measurement")
+    if not found:
+        raise SpecError(f"{path}: holds no measurement. Give a file of `edgedistill bench --out FILE`.")
+    return found
+
+
+def _timed(bundle: Bundle, threads: int | None) -> dict[str, Job]:
+    recheck.check_files(bundle)
+    return benching.timing_jobs(bundle, threads)
+
+
+def _jobs(baseline: Bundle, candidate: Bundle, threads: int | None, *, against_itself: bool) -> dict[str, Job]:
+    """The longest signature of the candidate, on both files, with the candidate's threads."""
+    new, old = _timed(candidate, threads), _timed(baseline, threads)
+    signature, job = list(new.items())[-1]
+    if signature not in old:
+        raise SpecError(
+            f"{baseline.folder}: has no signature {signature!r}, which the candidate is timed on; it has "
+            f"{', '.join(old)}. Compare builds of one profile's buckets."
+        )
+    first = replace(old[signature], threads=job.threads)
+    return {BASELINE: first, CANDIDATE: job} | ({AGAIN: first} if against_itself else {})
