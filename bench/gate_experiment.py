@@ -25,7 +25,7 @@ from _machine import RESULTS, write
 from edgedistill import catalog, pipeline
 from edgedistill.errors import InfrastructureError
 from edgedistill.gate import Rule, regression_lines
-from edgedistill.pipeline.race import race
+from edgedistill.pipeline.race import Place, race
 from edgedistill.pipeline.recheck import Bundle, open_bundle
 from edgedistill.specs import Profile
 from edgedistill.store import Store
@@ -69,7 +69,7 @@ def background(processes: int) -> Iterator[None]:
 
 def one_gate(kind: str, baseline: Bundle, candidate: Bundle, load: int) -> dict[str, object]:
     start = time.monotonic()
-    seen = race(baseline, candidate, RULE)
+    seen = race(baseline, candidate, RULE, place=Place())
     line = regression_lines(seen, RULE)[0]
     return {
         "kind": kind,

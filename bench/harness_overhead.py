@@ -17,8 +17,9 @@ from _machine import write
 from gate_experiment import built
 
 from edgedistill.gate import paired_interval
-from edgedistill.pipeline import recheck
-from edgedistill.runners.host import Timing, measure_many
+from edgedistill.pipeline import benching
+from edgedistill.runners import Job, Timing
+from edgedistill.runners.host import measure_many
 
 LIMIT = 0.02
 TIMING = Timing(warmup_s=0.1, runs_min=50, time_s=0.3)
@@ -29,8 +30,7 @@ from ai_edge_litert.interpreter import Interpreter
 job = json.loads(sys.argv[1])
 interpreter = Interpreter(model_path=job["model"], num_threads=1)
 interpreter.allocate_tensors()
-for detail in interpreter.get_input_details():
-    name = next(name for name in job["inputs"] if name in detail["name"])
+for name, detail in interpreter.get_signature_runner(job["signature"]).get_input_details().items():
     value = np.array(job["inputs"][name], detail["dtype"]).reshape(detail["shape"])
     interpreter.set_tensor(detail["index"], value)
 def loop(seconds, runs):
@@ -57,12 +57,12 @@ def main(work: Path, pairs: int) -> None:
     for layers in (1, 10):
         bundle = built(work, layers)
         # the bare interpreter runs the file's first graph, which is that of the shortest texts
-        name, job = next(iter(recheck.timing_jobs(bundle, 1).items()))
+        name, job = next(iter(benching.timing_jobs(bundle, 1).items()))
         inputs = {key: samples[:1] for key, samples in job.inputs.items()}
-        asked = {"model": str(job.model), "inputs": {key: samples[0] for key, samples in inputs.items()},
+        asked = {"model": str(job.model), "signature": name, "inputs": {key: one[0] for key, one in inputs.items()},
                  "warmup_s": TIMING.warmup_s, "time_s": TIMING.time_s, "runs_min": TIMING.runs_min}  # fmt: skip
         ours, bare = [], []
-        one = type(job)(job.model, name, inputs, 1)
+        one = Job(job.model, name, inputs)
         for turn in range(pairs):
             for place in (turn % 2, 1 - turn % 2):
                 if place:

@@ -17,6 +17,8 @@ from edgedistill.specs import (
     Budget,
     Check,
     ComputeUnit,
+    Energy,
+    Fingerprint,
     GateResult,
     Measurement,
     PairedCounts,
@@ -126,6 +128,52 @@ def test_energy_is_unmeasured_even_on_the_host() -> None:
 )
 def test_host_target_without_a_measurement_is_unmeasured(host: Measurement | None) -> None:
     assert verdict("latency_p95_ms", target("host"), Budget(latency_p95_ms=5.0), facts(host=host)) is U
+
+
+PHONE = Fingerprint(
+    runner="adb", device_id="ab" * 32, model="Google Pixel 8", os_build="b", cpu="c", machine="aarch64", runtime="rt",
+    runtime_version="1", threads=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, ""),
+        ({"fingerprint": PHONE.model_copy(update={"model": "Google Pixel 8 Pro"})}, "not known to be"),
+        ({"fingerprint": PHONE.model_copy(update={"runner": "ssh"})}, "not known to be"),
+        ({"fingerprint": None}, "no Some Device was measured"),
+        ({"provenance": Provenance.EMULATED}, "emulated"),
+        ({"threads": 2}, "2 threads"),
+    ],
+)
+def test_only_a_measurement_of_the_device_itself_counts(change: dict[str, object], told: str) -> None:
+    phone = target("adb").model_copy(update={"models": ("Google Pixel 8",)})
+    metered = Energy(energy_mj=3.0, source="rails", resolution_mj=0.5)
+    seen = measured(peak=50.0).model_copy(update={"fingerprint": PHONE, "energy": metered, **change})
+    limits = {"latency_p95_ms": 5.0, "peak_memory_mb": 60.0, "energy_mj": 4.0}
+    result = gate(phone, Budget(**limits), QualityFloor(), facts(host=seen))
+    for name in limits:
+        check = line(result, name)
+        assert check.verdict is (U if told else P)
+        assert told in check.note
+    nameless = gate(target("adb"), Budget(**limits), QualityFloor(), facts(host=seen))
+    assert line(nameless, "latency_p95_ms").verdict is U
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(3.5, P), (3.2, OPEN), (2.6, OPEN), (2.4, F)])
+def test_energy_is_decided_to_within_what_the_meter_shows(limit: float, expected: Verdict) -> None:
+    metered = measured().model_copy(update={"energy": Energy(energy_mj=3.0, source="rails", resolution_mj=0.5)})
+    assert verdict("energy_mj", target("host"), Budget(energy_mj=limit), facts(host=metered)) is expected
+    unmetered = measured().model_copy(update={"energy": Energy(energy_mj=None, note="it was charging")})
+    check = line(gate(target("host"), Budget(energy_mj=limit), QualityFloor(), facts(host=unmetered)), "energy_mj")
+    assert (check.verdict, check.measured) == (U, None)
+    assert "it was charging" in check.note
+
+
+def test_a_tool_without_samples_bounds_no_percentile() -> None:
+    seen = measured().model_copy(update={"samples_ms": (), "launch_counts": ()})
+    assert verdict("latency_p95_ms", target("host"), Budget(latency_p95_ms=5.0), facts(host=seen)) is U
 
 
 def test_a_measurement_with_other_threads_does_not_count() -> None:

@@ -10,6 +10,7 @@ import typer
 from edgedistill.cli import options, output
 
 if TYPE_CHECKING:
+    from edgedistill.pipeline.race import Place
     from edgedistill.pipeline.recheck import Bundle
     from edgedistill.specs import GateReport
 
@@ -35,7 +36,7 @@ def gate(
     on: Annotated[
         str | None,
         typer.Option(
-            "--on", metavar="RUNNER", help="Where to race: host, adb:SERIAL or ssh:USER@HOST; by default the target's."
+            "--on", metavar="RUNNER", help="Race on host, adb:SERIAL or ssh:USER@HOST; default: the target's."
         ),
     ] = None,
     tolerance: Tolerance = 0.05,
@@ -73,25 +74,25 @@ def gate(
     output.choose(as_json=as_json, quiet=quiet)
     from edgedistill.cli import select, ways_out
     from edgedistill.gate import Rule, exit_error
-    from edgedistill.pipeline import gating, recheck
+    from edgedistill.pipeline import gating, race, recheck
 
     limits = select.parse_limits(budget or ())
     rule = Rule(tolerance=tolerance, speedup_max=speedup, pairs_max=pairs)
     opened = recheck.open_bundle(bundle)
     _check_options(on, baseline=baseline, aa=aa)
     seen = gating.measured_file(measured, opened) if measured else None
-    comparison = None
+    comparison, place = None, race.Place(on or opened.target.runner, threads)
     if baseline:
         from edgedistill.cli.progress import Watch
 
         with Watch() as watch:
-            comparison = gating.compare_with(baseline, opened, rule, threads=threads, against_itself=aa, progress=watch)
+            comparison = gating.compare_with(baseline, opened, rule, place=place, against_itself=aa, progress=watch)
     found = gating.judge(
         opened, limits, comparison=comparison, baseline=baseline, rule=rule,
         measured=seen, unit=unit, off_unit_max=off_unit,
     )  # fmt: skip
     ways_out.tell_gate(found, out=out, github=github)
-    _warn_of_another_device(opened, found)
+    _warn_of_another_device(opened, found, place)
     error = exit_error(found.result, strict=True)
     if error:
         raise error
@@ -105,6 +106,6 @@ def _check_options(on: str | None, *, baseline: Path | None, aa: bool) -> None:
         raise SpecError(f"{'--on' if on else '--aa'} says how to race, and there is no --baseline to race against.")
 
 
-def _warn_of_another_device(opened: Bundle, found: GateReport) -> None:
-    if found.comparison and opened.target.runner != "host":
+def _warn_of_another_device(opened: Bundle, found: GateReport, place: Place) -> None:
+    if found.comparison and place.on.partition(":")[0] != opened.target.runner:
         output.say(f"Raced on {found.comparison.device}: this says nothing about {opened.target.title}.", "yellow")

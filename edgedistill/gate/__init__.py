@@ -1,6 +1,7 @@
 """The gate: what a build was allowed to cost and had to be worth, against what was seen. Pure; it measures nothing."""
 
-from edgedistill.gate.budget import GateFacts, exit_error, gate, p95_bounds, pair
+from edgedistill.gate.budget import GateFacts, exit_error, gate, pair
+from edgedistill.gate.costs import p95_bounds
 from edgedistill.gate.lines import accuracy_line, exact_line, latency_line, memory_line
 from edgedistill.gate.placement import placement_lines
 from edgedistill.gate.regression import Rule, decided, paired_interval, regression_lines, unpaired_interval

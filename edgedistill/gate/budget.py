@@ -6,11 +6,10 @@ was measured, whatever this machine says and whatever was predicted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from math import ceil, exp, inf, log, sqrt
-from statistics import fmean, stdev
+from collections.abc import Iterable
 
 from edgedistill.errors import GateFailed, NotDecided, StageError
+from edgedistill.gate import costs
 from edgedistill.specs import (
     Artifact,
     Budget,
@@ -28,18 +27,15 @@ from edgedistill.specs import (
 )
 from edgedistill.specs.base import Spec
 
-# Student's t, two-sided 95 %, by degrees of freedom; the last one stands for all above it, which only widens.
-T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-LAUNCHES_MIN = 3  # fewer launches say nothing about the noise between them
-SAMPLES_MIN = 100  # 5 of them lie beyond the 95th percentile
 UNITS = {"size_mb": "MB", "latency_p95_ms": "ms", "peak_memory_mb": "MB", "energy_mj": "mJ"}
 
 
 class GateFacts(Spec):
     """What the gate judges: one shipped file, and everything seen about it.
 
-    `teacher` and `file` are qualities on the same held-out rows. `host` is used only by a target whose runner is this
-    machine. A prediction belongs to the budget line that its `quantity` names.
+    `teacher` and `file` are qualities on the same held-out rows. `host` is what was timed: on this machine, which only
+    counts for a target that is this machine, or on the target's own device. A prediction belongs to the budget line
+    that its `quantity` names.
     """
 
     artifact: Artifact
@@ -89,37 +85,6 @@ def exit_error(result: GateResult, *, strict: bool) -> GateFailed | NotDecided |
     return None
 
 
-def p95_bounds(measurement: Measurement) -> tuple[float, float]:
-    """95% bounds of a launch's 95th percentile of latency, in ms, with the launch as the unit.
-
-    Noise lies between processes more than between inferences, so pooled inferences would claim far too much. Student's
-    t on the logarithm of each launch's own percentile; of 3 simulated launches with 1 to 4% noise between them, its
-    upper bound held in 98 to 99 of 100 cases, that of a bootstrap over launches in 93. The pooled percentile is always
-    inside. One launch bounds nothing: (0, inf).
-    """
-    launches = _by_launch(measurement)
-    if len(launches) < 2:
-        return 0.0, inf
-    logs = [log(max(_p95(launch), 1e-9)) for launch in launches]
-    centre = fmean(logs)
-    spread = T_QUANTILES[min(len(logs) - 1, max(T_QUANTILES))] * stdev(logs) / sqrt(len(logs))
-    pooled = measurement.latency_p95_ms
-    return min(exp(centre - spread), pooled), max(exp(centre + spread), pooled)
-
-
-def _p95(values: Sequence[float]) -> float:
-    """The smallest value that at least 95% of the values do not exceed."""
-    return sorted(values)[ceil(0.95 * len(values)) - 1]
-
-
-def _by_launch(measurement: Measurement) -> list[tuple[float, ...]]:
-    counts = measurement.launch_counts
-    if not counts or sum(counts) != len(measurement.samples_ms):
-        return [measurement.samples_ms]
-    starts = [sum(counts[:index]) for index in range(len(counts))]
-    return [measurement.samples_ms[start : start + count] for start, count in zip(starts, counts, strict=True) if count]
-
-
 def _check_facts(facts: GateFacts) -> None:
     rows = {facts.teacher.rows, facts.file.rows} | ({facts.paired.rows} if facts.paired else set())
     if len(rows) != 1:
@@ -132,83 +97,20 @@ def _budget_line(target: Target, name: str, limit: float, facts: GateFacts) -> C
     if name == "size_mb":
         return _exact(name, facts.artifact.size_mb, limit, "MB", Provenance.COMPUTED, "bytes of the shipped file")
     predicted = next((item for item in facts.predictions if item.quantity == name), None)
-    why = _why_unmeasured(target, name, facts)
+    why = costs.why_unmeasured(target, name, facts.host)
     if why or facts.host is None:
         tail = f"; {_told(predicted)}" if predicted else "; no prediction"
         return Check(
             name=name, verdict=Verdict.UNMEASURED, unit=UNITS[name], measured=None, limit=limit, note=f"{why}{tail}"
         )
-    if name == "latency_p95_ms":
-        return _latency(facts.host, limit)
-    return _memory(facts.host, limit)
-
-
-def _why_unmeasured(target: Target, name: str, facts: GateFacts) -> str:
-    """Why no figure of the right kind exists for this line; empty when one does."""
-    if name == "energy_mj":
-        return "no power meter"
-    if target.runner != "host":
-        return f"no {target.title} was measured"
-    if facts.host is None or facts.host.provenance is not Provenance.MEASURED:
-        return "this machine was not measured"
-    if name == "peak_memory_mb" and facts.host.peak_memory_mb is None:
-        return f"{facts.host.runtime} does not tell its peak memory"
-    if facts.host.threads != target.threads:
-        return f"measured with {facts.host.threads} threads, the target runs {target.threads}"
-    return ""
+    judge = {"latency_p95_ms": costs.latency, "peak_memory_mb": costs.memory, "energy_mj": costs.energy}[name]
+    return judge(facts.host, limit)
 
 
 def _told(prediction: Prediction) -> str:
     return (
         f"predicted {prediction.median:.3g} {prediction.unit}, {prediction.confidence:.0%} interval "
         f"{prediction.low:.3g} to {prediction.high:.3g}"
-    )
-
-
-def _latency(host: Measurement, limit: float) -> Check:
-    launches = len(_by_launch(host))
-    verdict = Verdict.INCONCLUSIVE
-    if launches < LAUNCHES_MIN or len(host.samples_ms) < SAMPLES_MIN:
-        seen = f"{launches} launches and {len(host.samples_ms)} inferences"
-        note = f"{seen}; deciding needs {LAUNCHES_MIN} and {SAMPLES_MIN}"
-    else:
-        low, high = p95_bounds(host)
-        if high <= limit:
-            verdict = Verdict.PASS
-        elif low > limit:
-            verdict = Verdict.FAIL
-        note = f"95% CI {low:.3g} to {high:.3g} ms over {launches} launches, {len(host.samples_ms)} inferences"
-    return Check(
-        name="latency_p95_ms",
-        verdict=verdict,
-        unit="ms",
-        measured=host.latency_p95_ms,
-        limit=limit,
-        provenance=Provenance.MEASURED,
-        note=note,
-    )
-
-
-def _memory(host: Measurement, limit: float) -> Check:
-    """The measured process carries Python too: the truth lies between what loading the file added and the whole."""
-    peak, baseline = host.peak_memory_mb, host.baseline_memory_mb or 0.0
-    if peak is None:
-        raise StageError("the measurement holds no peak memory")
-    added = peak - baseline
-    verdict = Verdict.INCONCLUSIVE
-    if peak <= limit:
-        verdict = Verdict.PASS
-    elif added > limit:
-        verdict = Verdict.FAIL
-    note = f"whole process with Python; {added:.3g} MB of it since the file was loaded"
-    return Check(
-        name="peak_memory_mb",
-        verdict=verdict,
-        unit="MB",
-        measured=host.peak_memory_mb,
-        limit=limit,
-        provenance=Provenance.MEASURED,
-        note=note,
     )
 
 

@@ -43,7 +43,7 @@ def open_subject(path: Path) -> Subject:
 def compare(
     a: Subject, b: Subject, rule: Rule, *, place: Place | None = None, progress: Progress | None = None
 ) -> CompareReport:
-    """Every quantity that both sides have. The two files are raced at `place`; without one the stored timings are taken.
+    """Every quantity that both sides have. The files are raced at `place`; without one the stored timings are taken.
 
     Raises:
         SpecError: nothing can be compared, or measurements alone are to be raced.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgedistill import catalog
@@ -26,7 +26,7 @@ class Place:
 
     on: str = "host"
     threads: int | None = None
-    how: How = How()
+    how: How = field(default_factory=How)
 
     def measure(self, jobs: Mapping[str, Job], launches: int, progress: Progress) -> dict[str, Measurement]:
         """Launch the jobs there, in turns.

@@ -57,6 +57,9 @@ class Target(Spec):
     formats: Annotated[tuple[FormatName, ...], Field(min_length=1)]
     runner: Literal["host", "adb", "ssh", "ios"]
     threads: Annotated[int, Field(ge=1, le=64)] = 1
+    models: tuple[str, ...] = Field(
+        default=(), description="how such a device names itself (ro.product.model, device tree); * stands for anything"
+    )
     compute_units: Annotated[tuple[ComputeUnit, ...], Field(min_length=1)]
     source: str
     budget: Budget = Budget()
