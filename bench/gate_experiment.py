@@ -1,6 +1,6 @@
 """How often is the regression gate wrong? Real gates on a noisy machine: the same file, and a slower one.
 
-python bench/gate_experiment.py [--work DIR] [--gates 100] [--load 2]
+python bench/gate_experiment.py [--work DIR] [--gates 100] [--load 2] [--fresh]
 
 The slower file is a student with 11 layers instead of 10, built by the product; how much slower it is, is measured by
 all the pairs of the experiment together. `--load` processes count in the background all the time. Both kinds of gate
@@ -148,7 +148,10 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, default=Path("gate_experiment_work"))
     parser.add_argument("--gates", type=int, default=100)
     parser.add_argument("--load", type=int, default=2)
+    parser.add_argument("--fresh", action="store_true", help="forget the gates that are there")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.fresh:
+        LOG.unlink(missing_ok=True)
     run(options.work, options.gates, options.load)
     write("gate_experiment", *table(gates()))

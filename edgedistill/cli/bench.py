@@ -39,8 +39,13 @@ Tolerance = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the samples.")]
 
 
+OptionalBundle = Annotated[Path | None, typer.Argument(metavar="BUNDLE", help="Folder that `edgedistill build` wrote.")]
+Suite = Annotated[bool, typer.Option("--suite", help="Run the repository's own benchmarks, without a bundle: hours.")]
+Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="With --suite: these alone.")]
+
+
 def bench(
-    bundle: options.BundleFolder,
+    bundle: OptionalBundle = None,
     on: On = "host",
     launches: Launches = 7,
     threads: Threads = None,
@@ -52,11 +57,20 @@ def bench(
     cool_down: CoolDown = 120.0,
     tolerance: Tolerance = 0.02,
     out: Out = None,
+    suite: Suite = False,
+    only: Only = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Time the model where it is to run; the bundle is not changed."""
     output.choose(as_json=as_json, quiet=quiet)
+    if suite:
+        from edgedistill.cli import suite as scripts
+
+        scripts.run(only or (), Path("bench_work"))
+        return
+    if bundle is None or only:
+        raise typer.BadParameter("give a BUNDLE to time, or --suite [--only NAME] for the repository's benchmarks")
     from edgedistill.cli.progress import Watch
     from edgedistill.pipeline import benching, recheck
     from edgedistill.runners import How

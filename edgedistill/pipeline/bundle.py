@@ -20,7 +20,7 @@ from edgedistill.pipeline.proofs import model_name, read_json
 from edgedistill.pipeline.trained import Trained
 from edgedistill.pipeline.verdict import SHIPPED, Judged
 from edgedistill.report import Curve, ReportData, Split, junit_xml, write_report
-from edgedistill.specs import Artifact, FitSpec, Manifest, Plan, Profile
+from edgedistill.specs import Artifact, FitSpec, GateReport, GateResult, Manifest, Plan, Profile
 from edgedistill.store import Finished, sha256_of, storage_errors, version_of, write_json, write_whole
 from edgedistill.teachers import Located
 
@@ -224,6 +224,7 @@ def _notice(licences: Sequence[Mapping[str, str]]) -> str:
 def _observed(draft: Path, plan: Plan, profile: Profile, trained: Trained, judged: Judged, manifest: Manifest) -> None:
     """What this host saw: never hashed into the manifest."""
     error = exit_error(judged.gate, strict=False)
+    name = draft.name.removeprefix(".").removesuffix(".draft")
     data = ReportData(
         manifest=manifest,
         plan=plan,
@@ -239,11 +240,23 @@ def _observed(draft: Path, plan: Plan, profile: Profile, trained: Trained, judge
         exit_code=error.exit_code if error else 0,
     )
     write_json(draft / "measurements.json", {k: m.model_dump(mode="json") for k, m in judged.measurements.items()})
-    write_json(draft / "gate.json", judged.gate.model_dump(mode="json") | {"verdict": judged.gate.verdict})
+    write_json(draft / "gate.json", _gate_report(judged.gate, name, data.exit_code))
     # In the order that the report shows, so that `edgedistill report` writes the very same page from it.
     write_whole(draft / "report.json", f"{data.model_dump_json(indent=1)}\n".encode())
     write_whole(draft / "gate.junit.xml", junit_xml(judged.gate).encode())
     write_report(draft, data)
+
+
+def _gate_report(result: GateResult, bundle: str, exit_code: int) -> dict[str, Any]:
+    """The verdict in the form in which `edgedistill gate` writes it."""
+    return GateReport(
+        edgedistill_version=edgedistill.__version__,
+        bundle=bundle,
+        target=result.target,
+        verdict=result.verdict,
+        exit_code=exit_code,
+        checks=result.checks,
+    ).model_dump(mode="json")
 
 
 def _splits(trained: Trained) -> tuple[Split, ...]:
