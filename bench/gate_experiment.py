@@ -129,13 +129,16 @@ def table(seen: list[dict[str, object]]) -> tuple[dict[str, object], str]:
             f"{counts['INCONCLUSIVE']} | {statistics.mean(pairs):.1f} | {seconds:.1f} | "
             f"{min(loads):.1f} to {max(loads):.1f} |"
         )
+    counting = sorted({int(gate["counting_processes"]) for gate in seen if gate["kind"] in KINDS})
+    busy = " or ".join(map(str, counting))
     figures["lost"] = sum(gate["kind"] == "lost" for gate in seen)
     head = [
         "# How often the regression gate is wrong",
         "",
         f"Tolerance {RULE.tolerance:.0%}, {RULE.pairs_step} to {RULE.pairs_max} pairs of launches, one thread. "
         "The slower file has 11 layers where the baseline has 10. A launch that the machine lost ends a gate without "
-        f"a verdict: {figures['lost']}. Pairs are the mean, seconds of a gate the median.",
+        f"a verdict: {figures['lost']}. Pairs are the mean, seconds of a gate the median; "
+        f"load is the one-minute load average, {busy} of it processes that only count.",
         "",
         "| candidate | true ratio | sd of a pair | gates | PASS | FAIL | INCONCLUSIVE | pairs | s | load |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",

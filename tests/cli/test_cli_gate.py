@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -232,3 +233,19 @@ def test_the_action_takes_its_inputs_as_data(tmp_path):
     assert done.returncode == 2
     assert output == "verdict=\nexit-code=2\n"
     assert not (tmp_path / "pwned").exists()
+
+
+def test_what_the_readme_shows_for_ci_is_right(cli):
+    github, gitlab = (
+        yaml.safe_load(block)
+        for block in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    )
+    (step,) = github
+    assert (ROOT / step["uses"] / "action.yml").is_file()
+    assert set(step["with"]) <= set(ACTION["inputs"])
+    assert gitlab["gate"]["allow_failure"] == {"exit_codes": 4}
+    _, command, _, *options = gitlab["gate"]["script"][0].split()
+    help_text = cli("gate", "--help", COLUMNS="200").stdout
+    assert command == "gate"
+    assert all(option in help_text for option in options if option.startswith("--"))
+    assert gitlab["gate"]["artifacts"]["reports"]["junit"] == f"{options[-1]}/gate.junit.xml"
