@@ -22,51 +22,59 @@ PairsMax = Annotated[
 ]
 
 
+Baseline = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline",
+        metavar="BUNDLE|FILE",
+        help="Also fail when slower than this bundle, raced on one device, or than launches of `bench --out`.",
+    ),
+]
+RaceOn = Annotated[
+    str | None,
+    typer.Option("--on", metavar="RUNNER", help="Race on host, adb:SERIAL or ssh:USER@HOST; default: the target's."),
+]
+Speedup = Annotated[
+    float, typer.Option("--plausible-speedup", help="Faster than this many times the baseline fails: wrong file?")
+]
+AgainstItself = Annotated[
+    bool, typer.Option("--aa", help="Also race the baseline against itself; a noisy device then decides nothing.")
+]
+Measured = Annotated[
+    Path | None,
+    typer.Option("--measured", metavar="FILE", help="Judge on these launches of `bench --out`, not on the build's."),
+]
+Unit = Annotated[
+    str | None, typer.Option("--unit", metavar="NAME", help="Fail when the work is not done by this compute unit.")
+]
+OffUnit = Annotated[
+    float, typer.Option("--off-unit-max", help="Share of time and of operators that may run elsewhere.")
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads of the race; by default the target's.")
+]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FOLDER", help="Write JSON, JUnit XML, Markdown, HTML, PNG and PDF there."),
+]
+Github = Annotated[bool, typer.Option("--github", help="Also write GitHub's step summary and annotations.")]
+
+
 def gate(
     bundle: options.BundleFolder,
     budget: options.Limits = None,
-    baseline: Annotated[
-        Path | None,
-        typer.Option(
-            "--baseline",
-            metavar="BUNDLE|FILE",
-            help="Also fail when slower than this bundle, raced on one device, or than launches of `bench --out`.",
-        ),
-    ] = None,
-    on: Annotated[
-        str | None,
-        typer.Option(
-            "--on", metavar="RUNNER", help="Race on host, adb:SERIAL or ssh:USER@HOST; default: the target's."
-        ),
-    ] = None,
+    baseline: Baseline = None,
+    on: RaceOn = None,
     tolerance: Tolerance = 0.05,
     pairs: PairsMax = 20,
-    speedup: Annotated[
-        float, typer.Option("--plausible-speedup", help="Faster than this many times the baseline fails: wrong file?")
-    ] = 2.0,
-    aa: Annotated[
-        bool, typer.Option("--aa", help="Also race the baseline against itself; a noisy device then decides nothing.")
-    ] = False,
-    measured: Annotated[
-        Path | None,
-        typer.Option(
-            "--measured", metavar="FILE", help="Judge on these launches of `bench --out`, not on the build's."
-        ),
-    ] = None,
-    unit: Annotated[
-        str | None, typer.Option("--unit", metavar="NAME", help="Fail when the work is not done by this compute unit.")
-    ] = None,
-    off_unit: Annotated[
-        float, typer.Option("--off-unit-max", help="Share of time and of operators that may run elsewhere.")
-    ] = 0.0,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, max=256, help="CPU threads of the race; by default the target's.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FOLDER", help="Write JSON, JUnit XML, Markdown, HTML, PNG and PDF there."),
-    ] = None,
-    github: Annotated[bool, typer.Option("--github", help="Also write GitHub's step summary and annotations.")] = False,
+    speedup: Speedup = 2.0,
+    aa: AgainstItself = False,
+    measured: Measured = None,
+    unit: Unit = None,
+    off_unit: OffUnit = 0.0,
+    threads: Threads = None,
+    out: OutFolder = None,
+    github: Github = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

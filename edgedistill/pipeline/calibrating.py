@@ -160,9 +160,9 @@ def _build(given: str | None, seen: Sequence[str]) -> str:
 
 def _own(bundle: Bundle) -> list[Measurement]:
     """The shipped file's timings that its build took on the host; none if the bundle came without them."""
-    from edgedistill.pipeline.recheck import _host
+    from edgedistill.pipeline.recheck import host_measurement
 
-    found = _host(bundle)
+    found = host_measurement(bundle)
     return [] if found is None else [found]
 
 
