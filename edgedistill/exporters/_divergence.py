@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgedistill.quant.activations import quantize_static
 from edgedistill.quant.frozen import FrozenStudent
-from edgedistill.quant.modules import FrozenLinear
+from edgedistill.quant.modules import FrozenConvolution, FrozenLinear
 
 # How far a value on a grid may be off, in steps: operators between layers may round to the next code.
 STEPS = 1.5
@@ -91,7 +91,7 @@ def alone(rounding: float, enters: Callable[[str, Tensor], Tensor] | None = None
     def ask(place: str, layer: nn.Module, ours: Tensor, output: Tensor, call: Call) -> Tensor:
         given = shaped(call.given, ours, f"the input of {place}")
         source, result = call.step, 0.0
-        if isinstance(layer, FrozenLinear) and layer.ranges is not None:
+        if isinstance(layer, FrozenLinear | FrozenConvolution) and layer.ranges is not None:
             source, result = (grid.scale for grid in layer.ranges)
             ours = quantize_static(ours, layer.ranges[0]) * source
         same(ours, given, f"the input of {place}", rounding, source)

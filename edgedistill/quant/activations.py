@@ -6,6 +6,7 @@ Sources, both confirmed by running ai-edge-litert 2.3.0 (`tests/exporters/test_t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,8 +33,41 @@ class Range(NamedTuple):
 def range_of(low: float, high: float) -> Range:
     """The grid that covers [low, high] and 0; its scale is representable in fp16 and not below `SCALE_MIN`."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = max(float(torch.tensor((high - low) / (HIGH - LOW)).half()), SCALE_MIN)
-    return Range(scale, int(min(max(round(LOW - low / scale), LOW), HIGH)))
+    return _ranged(max(float(torch.tensor((high - low) / (HIGH - LOW)).half()), SCALE_MIN), low)
+
+
+def summand_range_of(low: float, high: float) -> Range:
+    """As `range_of`, for the branches of a sum: a scale of 7 bits, the next below, which `sum_range_of` builds on."""
+    scale = range_of(low, high).scale
+    step = 2.0 ** (math.floor(math.log2(scale)) - 6)
+    return _ranged(math.floor(scale / step) * step, low)
+
+
+def sum_range_of(low: float, high: float, sources: tuple[Range, Range]) -> Range:
+    """As `range_of`, for the sum of two branches on grids: a scale with which no sum lies half way between two codes.
+
+    Runtimes add with fixed-point factors (XNNPACK) or in floats, and would take either code. With a scale `m * 2^v`,
+    `m` odd, and both branches' scales multiples of `2^v`, a sum is at least 1/(2m) of a step from any such middle: an
+    even multiple of `2^v` cannot be an odd one of half the scale. `m` has 9 bits, more where a branch's scale needs it,
+    and at most fp16's 11: 1/(2m) is then above what XNNPACK's 20 bits are off, 255 * 2^-21 for each branch.
+    """
+    wanted = range_of(low, high).scale
+    finest = min(_lowest_bit(grid.scale) for grid in sources)
+    top = math.floor(math.log2(wanted))
+    step = 2.0 ** max(min(finest, top - 8), top - 10)
+    odd = 2 * round((wanted / step - 1) / 2) + 1
+    return _ranged((odd if odd * step >= SCALE_MIN else odd + 2) * step, low)
+
+
+def _ranged(scale: float, low: float) -> Range:
+    """The grid of this scale whose codes begin at `low`, or at 0 if that is less."""
+    return Range(scale, int(min(max(round(LOW - min(low, 0.0) / scale), LOW), HIGH)))
+
+
+def _lowest_bit(value: float) -> int:
+    """The exponent of the largest power of two that `value` is a multiple of."""
+    numerator, denominator = value.as_integer_ratio()
+    return (numerator & -numerator).bit_length() - denominator.bit_length()
 
 
 def quantize_rows(x: Float[Tensor, "rows width"]) -> tuple[Float[Tensor, "rows width"], Float[Tensor, "rows 1"]]:
@@ -83,23 +117,6 @@ def dynamic_linear(
     return torch.addcmul(bias, integer_matmul(shifted, codes) * step, scales)
 
 
-def static_linear(
-    x: Float[Tensor, "rows width"],
-    codes: Float[Tensor, "channels width"],
-    scales: Float[Tensor, " channels"],
-    bias: Float[Tensor, " channels"],
-    ranges: tuple[Range, Range],
-) -> Float[Tensor, "rows channels"]:
-    """A static int8 fully-connected layer as XNNPACK runs it, between a QUANTIZE and a DEQUANTIZE.
-
-    The bias becomes an int32 on the grid `input scale * channel scale`; the accumulator is scaled in float32, rounded
-    half to even and clamped to int8.
-    """
-    source, result = ranges
-    acc = integer_matmul(quantize_static(x, source), codes) + bias_codes(bias, source.scale, scales)
-    return requantize(acc, source, scales, result)
-
-
 def requantize(
     acc: Float[Tensor, "rows channels"], source: Range, scales: Float[Tensor, " channels"], result: Range
 ) -> Float[Tensor, "rows channels"]:
@@ -109,15 +126,19 @@ def requantize(
 
 
 def quantize_static(x: Float[Tensor, "*shape"], grid: Range) -> Float[Tensor, "*shape"]:
-    """Codes minus zero point on a fixed grid, as floats: `round(x / scale)` clamped (TFLite's QUANTIZE)."""
-    return (x / grid.scale).round_().clamp_(LOW - grid.zero_point, HIGH - grid.zero_point)
+    """Codes minus zero point on a fixed grid, as floats: `round(x * (1 / scale))` clamped, as XNNPACK's QUANTIZE.
+
+    The reciprocal is rounded to float32, which moves a value that lies half way between two codes now and then.
+    """
+    inverse = torch.tensor(grid.scale, dtype=x.dtype).reciprocal()
+    return (x * inverse).round_().clamp_(LOW - grid.zero_point, HIGH - grid.zero_point)
 
 
 def bias_codes(
     bias: Float[Tensor, " channels"], input_scale: float, scales: Float[Tensor, " channels"]
 ) -> Float[Tensor, " channels"]:
-    """The bias as integers on the accumulator's grid, as floats."""
-    return torch.round(bias / (input_scale * scales))
+    """The bias as integers on the accumulator's grid, in float64: of 17 bits and more, float32 would miss some by 1."""
+    return torch.round(bias.double() / (input_scale * scales.double()))
 
 
 def _weight_gradients(ctx: Any, grad: Tensor, codes: Tensor, scales: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -160,7 +181,10 @@ class DynamicLinear(torch.autograd.Function):
 
 
 class StaticLinear(torch.autograd.Function):
-    """`static_linear` on the weight's own grid; values clipped by an activation range get no gradient."""
+    """A static linear layer on the weight's own grid; values clipped by an activation range get no gradient.
+
+    Its sums are those of `edgedistill.quant.kernels` but for one float32 rounding of the few beyond 2^24.
+    """
 
     @staticmethod
     def forward(
@@ -178,7 +202,7 @@ class StaticLinear(torch.autograd.Function):
         scales = scales_of(weight, grid, dtype) if given is None else given
         codes = quantize(weight, scales, grid)
         shifted = quantize_static(x, source)
-        acc = integer_matmul(shifted, codes) + bias_codes(bias, source.scale, scales)
+        acc = integer_matmul(shifted, codes) + bias_codes(bias, source.scale, scales).to(shifted.dtype)
         result = result_of(acc * (source.scale * scales))
         inside = (x - shifted * source.scale).abs_() <= source.scale
         out = requantize(acc, source, scales, result)

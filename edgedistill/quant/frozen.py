@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from edgedistill.errors import SpecError, StageError
 from edgedistill.quant.activations import Range
-from edgedistill.quant.fake import OnGrid, StaticQuantLinear, StaticQuantPoint
 from edgedistill.quant.grid import codes_of, scales_of
-from edgedistill.quant.modules import FrozenEmbedding, FrozenLinear, FrozenPoint
+from edgedistill.quant.layers import OnGrid, StaticQuantLinear, StaticQuantPoint
+from edgedistill.quant.modules import FrozenConvolution, FrozenEmbedding, FrozenLinear, FrozenPoint, FrozenSum
 from edgedistill.quant.stored import QuantizedTensor, decode_ranges, split, stored_bytes
 from edgedistill.specs.base import Spec
 from edgedistill.specs.quant import QuantScheme, WeightGrid
 from edgedistill.students import Signature, StoredTensor
-from edgedistill.students._points import Point
+from edgedistill.students._points import Convolution, Point, Sum
 
 SCHEMA = 2
 TENSORS, DESCRIPTION = "student.safetensors", "student.json"
@@ -94,24 +94,34 @@ class FrozenStudent:
         model = self.build()
         if activations == "float" or self.scheme.activations == "float":
             return model
-        owners = _owners(model)
+        self._check_points(model)
+        owners, static = _owners(model), self.layer_grids(model)
         for name, tensor in self.quantized.items():
             for owner in owners[name]:
                 layer = model.get_submodule(owner)
                 codes, scales = torch.from_numpy(tensor.codes.copy()), torch.from_numpy(tensor.scales.copy())
                 if isinstance(layer, nn.Embedding):
                     model.set_submodule(owner, FrozenEmbedding(codes, scales))
-                elif isinstance(layer, nn.Linear):
-                    bias = self.floats.get(f"{owner}.bias", np.zeros(len(scales), np.float32))
-                    frozen = FrozenLinear(codes, scales, torch.from_numpy(bias.copy()), self.ranges.get(owner))
-                    model.set_submodule(owner, frozen)
-        places = {name for name, module in model.named_modules() if isinstance(module, Point)}
-        if self.points.keys() - places:
-            odd = ", ".join(sorted(self.points.keys() - places)[:3])
-            raise SpecError(f"A {self.family} student has no point {odd}: its description is damaged.")
+                    continue
+                bias = torch.from_numpy(self.floats.get(f"{owner}.bias", np.zeros(len(scales), np.float32)).copy())
+                if isinstance(layer, nn.Linear):
+                    model.set_submodule(owner, FrozenLinear(codes, scales, bias, static.get(owner)))
+                elif isinstance(layer, Convolution) and owner in static:
+                    model.set_submodule(owner, FrozenConvolution(layer, codes, scales, bias, static[owner]))
         for name, grid in self.points.items():
-            model.set_submodule(name, FrozenPoint(grid))
+            place = model.get_submodule(name)
+            sources = [self.points[source] for source in place.sources] if isinstance(place, Sum) else []
+            frozen = FrozenSum((sources[0], sources[1]), grid) if sources else FrozenPoint(grid)
+            model.set_submodule(name, frozen)
         return model.eval()
+
+    def _check_points(self, model: nn.Module) -> None:
+        """Every point of a static network has a grid, and no grid is without a point."""
+        places = {name for name, module in model.named_modules() if isinstance(module, Point)}
+        odd = sorted(self.points.keys() ^ (places if self.scheme.activations == "static_int8" else set()))
+        if odd:
+            told = "has no point" if odd[0] in self.points else "lacks the grid of its point"
+            raise SpecError(f"A {self.family} student {told} {odd[0]}: its description is damaged.")
 
     def build(self) -> nn.Module:
         """The family's plain float network, weights dequantized, in eval mode: what an exporter rewrites."""
@@ -125,6 +135,12 @@ class FrozenStudent:
             state |= {f"{n}.weight": given for n in names if given is not None}
         model.load_state_dict(state)
         return model.eval()
+
+    def layer_grids(self, model: nn.Module) -> dict[str, tuple[Range, Range]]:
+        """The input and output grids of every static layer of `model`, which `build` gave: convolutions too."""
+        layers = model.named_modules() if self.points else ()
+        found = {name: (layer.source, layer.result) for name, layer in layers if isinstance(layer, Convolution)}
+        return self.ranges | {name: (self.points[a], self.points[b]) for name, (a, b) in found.items()}
 
     def save(self, folder: Path) -> None:
         """Write `student.safetensors` and `student.json` into an existing folder, byte for byte reproducibly."""

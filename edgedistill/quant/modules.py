@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float, Int, Int8
 from torch import Tensor, nn
 
-from edgedistill.quant.activations import Range, dynamic_linear, quantize_static, static_linear
+from edgedistill.quant.activations import Range, dynamic_linear, quantize_static
 from edgedistill.quant.grid import dequantize
+from edgedistill.quant.kernels import convolve, static_layer, static_sum
+from edgedistill.students._points import Convolution
 
 
 class FrozenLinear(nn.Module):
@@ -36,7 +38,7 @@ class FrozenLinear(nn.Module):
         if self.ranges is None:
             out = dynamic_linear(rows, self.weight, self.scales, self.bias)
         else:
-            out = static_linear(rows, self.weight, self.scales, self.bias, self.ranges)
+            out = static_layer(nn.functional.linear, rows, self.weight, self.scales, self.bias, self.ranges)
         return out.view(*input.shape[:-1], -1)
 
 
@@ -58,6 +60,33 @@ class FrozenEmbedding(nn.Module):
         return rows.view(*input.shape, -1)
 
 
+class FrozenConvolution(nn.Module):
+    """A convolution of integer codes [out, in / groups, height, width] between two points, `ranges` their grids."""
+
+    weight: Tensor
+    scales: Tensor
+    bias: Tensor
+
+    def __init__(
+        self,
+        layer: Convolution,
+        codes: Int8[Tensor, "out in_ height width"],
+        scales: Float[Tensor, " out"],
+        bias: Float[Tensor, " out"],
+        ranges: tuple[Range, Range],
+    ) -> None:
+        super().__init__()
+        self.ranges, self.relu6, self.convolve = ranges, layer.relu6, convolve(layer)
+        self.register_buffer("weight", codes.to(scales.dtype))
+        self.register_buffer("scales", scales)
+        self.register_buffer("bias", bias)
+
+    def forward(self, input: Float[Tensor, "batch in_ height width"]) -> Float[Tensor, "batch out rows columns"]:
+        """Same shapes as the convolution's; the values are those of its result point, behind any ReLU6."""
+        layer = self.weight, self.scales, self.bias
+        return static_layer(self.convolve, input, *layer, self.ranges, relu6=self.relu6)
+
+
 class FrozenPoint(nn.Module):
     """A place whose values are rounded to a fixed int8 grid."""
 
@@ -68,3 +97,15 @@ class FrozenPoint(nn.Module):
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The values on the grid."""
         return quantize_static(input, self.grid) * self.grid.scale
+
+
+class FrozenSum(nn.Module):
+    """The sum of two tensors on fixed int8 grids, on a third one."""
+
+    def __init__(self, sources: tuple[Range, Range], grid: Range) -> None:
+        super().__init__()
+        self.sources, self.grid = sources, grid
+
+    def forward(self, first: Float[Tensor, "*shape"], second: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The values on the grid."""
+        return static_sum(first, second, self.sources, self.grid)

@@ -76,11 +76,11 @@ def network(frozen: FrozenStudent, *, grids: bool = True) -> nn.Module:
     Core ML has no ranges that follow the input.
     """
     model = frozen.build()
-    for owner, (source, result) in frozen.ranges.items():
+    for owner, (source, result) in frozen.layer_grids(model).items():
         layer = model.get_submodule(owner)
         if isinstance(layer.bias, Tensor):
             _quantize_bias(layer.bias, source, frozen.quantized[f"{owner}.weight"].scales)
-        if grids:
+        if grids and owner in frozen.ranges:  # a convolution's are those of its points
             layer.register_forward_pre_hook(_before(source, f"{owner}.in"))
             layer.register_forward_hook(_after(result, f"{owner}.out"))
     for name, grid in frozen.points.items() if grids else ():

@@ -16,6 +16,7 @@ from edgedistill.exporters._divergence import Call, Mismatch, alone, follow, sam
 from edgedistill.exporters.coreml.card import Weight, card_of
 from edgedistill.exporters.coreml.running import beginning
 from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.students._points import Convolution
 
 # Of the largest value: what rounding stored floats to fp16 does to one layer, and float64 sums of fp32 constants.
 ROUNDED, EXACT = 2e-3, 1e-6
@@ -56,8 +57,10 @@ def divergence(
     makers = {output.name: operation for operation in program.main.operations for output in operation.outputs}
     calls: dict[str, list[Call]] = {}
     for place, weight in weights_of(frozen, plain).items():
-        embeds = isinstance(plain.get_submodule(place), nn.Embedding)
-        grid = readers.get(grids.get(f"{place}.out", ""), [])  # what reads the codes of the layer's output
+        layer = plain.get_submodule(place)
+        embeds = isinstance(layer, nn.Embedding)
+        result = layer.result if isinstance(layer, Convolution) else f"{place}.out"
+        grid = readers.get(grids.get(result, ""), [])  # what reads the codes of the layer's output
         calls[place] = []
         for operation, through in _reached(readers, weights[weight].operation):
             if (operation.kind == "gather") == embeds:

@@ -45,12 +45,6 @@ HOLDS = {
     "head": ("int8 per channel", "int4 per channel", "int4 per group of 32", "int8 per group of 32"),
     "activations": ("dynamic_int8", "static_int8", "float"),
 }
-EXCLUDES = (
-    ({"weights": "int4 per group of 32", "activations": "static_int8"}, "a static layer has one scale per channel"),
-    ({"weights": "int8 per group of 32", "activations": "static_int8"}, "a static layer has one scale per channel"),
-    ({"head": "int4 per group of 32", "activations": "static_int8"}, "a static layer has one scale per channel"),
-    ({"head": "int8 per group of 32", "activations": "static_int8"}, "a static layer has one scale per channel"),
-)
 # ONNX has no operator that quantizes the rows of a matrix at run time as LiteRT does.
 COMPUTES = {"dynamic_int8": "float", "static_int8": "as_trained", "float": "as_trained"}
 REQUIRES = ("onnx", "onnxruntime", "onnxscript")
@@ -65,9 +59,9 @@ SIZE = {
     "quantized_bytes": 350.0,
     "float_tensor_bytes": 96.0,
 }
-# Weights alone: the file and torch do the same in float32, in another order. Static: the products are exact integers in
-# torch and rounded float32 here, so a value on the boundary of two codes takes the other one now and then (random
-# students of 4 layers: no difference for most texts, at worst 3 of 255 steps).
+# Weights alone: the file and torch do the same in float32, in another order. Static: every layer is in integers here as
+# in torch, but layer norms, softmax and GELU are float operators, and a value of theirs on the boundary of two codes
+# takes the other one now and then (bench/results/static_parity.md). These limits pass that and no wrong graph.
 _ROUNDING = Limits(1e-5, 1e-5)
 _LIMITS = {"dynamic_int8": _ROUNDING, "static_int8": Limits(0.05, 0.2), "float": _ROUNDING}
 
@@ -80,7 +74,7 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         StageError: if a bucket is impossible, or torch or the runtime refuses the model.
         VerificationError: if the file does not hold or compute what was trained. `out` appears only when all is well.
     """
-    reason = frozen.scheme.misfit(HOLDS, EXCLUDES)
+    reason = frozen.scheme.misfit(HOLDS)
     if reason is not None:
         raise StageError(f"ONNX cannot hold this student: {reason}.")
     try:

@@ -35,8 +35,8 @@ def _risks(file: Contents, counts: Counter[str]) -> list[str]:
         )
     else:
         found.append(
-            "ONNX Runtime's integer kernels, which its default optimization chooses, may round an output to the "
-            "neighbouring one of its 255 steps"
+            "x86 processors without VNNI: ONNX Runtime's products of uint8 and int8 may overflow 16 bits there, unless "
+            'the app sets its option "session.x64quantprecision" to "1"'
         )
     if _has_int4(file):
         found.append("4-bit integers: runtimes older than 2024, and many providers for accelerators, refuse them")

@@ -139,9 +139,32 @@ def _simplify(model: Any, names: Mapping[str, str]) -> None:
                 onnx_ir.convenience.replace_all_uses_with(value, first)
                 del model.graph.initializers[value.name]
     common.CommonSubexpressionEliminationPass()(model)
+    _rejoin(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     _number(model.graph, ours)
+
+
+def _rejoin(graph: Any) -> None:
+    """Let a layer read the codes that the layer before it wrote, where they pass through floats and back unchanged."""
+    import onnx_ir
+
+    for node in graph:
+        if node.op_type != "QuantizeLinear":
+            continue
+        source = node.inputs[0].producer()
+        if source is not None and source.op_type == "Clip" and _saturates(node, source):
+            source = source.inputs[0].producer()
+        if source is not None and source.op_type == "DequantizeLinear" and source.inputs[1:] == node.inputs[1:]:
+            onnx_ir.convenience.replace_all_uses_with(node.outputs[0], source.inputs[0])
+
+
+def _saturates(quantize: Any, clip: Any) -> bool:
+    """Whether all that a clip would change takes the first or the last code anyway."""
+    scale, zero_point, low, high = (
+        float(value.const_value.numpy()) for value in (*quantize.inputs[1:], *clip.inputs[1:])
+    )
+    return (low / scale + zero_point, round(high / scale) + zero_point >= 255) == (0, True)
 
 
 def _number(graph: Any, kept: set[str]) -> None:

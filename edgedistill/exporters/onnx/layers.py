@@ -17,7 +17,7 @@ from edgedistill.errors import StageError
 from edgedistill.quant.activations import Range, bias_codes
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.stored import QuantizedTensor
-from edgedistill.students._points import Point
+from edgedistill.students._points import Convolution, Point, Sum
 
 OPSET = 21  # the first with 4-bit integers and with groups in DequantizeLinear
 # Activations are uint8 in the file, codes and zero points 128 higher: the same numbers. ONNX Runtime 1.31 rewrites int8
@@ -39,13 +39,16 @@ def lower(frozen: FrozenStudent) -> nn.Module:
     odd = sorted(set(weights) - set(users.values()))
     if odd:
         raise StageError(f"ONNX cannot hold {odd[0]}: it is not the weight of a layer of the {frozen.family} student.")
-    for place, name in users.items():
-        model.set_submodule(place, _lowered(frozen, place, model.get_submodule(place), weights[name], name))
     places = {place for place, module in model.named_modules() if isinstance(module, Point)}
     if frozen.points.keys() - places:
         raise StageError(f"A {frozen.family} student has no point {min(frozen.points.keys() - places)}: damaged.")
+    points = {}
     for place, grid in frozen.points.items():
-        model.set_submodule(place, _Grid(grid))
+        points[place] = _Sum(grid) if isinstance(model.get_submodule(place), Sum) else _Grid(grid)
+        model.set_submodule(place, points[place])
+    for place, name in users.items():
+        layer = model.get_submodule(place)
+        model.set_submodule(place, _lowered(frozen, place, layer, weights[name], name, points))
     return model.eval()
 
 
@@ -63,8 +66,8 @@ def axes_of(tensor: QuantizedTensor) -> dict[str, int]:
     return {"axis": 1, "block_size": tensor.codes.shape[1] // tensor.scales.shape[1]}
 
 
-def static_bias(frozen: FrozenStudent, layer: str, weight: str) -> tuple[Tensor, Tensor] | None:
-    """The bias of a static linear layer: int32 codes and float32 scales [channels]; None if it has no bias.
+def static_bias(frozen: FrozenStudent, layer: str, weight: str, source: Range) -> Tensor | None:
+    """The bias of a static layer whose input is on `source`: int32 codes [channels]; None if it has no bias.
 
     Raises:
         StageError: if a code is beyond int32.
@@ -72,11 +75,11 @@ def static_bias(frozen: FrozenStudent, layer: str, weight: str) -> tuple[Tensor,
     values = frozen.floats.get(f"{layer}.bias")
     if values is None:
         return None
-    step, scales = frozen.ranges[layer][0].scale, torch.from_numpy(frozen.quantized[weight].scales.copy())
-    codes = bias_codes(torch.from_numpy(values.copy()), step, scales)
+    scales = torch.from_numpy(frozen.quantized[weight].scales.copy())
+    codes = bias_codes(torch.from_numpy(values.copy()), source.scale, scales)
     if bool((codes.abs() > _INT32_MAX).any()):
         raise StageError(f"{layer}.bias has no int32 codes: it is {codes.abs().max():.3g} steps of its layer's grid.")
-    return codes.to(torch.int32), step * scales
+    return codes.to(torch.int32)
 
 
 class _Codes(nn.Module):
@@ -113,22 +116,6 @@ class _Codes(nn.Module):
         return _operator("DequantizeLinear", (codes, scales), self.axes, codes.shape).view(shape)
 
 
-class _BiasCodes(nn.Module):
-    """The bias of a static layer on the grid of its accumulator."""
-
-    codes: Tensor
-    scales: Tensor
-
-    def __init__(self, codes: Tensor, scales: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("codes", codes)
-        self.register_buffer("scales", scales)
-
-    def forward(self) -> Tensor:
-        """The bias [channels]."""
-        return _operator("DequantizeLinear", (self.codes, self.scales), {"axis": 0}, self.codes.shape)
-
-
 class _Grid(nn.Module):
     """A place whose values are rounded to a fixed grid of 256 codes."""
 
@@ -140,11 +127,25 @@ class _Grid(nn.Module):
         self.register_buffer("scale", torch.tensor(grid.scale, dtype=torch.float32))
         self.register_buffer("zero_point", torch.tensor(grid.zero_point + TO_UINT8, dtype=torch.uint8))
 
+    def codes(self, input: Tensor) -> Tensor:
+        """The values' codes."""
+        return _operator("QuantizeLinear", (input, self.scale, self.zero_point), {}, input.shape, torch.uint8)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """The values of codes."""
+        return _operator("DequantizeLinear", (codes, self.scale, self.zero_point), {}, codes.shape)
+
     def forward(self, input: Tensor) -> Tensor:
         """The values on the grid."""
-        grid = self.scale, self.zero_point
-        codes = _operator("QuantizeLinear", (input, *grid), {}, input.shape, torch.uint8)
-        return _operator("DequantizeLinear", (codes, *grid), {}, input.shape)
+        return self.values(self.codes(input))
+
+
+class _Sum(_Grid):
+    """The sum of two branches on a grid of its own."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
+        """The values on the grid."""
+        return super().forward(first + second)
 
 
 class _Linear(nn.Module):
@@ -157,17 +158,73 @@ class _Linear(nn.Module):
         return nn.functional.linear(input, self.weight(), self.bias)
 
 
+class _Bias(nn.Module):
+    """The bias of a static layer: int32 codes [channels] on the grid of its sums."""
+
+    codes: Tensor
+
+    def __init__(self, codes: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("codes", codes)
+
+
 class _StaticLinear(nn.Module):
-    def __init__(self, bias: tuple[Tensor, Tensor] | None, weight: _Codes, ranges: tuple[Range, Range]) -> None:
+    """A static linear layer in integers, as XNNPACK has it: sums, times one float32 factor a channel, rounded.
+
+    Between a DequantizeLinear and a QuantizeLinear, ONNX Runtime would compute it in float32 or in integers, as its
+    level of optimization says, and a few codes would differ.
+    """
+
+    one: Tensor
+
+    def __init__(self, bias: Tensor | None, weight: _Codes, ranges: tuple[Range, Range]) -> None:
         super().__init__()
         self.weight = weight
-        self.bias = None if bias is None else _BiasCodes(*bias)
+        self.bias = None if bias is None else _Bias(bias)
         self.input, self.output = _Grid(ranges[0]), _Grid(ranges[1])
+        self.register_buffer("one", torch.ones((), dtype=torch.float32))
 
     def forward(self, input: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias()
-        out: Tensor = self.output(nn.functional.linear(self.input(input), self.weight(), bias))
-        return out
+        codes, matrix = self.input.codes(input), self.weight.codes.t()
+        shape = (*input.shape[:-1], matrix.shape[1])
+        sums = _operator("MatMulInteger", (codes, matrix, self.input.zero_point), {}, shape, torch.int32)
+        sums = sums if self.bias is None else sums + self.bias.codes
+        steps = sums.float() * (self.input.scale * self.weight.scales / self.output.scale)
+        rounded = _operator("QuantizeLinear", (steps, self.one, self.output.zero_point), {}, shape, torch.uint8)
+        return self.output.values(rounded)
+
+
+class _StaticConvolution(nn.Module):
+    """A convolution between the grids of two points, in integers. The result saturates, which is most of a ReLU6."""
+
+    zero: Tensor
+
+    def __init__(self, layer: Convolution, bias: Tensor | None, weight: _Codes, points: tuple[_Grid, _Grid]) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = None if bias is None else _Bias(bias)
+        self.points = points  # in a tuple: they are parts of the network, not of this
+        self.register_buffer("zero", torch.zeros((), dtype=torch.int8))
+        self.sizes = [*layer.kernel_size, *layer.stride, *layer.padding]
+        self.groups = layer.groups
+
+    def forward(self, input: Tensor) -> Tensor:
+        source, result = self.points
+        height, width, *strides, rows, columns = self.sizes
+        kernel = self.weight.codes, self.weight.scales, self.zero
+        grids = result.scale, result.zero_point
+        inputs = source.codes(input), source.scale, source.zero_point, *kernel, *grids
+        sides = ((input.shape[2] + 2 * rows - height) // strides[0] + 1,
+                 (input.shape[3] + 2 * columns - width) // strides[1] + 1)  # fmt: skip
+        attributes = {
+            "kernel_shape": [height, width],
+            "strides": strides,
+            "pads": [rows, columns, rows, columns],
+            "group": self.groups,
+        }
+        shape = (input.shape[0], len(self.weight.codes), *sides)
+        bias = () if self.bias is None else (self.bias.codes,)
+        return result.values(_operator("QLinearConv", (*inputs, *bias), attributes, shape, torch.uint8))
 
 
 class _Convolution(nn.Module):
@@ -190,9 +247,14 @@ class _Embedding(nn.Module):
         return self.weight.rows(input)
 
 
-def _lowered(frozen: FrozenStudent, place: str, layer: nn.Module, weight: _Codes, name: str) -> nn.Module:
+def _lowered(
+    frozen: FrozenStudent, place: str, layer: nn.Module, weight: _Codes, name: str, points: dict[str, _Grid]
+) -> nn.Module:
     if isinstance(layer, nn.Embedding):
         return _Embedding(weight)
+    if isinstance(layer, Convolution) and points:
+        bias = static_bias(frozen, place, name, frozen.points[layer.source])
+        return _StaticConvolution(layer, bias, weight, (points[layer.source], points[layer.result]))
     if isinstance(layer, nn.Conv2d):
         return _Convolution(layer, weight)
     if not isinstance(layer, nn.Linear):
@@ -203,7 +265,7 @@ def _lowered(frozen: FrozenStudent, place: str, layer: nn.Module, weight: _Codes
     if ranges is None or weight.scales.dim() == 2:
         lack = "no activation ranges" if ranges is None else "one scale per group"
         raise StageError(f"{place} has {lack}: a static_int8 layer needs ranges and one scale per channel.")
-    return _StaticLinear(static_bias(frozen, place, name), weight, ranges)
+    return _StaticLinear(static_bias(frozen, place, name, ranges[0]), weight, ranges)
 
 
 def _operator(

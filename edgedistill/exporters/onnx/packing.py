@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,13 @@ def pack(model: Any, frozen: FrozenStudent) -> bytes:
         file.opset_import.add(domain=opset.domain, version=opset.version)
     graph, old = file.graph, model.graph
     graph.name = old.name
-    for node in old.node:
+    narrow = {f"{name}{CODES}" for name, grid in frozen.grids().items() if grid.bits == 4}
+    for node in _widened(old.node, narrow):
         new = graph.node.add(
             op_type=node.op_type, domain=node.domain, input=node.input, output=node.output, attribute=node.attribute
         )
         for attribute in new.attribute:
             attribute.ClearField("doc_string")
-    narrow = {f"{name}{CODES}" for name, grid in frozen.grids().items() if grid.bits == 4}
     for tensor in sorted(old.initializer, key=lambda item: item.name):
         kind, data = tensor.data_type, tensor.raw_data
         if tensor.name in narrow:
@@ -48,6 +49,22 @@ def pack(model: Any, frozen: FrozenStudent) -> bytes:
         raise StageError(f"An .onnx file holds at most 2 GB, this student is {file.ByteSize() / 1e6:.0f} MB.")
     out: bytes = file.SerializeToString(deterministic=True)
     return out
+
+
+def _widened(nodes: Iterable[Any], narrow: Set[str]) -> Iterator[Any]:
+    """The nodes, with a Cast to int8 before those that do not read the 4-bit codes in `narrow` as they are."""
+    import onnx
+
+    cast: set[str] = set()
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            if name in narrow and node.op_type not in ("DequantizeLinear", "Gather"):
+                wide = f"{name}.int8"
+                if wide not in cast:
+                    cast.add(wide)
+                    yield onnx.helper.make_node("Cast", [name], [wide], to=onnx.TensorProto.INT8)
+                node.input[place] = wide
+        yield node
 
 
 def pack_int4(codes: NDArray[np.int8]) -> bytes:

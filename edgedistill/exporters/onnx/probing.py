@@ -14,6 +14,7 @@ from torch import nn
 from edgedistill.errors import StageError
 from edgedistill.exporters._divergence import Call, alone, follow, weights_of, without_dynamic
 from edgedistill.exporters.onnx.contents import Contents, open_file, parse, read
+from edgedistill.exporters.onnx.integers import IntegerLayer, integer_layers
 from edgedistill.exporters.onnx.packing import CODES
 from edgedistill.exporters.onnx.running import errors_of, session_of
 from edgedistill.quant.frozen import FrozenStudent
@@ -40,11 +41,15 @@ def first_divergence(frozen: FrozenStudent, path: Path, feeds: Mapping[str, NDAr
     values = computed(path, feeds)
     plain = frozen.build()
     calls: dict[str, list[Call]] = {}
+    static = integer_layers(file)
     for place, weight in weights_of(frozen, plain).items():
+        calls[place] = [_static_call(file, values, item) for item in static if item.weight == f"{weight}{CODES}"]
+        if calls[place]:
+            continue
         embeds = isinstance(plain.get_submodule(place), nn.Embedding)
         reached = [node for reader in file.readers.get(f"{weight}{CODES}", ()) for node in _reached(file, reader)]
         wanted = [node for node in reached if (node.op_type not in _PRODUCTS) == embeds]
-        calls[place] = [_call(file, values, node, place, frozen) for node in wanted]
+        calls[place] = [_call(file, values, node, place) for node in wanted]
     logits = torch.from_numpy(values[file.graph.output[0].name])
     return follow(without_dynamic(frozen), calls, feeds, alone(_ROUNDING), logits, _ROUNDING)
 
@@ -92,7 +97,7 @@ def _reached(file: Contents, node: Any, depth: int = 0) -> list[Any]:
     return [found for user in onward for found in _reached(file, user, depth + 1)]
 
 
-def _call(file: Contents, values: Values, node: Any, place: str, frozen: FrozenStudent) -> Call:
+def _call(file: Contents, values: Values, node: Any, place: str) -> Call:
     if node.op_type not in _PRODUCTS:  # rows of a table: the ids go in as they are
         ids = next(port.name for port in file.graph.input if values[port.name].dtype.kind == "i")
         return Call(torch.from_numpy(values[ids].copy()), torch.from_numpy(values[node.output[0]].copy()))
@@ -102,11 +107,19 @@ def _call(file: Contents, values: Values, node: Any, place: str, frozen: FrozenS
         other = next((name for name in user.input if name != answer), "")
         if user.op_type == "Add" and _is_bias(file, other, place):
             answer = user.output[0]
-    if place in frozen.ranges:
-        for rounded in (n for n in file.readers.get(answer, []) if n.op_type == "QuantizeLinear"):
-            answer = file.readers[rounded.output[0]][0].output[0]
     given = torch.from_numpy(values[source].copy())
     return Call(given, torch.from_numpy(values[answer].copy()), _step_of(file, source))
+
+
+def _static_call(file: Contents, values: Values, layer: IntegerLayer) -> Call:
+    """Codes in and out, as the values that they stand for."""
+
+    def real(name: str, grid: tuple[str, str]) -> torch.Tensor:
+        scale, zero = (torch.from_numpy(file.array(part).copy()) for part in grid)
+        return (torch.from_numpy(values[name].copy()).float() - zero) * scale
+
+    step = float(file.array(layer.source[0]))
+    return Call(real(layer.codes, layer.source), real(layer.output, layer.result), step)
 
 
 def _is_bias(file: Contents, name: str, place: str) -> bool:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from edgedistill.errors import VerificationError
 from edgedistill.exporters import same_weights
 from edgedistill.exporters.onnx.contents import Contents, attributes, open_file
 from edgedistill.exporters.onnx.graph import MOST_CONSTANT
+from edgedistill.exporters.onnx.integers import integer_layers
 from edgedistill.exporters.onnx.layers import TO_UINT8, axes_of, static_bias, users_of
 from edgedistill.exporters.onnx.packing import CODES, SCALES
 from edgedistill.quant.activations import Range
@@ -49,7 +51,7 @@ def verify(frozen: FrozenStudent, path: Path) -> None:
     model = frozen.build()
     named = {f"{name}{part}" for name in frozen.quantized for part in (CODES, SCALES)}
     computed = {name: buffer.numpy() for name, buffer in model.named_buffers() if name in file.constants}
-    for name, values in (_floats(frozen, users_of(frozen, model)) | _numbers(grids) | computed).items():
+    for name, values in (_floats(frozen, model) | _numbers(grids) | computed).items():
         _same(file, name, values)
         named.add(name)
     for name in file.constants:
@@ -65,6 +67,7 @@ def _weights(file: Contents) -> dict[str, QuantizedTensor]:
     from onnx import TensorProto
 
     found: dict[str, QuantizedTensor] = {}
+    layers = [[layer.weight, layer.scales] for layer in integer_layers(file)]
     for key, tensor in file.constants.items():
         if not key.endswith(CODES) or tensor.data_type not in (TensorProto.INT8, TensorProto.INT4):
             continue
@@ -77,8 +80,9 @@ def _weights(file: Contents) -> dict[str, QuantizedTensor]:
         if grouped and codes.shape[1] % scales.shape[1]:
             raise VerificationError(f"{file.path}: {name} {list(codes.shape)} has groups of unequal width.")
         found[name] = QuantizedTensor(codes.copy(), scales.copy())
+        own = [key, f"{name}{SCALES}"]
         for reader in file.readers.get(key, ()):
-            if not _dequantizes(file, reader, [key, f"{name}{SCALES}"], axes_of(found[name])):
+            if not (_dequantizes(file, reader, own, axes_of(found[name])) or _multiplies(file, reader, own, layers)):
                 raise VerificationError(f"{file.path}: {reader.op_type} uses {name} with other scales than its own.")
     return found
 
@@ -88,6 +92,8 @@ def _dequantizes(file: Contents, reader: Any, own: list[str], axes: dict[str, in
     if reader.op_type == "DequantizeLinear":
         return list(reader.input) == own and attributes(reader) == axes
     users = file.readers.get(reader.output[0], [])
+    if reader.op_type != "Gather":
+        return False
     return (
         _looks_up(reader, own[0], reader.input[-1])
         and bool(users)
@@ -102,6 +108,19 @@ def _dequantizes(file: Contents, reader: Any, own: list[str], axes: dict[str, in
     )
 
 
+def _multiplies(file: Contents, reader: Any, own: list[str], layers: list[list[str]]) -> bool:
+    """Whether an operator that reads codes hands them to integer layers, all of which scale by the codes' own scales.
+
+    An int8 Cast of 4-bit codes and the transposition of a matrix change no code.
+    """
+    if reader.op_type in ("Cast", "Transpose"):
+        users = file.readers.get(reader.output[0], [])
+        turned = reader.op_type == "Cast" or [*reader.attribute[0].ints] == [1, 0]
+        return turned and bool(users) and all(_multiplies(file, user, own, layers) for user in users)
+    mine = [layer for layer in layers if layer[0] == own[0]]
+    return reader.op_type in ("QLinearConv", "MatMulInteger") and bool(mine) and all(layer == own for layer in mine)
+
+
 def _looks_up(node: Any, table: str, ids: str) -> bool:
     return (
         node is not None
@@ -111,14 +130,15 @@ def _looks_up(node: Any, table: str, ids: str) -> bool:
     )
 
 
-def _floats(frozen: FrozenStudent, users: dict[str, str]) -> dict[str, NDArray[Any]]:
-    """The float rest by its names in the file; a static layer's bias is its int32 codes and their scales."""
+def _floats(frozen: FrozenStudent, model: nn.Module) -> dict[str, NDArray[Any]]:
+    """The float rest by its names in the file; a static layer's bias is its int32 codes."""
     found: dict[str, NDArray[Any]] = dict(frozen.floats)
-    for layer in frozen.ranges:
-        bias = static_bias(frozen, layer, users[layer])
+    users = users_of(frozen, model)
+    for layer, (source, _) in frozen.layer_grids(model).items():
+        bias = static_bias(frozen, layer, users[layer], source)
         if bias is not None:
             del found[f"{layer}.bias"]
-            found |= {f"{layer}.bias{part}": values.numpy() for part, values in zip((CODES, SCALES), bias, strict=True)}
+            found[f"{layer}.bias{CODES}"] = bias.numpy()
     return found
 
 
@@ -154,17 +174,23 @@ def _no_inline_numbers(file: Contents) -> None:
 
 def _quantizers(file: Contents, grids: dict[str, Range]) -> None:
     """Values are rounded on each of the student's grids and nowhere else, and come back on the same grid."""
-    missing = set(grids)
+    places = {(f"{place}.scale", f"{place}.zero_point"): place for place in grids}
+    layers = integer_layers(file)
+    rounded = {layer.output: (layer.result, "an integer layer") for layer in layers}
     for node in file.graph.node:
-        if node.op_type not in _QUANTIZERS:
-            continue
-        grid = list(node.input[1:])
-        place = grid[0].removesuffix(".scale") if grid else ""
-        back = file.readers.get(node.output[0], [])
-        if grid != [f"{place}.scale", f"{place}.zero_point"] or place not in grids:
-            raise VerificationError(f"{file.path}: rounds values that the student keeps float ({node.op_type}).")
-        if not back or any(n.op_type != "DequantizeLinear" or list(n.input[1:]) != grid for n in back):
-            raise VerificationError(f"{file.path}: values on the grid of {place} are read on another one.")
-        missing.discard(place)
+        if node.op_type in _QUANTIZERS and node.output[0] not in rounded:
+            rounded[node.output[0]] = tuple(node.input[1:]), node.op_type
+    missing = set(places.values())
+    for codes, (grid, kind) in rounded.items():
+        if grid not in places:
+            raise VerificationError(f"{file.path}: rounds values that the student keeps float ({kind}).")
+        read = [layer.source for layer in layers if layer.codes == codes]
+        others = [n for n in file.readers.get(codes, []) if n.op_type not in ("QLinearConv", "MatMulInteger")]
+        read += [tuple(n.input[1:]) if n.op_type == "DequantizeLinear" else ("", "") for n in others]
+        if not read or set(read) != {grid}:
+            raise VerificationError(f"{file.path}: values on the grid of {places[grid]} are read on another one.")
+        missing.discard(places[grid])
+    if any(layer.codes not in rounded for layer in layers):
+        raise VerificationError(f"{file.path}: multiplies codes of no grid.")
     if missing:
         raise VerificationError(f"{file.path}: values of {min(missing)} are not rounded to their grid.")

@@ -17,7 +17,9 @@ from edgedistill.quant.grid import CODE_MAX
 
 # How TFLite stores a convolution kernel [O, I, H, W], as the order of our axes; the axis of the channels in it.
 LAYOUTS = {"OHWI": (0, 2, 3, 1), "IHWO": (1, 2, 3, 0)}
-CHANNEL_AXIS = {"": 0, "OHWI": 0, "IHWO": 3}
+# A kernel of one pixel as the matrix [O, I] of a linear layer that is applied to every pixel.
+POINTWISE = "OI"
+CHANNEL_AXIS = {"": 0, "OHWI": 0, "IHWO": 3, POINTWISE: 0}
 
 
 class Carrier(NamedTuple):
@@ -59,9 +61,13 @@ def carriers(frozen: FrozenStudent) -> dict[str, Carrier]:
 
 def stored_as(codes: NDArray[np.int8], layout: str) -> NDArray[np.int8]:
     """The codes in the file's order of axes."""
+    if layout == POINTWISE:
+        return np.ascontiguousarray(codes[:, :, 0, 0])
     return np.ascontiguousarray(codes.transpose(LAYOUTS[layout])) if layout else codes
 
 
 def restored(codes: NDArray[np.int8], layout: str) -> NDArray[np.int8]:
     """The inverse of `stored_as`."""
+    if layout == POINTWISE:
+        return codes[:, :, None, None]
     return np.ascontiguousarray(codes.transpose(np.argsort(LAYOUTS[layout]))) if layout else codes

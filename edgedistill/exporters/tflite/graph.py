@@ -112,14 +112,14 @@ class _Pairs(nn.Module):
 
 
 class _OnGrid(nn.Module):
-    """A place of a static network with a grid."""
+    """A point of a static network with its grid."""
 
-    def __init__(self, grid: Range) -> None:
+    def __init__(self, point: nn.Module, grid: Range) -> None:
         super().__init__()
-        self.grid = grid
+        self.point, self.grid = point, grid
 
-    def forward(self, input: Tensor) -> Tensor:
-        return _pair(input, self.grid)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return _pair(self.point(*inputs), self.grid)
 
 
 def _pair(x: Tensor, grid: Range) -> Tensor:
@@ -141,6 +141,6 @@ def _with_pairs(frozen: FrozenStudent, given: Mapping[str, Carrier]) -> nn.Modul
                 assert isinstance(layer, nn.Linear | nn.Embedding | nn.Conv2d), owner
                 model.set_submodule(owner, _Pairs(layer, scales, frozen.ranges.get(owner)))
     for name, grid in frozen.points.items():
-        model.set_submodule(name, _OnGrid(grid))
+        model.set_submodule(name, _OnGrid(model.get_submodule(name), grid))
     write_in_slots(model)
     return model

@@ -24,7 +24,7 @@ from edgedistill.exporters.tflite.generating import last_call
 from edgedistill.exporters.tflite.reading import Use, names, parse, uses, without_logits
 from edgedistill.quant.activations import HIGH, LOW, Range, bias_codes, quantize_static
 from edgedistill.quant.frozen import FrozenStudent
-from edgedistill.quant.modules import FrozenLinear
+from edgedistill.quant.modules import FrozenConvolution, FrozenLinear
 
 # What float operators may differ by, of the largest value: sums in another order.
 _ROUNDING = 1e-5
@@ -144,9 +144,7 @@ def _ask(frozen: FrozenStudent, place: str, layer: nn.Module, ours: Tensor, outp
     if call.result is None:
         same(expected, answered, place, _ROUNDING)
     else:
-        # XNNPACK leaves convolutions of int4 to LiteRT's own kernel, which rounds twice
-        rough = isinstance(layer, nn.Conv2d) and frozen.grids()[f"{place}.weight"].bits == 4
-        _on_grid(place, expected, answered, call, rough)
+        _on_grid(place, expected, answered, call)
     return answered.to(output.dtype)
 
 
@@ -162,30 +160,33 @@ def _as_ours(theirs: Tensor, ours: Tensor, where: str) -> Tensor:
 
 def _expected(frozen: FrozenStudent, place: str, layer: nn.Module, given: Tensor, call: _Call) -> Tensor:
     """The layer alone on the file's own input; float64 wherever the runtime is to agree to rounding."""
-    if isinstance(layer, nn.Conv2d | nn.Linear) or (isinstance(layer, FrozenLinear) and layer.ranges is not None):
+    static = isinstance(layer, FrozenConvolution) or (isinstance(layer, FrozenLinear) and layer.ranges is not None)
+    if static or isinstance(layer, nn.Conv2d | nn.Linear):
         weight = torch.from_numpy(frozen.quantized[f"{place}.weight"].values()).double()
         bias = frozen.floats.get(f"{place}.bias")
         shift = torch.zeros(len(weight)) if bias is None else torch.from_numpy(bias.copy())
         if call.source is not None:
             scales = torch.from_numpy(frozen.quantized[f"{place}.weight"].scales.copy())
             shift = bias_codes(shift, call.source.scale, scales).double() * call.source.scale * scales
-        if isinstance(layer, nn.Conv2d):
-            out: Tensor = layer._conv_forward(given.double(), weight, shift.double())
+        if isinstance(layer, FrozenConvolution):
+            out: Tensor = layer.convolve(given.double(), weight) + shift.view(-1, 1, 1)
             return out.clamp(0, 6) if call.relu6 else out
-        out = nn.functional.linear(given.double(), weight, shift.double())
-        return out
+        if isinstance(layer, nn.Conv2d):
+            out = layer._conv_forward(given.double(), weight, shift.double())
+            return out
+        return nn.functional.linear(given.double(), weight, shift.double())
     out = layer.forward(given)  # not a call, which would come back here through the hook
     return out
 
 
-def _on_grid(place: str, expected: Tensor, answered: Tensor, call: _Call, rough: bool) -> None:
-    """Compare codes, one step allowed where the exact value lies between two of them, or everywhere if `rough`."""
+def _on_grid(place: str, expected: Tensor, answered: Tensor, call: _Call) -> None:
+    """Compare codes, one step allowed where the exact value lies between two of them."""
     assert call.result is not None
     scale, zero = call.result
     exact = expected.double() / scale
     wanted = exact.round().clamp(LOW - zero, HIGH - zero)
     steps = (answered.double() / scale - wanted).abs()
-    tie = (((exact - exact.floor()) - 0.5).abs() < _TIE) | rough
+    tie = ((exact - exact.floor()) - 0.5).abs() < _TIE
     wrong = (steps > 0.5) & ~(tie & (steps < STEPS))
     if bool(wrong.any()):
         raise Mismatch(

@@ -103,7 +103,7 @@ def names(model: Any, path: Path) -> dict[str, Stored]:
         raise damaged from None
     for place in found.values():
         known = type(place.buffer) is int and 0 < place.buffer < len(model.buffers)
-        if not known or model.buffers[place.buffer].data is None or place.layout not in ("", *LAYOUTS):
+        if not known or model.buffers[place.buffer].data is None or place.layout not in CHANNEL_AXIS:
             raise damaged
     if len({place.buffer for place in found.values()}) < len(found):
         raise damaged
@@ -145,7 +145,7 @@ def _weight(
                 raise VerificationError(f"{path}: {name} is not an int8 or int4 tensor.")
             data = np.asarray(model.buffers[place.buffer].data, np.uint8)
             shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
-            if len(shape) != 4 if place.layout else len(shape) < 2:
+            if len(shape) != 4 if place.layout in LAYOUTS else len(shape) < 2 or (place.layout and len(shape) != 2):
                 raise VerificationError(f"{path}: {name} has the shape {list(shape)}.")
             codes = unpacked(data, prod(shape)) if tensor.type == schema.TensorType.INT4 else data.view(np.int8)
             scales = _scales(schema, model, subgraph, tensor, name, place.layout, path)

@@ -3,6 +3,10 @@
 Three forms, by the kind of activations. Where they are int8, the weight is an integer constant of its layer. Where they
 are float, the layer takes the output of a DEQUANTIZE of that constant; without it LiteRT would quantize the layer's
 input at run time. The rows of an embedding are dequantized by the lookup itself, always.
+
+XNNPACK multiplies int8 activations with int4 matrices, but not with int4 kernels: LiteRT's own convolution takes these,
+rounds every sum twice (a tenth of its codes come out one step off) and unpacks the kernel in every run. So a static
+int4 kernel of one pixel is a FULLY_CONNECTED on every pixel, and the few codes of any other are stored as int8.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.exporters.tflite.carriers import CHANNEL_AXIS, Carrier, stored_as
+from edgedistill.errors import StageError
+from edgedistill.exporters.tflite.carriers import CHANNEL_AXIS, POINTWISE, Carrier, stored_as
 from edgedistill.exporters.tflite.editing import Edit
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.stored import QuantizedTensor
@@ -49,13 +54,16 @@ def place(edit: Edit, frozen: FrozenStudent, given: Mapping[str, Carrier]) -> di
             if found is None:
                 continue
             name, layout = found
-            weight = frozen.quantized[name]
+            weight, grid = frozen.quantized[name], grids[name]
+            if grid.bits == 4 and layout and frozen.scheme.activations == "static_int8":
+                pointwise = weight.codes.shape[1] > 1 and weight.codes.shape[2:] == (1, 1)
+                grid, layout = (grid, POINTWISE) if pointwise else (WeightGrid(), layout)
             if name not in buffers:
                 codes = stored_as(weight.codes, layout)
-                buffers[name] = edit.add_buffer(packed(codes) if grids[name].bits == 4 else codes)
+                buffers[name] = edit.add_buffer(packed(codes) if grid.bits == 4 else codes)
                 edit.owned[buffers[name]] = name
-            tensor.buffer = buffers[name]
-            _describe(edit, subgraph, tensor, weight, grids[name], layout)
+            tensor.buffer, tensor.shape = buffers[name], np.asarray(stored_as(weight.codes, layout).shape, np.int32)
+            _describe(edit, subgraph, tensor, weight, grid, layout)
             placed[index] = name
             if layout:
                 layouts[name] = layout
@@ -116,7 +124,25 @@ def _connect(edit: Edit, subgraph: Any, placed: Mapping[int, str], frozen: Froze
                     version = 6 if int4 else 5
                     operators.append(edit.operator("DEQUANTIZE", version, [index], [dequantized[index]]))
                 operator.inputs = np.asarray([operator.inputs[0], dequantized[index], *operator.inputs[2:]], np.int32)
+            elif len(weight.shape) == 2 and name == "CONV_2D":
+                _apply_to_pixels(edit, operator)
             elif int4 and name is not None:
                 edit.at_least(operator, name, LAYERS[name])
         operators.append(operator)
     subgraph.operators = operators
+
+
+def _apply_to_pixels(edit: Edit, operator: Any) -> None:
+    """Make a CONV_2D of one pixel a FULLY_CONNECTED that keeps the leading axes.
+
+    Raises:
+        StageError: if it leaves out pixels.
+    """
+    old = operator.builtinOptions
+    if (old.strideH, old.strideW) != (1, 1):
+        raise StageError("TFLite cannot hold an int4 convolution of one pixel with a stride: choose int8 for it.")
+    operator.opcodeIndex = edit.opcode("FULLY_CONNECTED", LAYERS["FULLY_CONNECTED"])
+    operator.builtinOptionsType = edit.schema.BuiltinOptions.FullyConnectedOptions
+    operator.builtinOptions = edit.schema.FullyConnectedOptionsT(
+        fusedActivationFunction=old.fusedActivationFunction, keepNumDims=True
+    )

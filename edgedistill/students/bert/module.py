@@ -77,6 +77,9 @@ class BertClassifier(nn.Module):
         mask = attention_mask.to(self.embeddings.position.dtype)
         bias = ((1.0 - mask) * self.MASK_BIAS)[:, None, None, :]
         x = self.embeddings(input_ids)
+        if self.training:
+            # padding as the first token: nothing reads it, but ranges of static activations must not be those of junk
+            x = torch.where(mask[:, :, None] > 0, x, x[:, :1])
         for layer in self.layers:
             x = layer(x, bias)
         weights = mask[:, :, None]

@@ -6,6 +6,7 @@ Folding comes before fake quantization: what is quantized then is what the file 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,17 +14,22 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from edgedistill.data.tensors import Outputs
-from edgedistill.students._points import Point
+from edgedistill.students._points import Convolution, Point, Sum
 from edgedistill.students.cnn import STEM_KERNEL, STEM_STRIDE, Block, Config, blocks, convolutions, same_padding
 
 EPSILON = 1e-3  # TensorFlow's default for batch norm, which the published weights were trained with
 
 
 class Unit(nn.Module):
-    """A convolution with "SAME" padding, batch norm in the twin for training, ReLU6 unless `linear`, and a grid."""
+    """A convolution with "SAME" padding, batch norm in the twin for training, ReLU6 unless `linear`, and a grid.
+
+    `name` is the unit's in the network, `source` that of the point that its input comes from.
+    """
 
     def __init__(
         self,
+        name: str,
+        source: str,
         inputs: int,
         outputs: int,
         side: int,
@@ -40,9 +46,9 @@ class Unit(nn.Module):
         self.linear = linear
         # a convolution pads both sides alike; the rest is an operator of its own, which every converter sees
         self.pad = None if even else (before, after, before, after)
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride, before if even else 0, groups=groups, bias=not batch_norm
-        )
+        wires: dict[str, Any] = {"source": source, "result": f"{name}.point", "relu6": not linear}
+        sides: dict[str, Any] = {"stride": stride, "padding": before if even else 0}
+        self.conv = Convolution(inputs, outputs, kernel, **sides, **wires, groups=groups, bias=not batch_norm)
         self.norm = nn.BatchNorm2d(outputs, eps=EPSILON) if batch_norm else None
         self.point = Point()
 
@@ -59,15 +65,23 @@ class Unit(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; the input is added where the shapes are equal."""
+    """Widen, filter each channel, narrow; the input is added where the shapes are equal.
 
-    def __init__(self, block: Block, batch_norm: bool = False) -> None:
+    `name` is the block's in the network, `source` that of the point that its input comes from; `result` names its own.
+    """
+
+    def __init__(self, name: str, source: str, block: Block, batch_norm: bool = False) -> None:
         super().__init__()
         inputs, hidden, outputs, kernel, stride, side = block
-        self.expand = Unit(inputs, hidden, side, batch_norm=batch_norm) if hidden != inputs else None
-        self.depthwise = Unit(hidden, hidden, side, kernel, stride, groups=hidden, batch_norm=batch_norm)
-        self.project = Unit(hidden, outputs, 1, linear=True, batch_norm=batch_norm)
-        self.sum = Point() if block.residual else None
+        units = [f"{name}.{unit}" for unit in ("expand", "depthwise", "project")]
+        wide, filtered, narrow = (f"{unit}.point" for unit in units)
+        widens, norm = hidden != inputs, {"batch_norm": batch_norm}
+        self.expand = Unit(units[0], source, inputs, hidden, side, **norm) if widens else None
+        before = wide if widens else source
+        self.depthwise = Unit(units[1], before, hidden, hidden, side, kernel, stride, groups=hidden, **norm)
+        self.project = Unit(units[2], filtered, hidden, outputs, 1, linear=True, **norm)
+        self.sum = Sum((source, narrow)) if block.residual else None
+        self.result = narrow if self.sum is None else f"{name}.sum"
 
     def forward(self, x: Float[Tensor, "batch inputs side side"]) -> Float[Tensor, "batch outputs out out"]:
         """One block."""
@@ -75,7 +89,7 @@ class InvertedResidual(nn.Module):
         out: Tensor = self.project(self.depthwise(wide))
         if self.sum is None:
             return out
-        out = self.sum(x + out)
+        out = self.sum(x, out)
         return out
 
 
@@ -87,9 +101,14 @@ class CnnClassifier(nn.Module):
         self.config = config
         plan = blocks(config)
         self.input = Point()
-        self.stem = Unit(3, config.stem_width, config.image_size, STEM_KERNEL, STEM_STRIDE, batch_norm=batch_norm)
-        self.blocks = nn.ModuleList(InvertedResidual(block, batch_norm) for block in plan)
-        self.final = Unit(plan[-1].outputs, config.head_width, 1, batch_norm=batch_norm)
+        stem = config.stem_width, config.image_size, STEM_KERNEL, STEM_STRIDE
+        self.stem = Unit("stem", "input", 3, *stem, batch_norm=batch_norm)
+        self.blocks, place = nn.ModuleList(), "stem.point"
+        for n, about in enumerate(plan):
+            block = InvertedResidual(f"blocks.{n}", place, about, batch_norm)
+            self.blocks.append(block)
+            place = block.result
+        self.final = Unit("final", place, plan[-1].outputs, config.head_width, 1, batch_norm=batch_norm)
         self.classifier = nn.Linear(config.head_width, config.classes)
 
     def forward(self, pixels: Float[Tensor, "batch side side 3"]) -> Outputs:

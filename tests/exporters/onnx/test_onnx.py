@@ -18,8 +18,6 @@ from onnx_students import (
     BUCKETS,
     CASES,
     FLOAT,
-    INT4_GROUPS,
-    INT8_GROUPS,
     STATIC,
     Made,
     at_buckets,
@@ -33,7 +31,6 @@ from edgedistill.exporters import onnx as exporter
 from edgedistill.exporters._proof import Limits, answer, executes
 from edgedistill.exporters.onnx.layers import OPSET
 from edgedistill.exporters.onnx.packing import pack_int4, unpack_int4
-from edgedistill.specs.quant import QuantScheme
 from edgedistill.tasks.text_classification import run_file
 
 
@@ -58,20 +55,19 @@ def test_weights_alone_compute_what_torch_computes_at_every_length(made: Made, n
 
 
 @pytest.mark.parametrize("name", STATIC)
-def test_static_activations_differ_by_a_step_at_most_in_nearly_every_answer(made: Made, name: str) -> None:
-    """Products of grids are exact in torch and rounded in ONNX Runtime: a value between two codes may take either."""
+def test_static_activations_differ_by_a_step_at_most(made: Made, name: str) -> None:
+    """Layers are integers in both; a value of a layer norm or a GELU between two codes may take either, seldom."""
     frozen, path = made(name)
     errors, largest = errors_of(frozen, path, 10)
     step = frozen.ranges["classifier"][1].scale
     assert largest > 20 * step
-    assert (errors == 0).mean() >= 0.9
-    assert (errors <= 1.001 * step).mean() >= 0.97
-    assert errors.max() <= 4.001 * step
+    assert (errors == 0).mean() >= 0.97
+    assert errors.max() <= 1.001 * step
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_app_that_keeps_the_runtimes_default_optimization_can_run_the_file(made: Made, name: str) -> None:
-    """ONNX Runtime then chooses its integer kernels: near the student, where this package's runner is exact."""
+    """ONNX Runtime then chooses kernels of its own: near the student, and a static one's codes are the same."""
     import onnxruntime
 
     frozen, path = made(name)
@@ -86,6 +82,10 @@ def test_an_app_that_keeps_the_runtimes_default_optimization_can_run_the_file(ma
         errors.append(float(np.abs(session.run(None, feeds)[0] - expected).max()))
         largest = max(largest, float(np.abs(expected).max()))
     assert max(errors) < 0.05 * largest
+    if name in STATIC:
+        step = frozen.ranges["classifier"][1].scale
+        assert np.mean(np.array(errors) == 0) >= 0.9
+        assert max(errors) <= 1.001 * step
 
 
 def test_the_audit_counts_operators_and_names_risks(made: Made) -> None:
@@ -232,12 +232,7 @@ def test_impossible_buckets_are_refused_before_anything_slow(made: Made, buckets
 
 def test_what_the_format_holds() -> None:
     for _, scheme in CASES.values():
-        assert scheme.misfit(exporter.HOLDS, exporter.EXCLUDES) is None
-    for grid in (INT4_GROUPS, INT8_GROUPS):
-        for field in ("weights", "head"):
-            # such a scheme is refused by itself; the exporter refuses it all the same
-            scheme = QuantScheme(activations="static_int8").model_copy(update={field: grid})
-            assert "one scale per channel" in str(scheme.misfit(exporter.HOLDS, exporter.EXCLUDES))
+        assert scheme.misfit(exporter.HOLDS) is None
 
 
 def test_what_has_no_form_in_onnx_is_refused(made: Made, tmp_path: Path) -> None:
@@ -251,9 +246,6 @@ def test_what_has_no_form_in_onnx_is_refused(made: Made, tmp_path: Path) -> None
     large = frozen.floats | {"layers.0.up.bias": np.full(64, 1e9, np.float32)}
     with pytest.raises(StageError, match="no int32 codes"):
         exporter.export(dataclasses.replace(frozen, floats=large), BUCKETS, tmp_path / "no.onnx")
-    grouped = frozen.scheme.model_copy(update={"weights": INT4_GROUPS})
-    with pytest.raises(StageError, match="one scale per channel"):
-        exporter.export(dataclasses.replace(frozen, scheme=grouped), BUCKETS, tmp_path / "no.onnx")
     assert not list(tmp_path.iterdir())
 
 

@@ -85,7 +85,8 @@ def other_norm(model: Any) -> None:
 
 WIRING = [swap_layers, transpose_kernel, other_norm, other_gelu]
 # another GELU differs by less than a step of a static student
-WRONG = [(name, edit) for name in ("int8", "int4 groups", "static") for edit in WIRING[: 3 if name == "static" else 4]]
+WRONG = [(name, edit) for name in ("int8", "int4 groups") for edit in WIRING]
+WRONG += [("static", swap_layers), ("static", other_norm)]
 
 
 @pytest.mark.parametrize(("name", "edit"), WRONG)
@@ -169,24 +170,62 @@ def test_codes_used_with_other_scales_or_along_another_axis_are_found(made: Made
             exporter.read_back(spoiled(made("int8")[1], tmp_path, edit))
 
 
+def test_a_static_layer_that_multiplies_scales_or_rounds_otherwise_is_found(made: Made, tmp_path: Path) -> None:
+    name = "layers.0.query"
+
+    def turn(model: Any) -> None:
+        reader(model, f"{name}.weight.codes").attribute[0].ints[:] = [0, 1]
+
+    def scales(model: Any) -> None:
+        reader(model, f"{name}.weight.scales").input[1] = "layers.0.key.weight.scales"
+
+    def step(model: Any) -> None:
+        reader(model, f"{name}.output.zero_point").input[1] = f"{name}.output.scale"
+
+    def unscaled(model: Any) -> None:
+        divided = reader(model, reader(model, f"{name}.weight.scales").output[0])
+        rewire(model, divided.output[0], divided.input[0])
+
+    def kernel(model: Any) -> None:
+        reader(model, "stem.conv.weight.codes.int8").input[4] = "final.conv.weight.scales"
+
+    def narrow(model: Any) -> None:
+        reader(model, "stem.conv.weight.codes.int8").input[2] = "stem.point.zero_point"
+
+    other, rounded = "with other scales than its own", "not scaled and rounded|is not the number 1"
+    for case, edit, told in (
+        ("static", turn, other), ("static", scales, other), ("static", step, rounded), ("static", unscaled, rounded),
+        ("static cnn", kernel, other), ("static cnn", narrow, "read on another one"),
+    ):  # fmt: skip
+        with pytest.raises(VerificationError, match=told):
+            exporter.verify(made(case)[0], spoiled(made(case)[1], tmp_path, edit))
+
+
 def test_static_grids_that_are_moved_missing_or_too_many_are_found(made: Made, tmp_path: Path) -> None:
+    def quantizer(model: Any) -> Any:
+        return next(node for node in model.graph.node if list(node.input[1:2]) == ["layers.0.up.input.scale"])
+
     def bypass(model: Any) -> None:
-        quantize = reader(model, "layers.0.up.input.scale")
-        back = reader(model, quantize.output[0])
-        rewire(model, back.output[0], quantize.input[0])
-        model.graph.node.remove(quantize)
+        scale = "layers.0.up.output.scale"
+        back = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[1] == scale)
+        rewire(model, back.output[0], "v0")
         model.graph.node.remove(back)
 
     def cross(model: Any) -> None:
-        reader(model, "layers.0.up.input.scale").input[1] = "layers.0.up.output.scale"
+        quantizer(model).input[1] = "layers.0.up.output.scale"
 
     def another(model: Any) -> None:
-        quantize = reader(model, "layers.0.up.input.scale")
-        back = reader(model, quantize.output[0])
-        back.input[1] = "layers.0.down.input.scale"
+        quantizer(model).input[1:] = ["layers.0.down.input.scale", "layers.0.down.input.zero_point"]
+
+    def too_many(model: Any) -> None:
+        values = quantizer(model).input[0]
+        grid = ["layers.0.up.input.scale", "layers.0.up.output.zero_point"]
+        model.graph.node.append(onnx.helper.make_node("QuantizeLinear", [values, *grid], ["extra"]))
 
     frozen, path = made("static")
-    for edit, message in ((bypass, "nothing uses it"), (cross, "rounds values"), (another, "on another one")):
+    for edit, message in (
+        (bypass, "on another one"), (cross, "rounds values"), (another, "on another one"), (too_many, "rounds values")
+    ):  # fmt: skip
         with pytest.raises(VerificationError, match=message):
             exporter.verify(frozen, spoiled(path, tmp_path, edit))
     plain = dataclasses.replace(
