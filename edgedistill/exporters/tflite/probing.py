@@ -24,6 +24,7 @@ from edgedistill.exporters.tflite.generating import last_call
 from edgedistill.exporters.tflite.reading import Use, names, parse, uses, without_logits
 from edgedistill.quant.activations import HIGH, LOW, Range, bias_codes, quantize_static
 from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.quant.kernels import convolve
 from edgedistill.quant.modules import FrozenConvolution, FrozenLinear
 
 # What float operators may differ by, of the largest value: sums in another order.
@@ -168,12 +169,10 @@ def _expected(frozen: FrozenStudent, place: str, layer: nn.Module, given: Tensor
         if call.source is not None:
             scales = torch.from_numpy(frozen.quantized[f"{place}.weight"].scales.copy())
             shift = bias_codes(shift, call.source.scale, scales).double() * call.source.scale * scales
-        if isinstance(layer, FrozenConvolution):
-            out: Tensor = layer.convolve(given.double(), weight) + shift.view(-1, 1, 1)
+        if isinstance(layer, FrozenConvolution | nn.Conv2d):
+            convolve_ = layer.convolve if isinstance(layer, FrozenConvolution) else convolve(layer)
+            out: Tensor = convolve_(given.double(), weight) + shift.double().view(-1, 1, 1)
             return out.clamp(0, 6) if call.relu6 else out
-        if isinstance(layer, nn.Conv2d):
-            out = layer._conv_forward(given.double(), weight, shift.double())
-            return out
         return nn.functional.linear(given.double(), weight, shift.double())
     out = layer.forward(given)  # not a call, which would come back here through the hook
     return out

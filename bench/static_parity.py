@@ -1,0 +1,163 @@
+"""Static int8, file against frozen student, in steps of the output's grid: every family, format and scheme.
+
+python bench/static_parity.py [--inputs 400] [--real-inputs 24]
+
+Random students of 4 layers with weights as large as trained ones, and two real networks: EfficientNet-lite0 as
+published, and all-MiniLM-L6-v2 with a random head. Ranges are observed on random inputs. For each input, the largest
+difference of any logit in steps. ONNX Runtime is asked twice: each operator as the file has it, and with its default
+optimization. Core ML is the program's fp32 twin, computed by the reference evaluator in float32; what ships is fp16, reported beside.
+"""
+
+import argparse
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from _machine import write
+from formats import minilm
+from numpy.typing import NDArray
+
+from edgedistill import catalog, coreml, quant
+from edgedistill.coreml import Evaluator
+from edgedistill.exporters.coreml.convert import Converter
+from edgedistill.quant import FrozenStudent
+from edgedistill.specs import QuantScheme, WeightGrid
+from edgedistill.students import bert, cnn, part, vit
+from edgedistill.students.cnn.load import load, locate
+
+BUCKETS = (8, 16)
+STAGES = [(1, 3, 1, 8, 1), (3, 5, 2, 12, 2), (6, 3, 2, 16, 2)]
+CONFIGS = {
+    "bert": bert.Config(layers=4, width=64, heads=4, ffn=128, vocabulary=500, max_length=32, classes=10),
+    "vit": vit.Config(image_size=32, patch=8, layers=4, width=64, heads=4, ffn=128, classes=10),
+    "cnn": cnn.Config.model_validate({
+        "image_size": 48, "stem_width": 8, "head_width": 64, "classes": 10,
+        "stages": [dict(zip(cnn.Stage.model_fields, row, strict=True)) for row in STAGES],
+    }),
+}  # fmt: skip
+Answer = Callable[[str, dict[str, NDArray[Any]]], NDArray[Any]]
+
+
+def random_network(family: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = part(family, "module").build(CONFIGS[family])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                inputs = 1 if parameter.dim() == 1 else parameter[0].numel()
+                torch.nn.init.normal_(parameter, std=0.1 if parameter.dim() == 1 else 1.2 / inputs**0.5)
+    return model
+
+
+def students() -> Iterator[tuple[str, FrozenStudent]]:
+    for bits in (8, 4):
+        scheme = QuantScheme(
+            weights=WeightGrid(bits=bits), head=WeightGrid(bits=bits), activations="static_int8"
+        )  # fmt: skip
+        for family, config in CONFIGS.items():
+            yield f"{family}, random, int{bits}", observed(random_network(family), family, config, scheme, 24)
+    real = QuantScheme(activations="static_int8")
+    yield "EfficientNet-lite0, int8", observed(load(locate()), "cnn", cnn.EFFICIENTNET_LITE0, real, 12)
+    encoder, config = minilm()
+    yield "MiniLM, int8", observed(encoder, "bert", config, real, 24)
+
+
+def observed(model: torch.nn.Module, family: str, config: Any, scheme: QuantScheme, batches: int) -> FrozenStudent:
+    """The student, its ranges observed on random inputs."""
+    plugin, random = catalog.load_plugin("students", family), np.random.default_rng(1)
+    quant.prepare(model, scheme, plugin.tensors(config)).train()
+    with torch.no_grad():
+        for signature in itertools.islice(itertools.cycle(plugin.signatures(config, BUCKETS)), batches):
+            model(*(torch.from_numpy(value) for value in plugin.sample(config, signature, random).values()))
+    quant.freeze_observers(model)
+    return quant.freeze(model.eval(), family, config, scheme, {})
+
+
+def runtimes(frozen: FrozenStudent, work: Path) -> Iterator[tuple[str, Answer]]:
+    """Each way to compute the student's files, by name."""
+    for name in catalog.load_plugin("students", frozen.family).FORMATS:
+        exporter = catalog.load_plugin("exporters", name)
+        if "static_int8" not in catalog.constants("exporters", name)["HOLDS"]["activations"]:
+            continue
+        path = work / f"student{exporter.SUFFIX}"
+        exporter.export(frozen, BUCKETS, path)
+        runner = exporter.load(path)
+        entries = set(runner.signatures)
+
+        def ran(entry: str, feeds: Any, runner: Any = runner, entries: set[str] = entries) -> NDArray[Any]:
+            out: NDArray[Any] = runner.run(entry if entry in entries else min(entries), feeds)["logits"]
+            return out
+
+        yield {"onnx": "onnx, not optimized", "coreml": "coreml, fp16 file in float32"}.get(name, name), ran
+        if name == "onnx":
+            yield "onnx, default optimization", optimized(path)
+        if name == "coreml":
+            program = coreml.load(Converter(frozen, frozen.signatures(BUCKETS)).write("fp32", work))
+            for precision in ("fp32", "fp64"):
+                yield f"coreml, fp32 twin in {precision}", computed(Evaluator(program, precision))  # type: ignore[arg-type]
+
+
+def computed(evaluator: Evaluator) -> Answer:
+    return lambda _, feeds: next(iter(evaluator.predict(feeds).values()))
+
+
+def optimized(path: Path) -> Answer:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda _, feeds: session.run(None, feeds)[0]
+
+
+def steps_between(frozen: FrozenStudent, answers: dict[str, Answer], inputs: int) -> dict[str, list[int]]:
+    """For each input the largest difference of any logit from the frozen student's, in steps."""
+    module, random = frozen.to_module(), np.random.default_rng(5)
+    step = frozen.ranges["classifier"][1].scale
+    found: dict[str, list[int]] = {name: [] for name in answers}
+    for signature in itertools.islice(itertools.cycle(frozen.signatures(BUCKETS)), inputs):
+        feeds = frozen.sample(signature, random)
+        with torch.no_grad():
+            ours = module(*(torch.from_numpy(value) for value in feeds.values())).logits.numpy()
+        for name, answer in answers.items():
+            found[name].append(int(np.rint(np.abs(answer(signature.name, feeds) - ours).max() / step)))
+    return found
+
+
+def main(inputs: int, real_inputs: int) -> None:
+    torch.set_num_threads(1)
+    figures: dict[str, dict[str, list[int]]] = {}
+    rows = []
+    for label, frozen in students():
+        with tempfile.TemporaryDirectory() as work:
+            answers = dict(runtimes(frozen, Path(work)))
+            figures[label] = steps_between(frozen, answers, inputs if "random" in label else real_inputs)
+        for name, steps in figures[label].items():
+            seen = np.array(steps)
+            p99, beyond = np.quantile(seen, 0.99), [(seen > limit).mean() for limit in (0, 1)]
+            rows.append(
+                f"| {label} | {name} | {len(seen)} | {np.median(seen):g} | {p99:.3g} | {seen.max()} "
+                f"| {beyond[0]:.2%} | {beyond[1]:.2%} |"
+            )
+            print(rows[-1], flush=True)
+    head = [
+        "# Static int8: files against the frozen student, in steps of the output",
+        "",
+        "For each input the largest difference of any logit; one thread, random inputs. `bench/static_parity.py`.",
+        "",
+        "| student | computed by | inputs | median | p99 | max | share > 0 | share > 1 |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    write("static_parity", {"steps": figures}, "\n".join([*head, *rows]) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--inputs", type=int, default=400)
+    parser.add_argument("--real-inputs", type=int, default=24)
+    arguments = parser.parse_args()
+    main(arguments.inputs, arguments.real_inputs)
