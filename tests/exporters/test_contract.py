@@ -35,6 +35,8 @@ QUICK = {
     ("llama", "litertlm"): ("int8, dynamic_int8",),
     ("llama", "tflite"): ("int4 groups, dynamic_int8, bf16 scales",),
 }
+# what computes in fp16; its fp32 twin is held to a step of the output in `test_static.py`
+FP16 = ("coreml",)
 # wide enough for groups of 32
 WIDER = {
     "bert": {"width": 32, "ffn": 64},
@@ -164,7 +166,7 @@ def test_every_code_and_scale_of_the_file_is_the_students(
 
 @pytest.mark.parametrize(("family", "format_name", "scheme"), marked(CASES))
 def test_the_file_computes_the_student(made: Any, family: str, format_name: str, scheme: str) -> None:
-    """Float activations to rounding; int8 ones to the step that a value on the boundary of two codes may take."""
+    """Float activations to rounding; static ones to a step of the output; dynamic ones to what boundary values do."""
     frozen, path = made(family, format_name, scheme)
     about = catalog.constants("exporters", format_name)
     runner = catalog.load_plugin("exporters", format_name).load(path)
@@ -181,6 +183,9 @@ def test_the_file_computes_the_student(made: Any, family: str, format_name: str,
         errors.append(float(np.abs(found - expected).max()))
         agree.append(float((found.argmax(-1) == expected.argmax(-1)).mean()))
         largest = max(largest, float(np.abs(expected).max()))
+    if frozen.scheme.activations == "static_int8" and format_name not in FP16:
+        assert max(errors) <= 1.001 * frozen.ranges["classifier"][1].scale
+        assert np.mean(np.array(errors) == 0) >= 0.75
     exact = kind == "float" or frozen.scheme.activations == "float"
     limit = about["PARITY"] if exact else 0.1
     assert np.median(errors) <= limit * largest

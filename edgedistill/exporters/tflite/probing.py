@@ -170,8 +170,8 @@ def _expected(frozen: FrozenStudent, place: str, layer: nn.Module, given: Tensor
             scales = torch.from_numpy(frozen.quantized[f"{place}.weight"].scales.copy())
             shift = bias_codes(shift, call.source.scale, scales).double() * call.source.scale * scales
         if isinstance(layer, FrozenConvolution | nn.Conv2d):
-            convolve_ = layer.convolve if isinstance(layer, FrozenConvolution) else convolve(layer)
-            out: Tensor = convolve_(given.double(), weight) + shift.double().view(-1, 1, 1)
+            multiply = layer.convolve if isinstance(layer, FrozenConvolution) else convolve(layer)
+            out: Tensor = multiply(given.double(), weight) + shift.double().view(-1, 1, 1)
             return out.clamp(0, 6) if call.relu6 else out
         return nn.functional.linear(given.double(), weight, shift.double())
     out = layer.forward(given)  # not a call, which would come back here through the hook
