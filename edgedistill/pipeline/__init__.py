@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgedistill import catalog
 from edgedistill.data import fingerprint, read_splits
 from edgedistill.errors import SpecError, TeacherError
-from edgedistill.pipeline import arms, bundle, history, proofs, steps, verdict
+from edgedistill.pipeline import arms, bundle, history, mixed, proofs, steps, verdict
 from edgedistill.pipeline.assistants import train_assistants
 from edgedistill.pipeline.trained import Trained
 from edgedistill.plan import make_plan
@@ -26,6 +27,7 @@ REVISIONS = {
     "teacher": 1,
     "record": 1,
     "start": 2,
+    "sensitivity": 1,
     "distil": 3,
     "freeze": 2,
     "export": 2,
@@ -101,7 +103,7 @@ def build(
     proofs.require(tuple(dict.fromkeys(name for one in (target, *fleet) for name in one.formats)))
     began = time.monotonic()
     plan, trained, located, fit = _train(run, target, profile, base, fleet)
-    profile, seconds = plan.profile, time.monotonic() - began
+    seconds, profile = time.monotonic() - began, trained.profile
     labels = read_splits(trained.data.folder).labels
     frozen = _freeze(run, profile, labels, located, trained)
     exported = {name: _export(run, profile, name, frozen) for name in plan.formats}
@@ -112,7 +114,7 @@ def build(
     shipped = [trained.data, trained.teacher, trained.recorded, trained.start, *trained.stages.values(), frozen]
     shipped += [*exported.values(), *verified.values()]
     history.finished(store.root, plan, trained, located, fit, judged.qualities, seconds)
-    folder = bundle.write(out, plan, profile, located, fit, trained, frozen, exported, verified, judged, shipped)
+    folder = bundle.write(out, plan, plan.profile, located, fit, trained, frozen, exported, verified, judged, shipped)
     return BuildResult(folder, plan, judged.gate)
 
 
@@ -194,10 +196,17 @@ def train(run: _Run, plan: Plan, profile: Profile, located: Located, fit: FitSpe
         lambda out: steps.start_student(student, config, teacher.folder, data.folder, seed, threads, out, watch),
     )  # fmt: skip
     taught, between = train_assistants(run, plan, profile, located, data, teacher, recorded)
-    stages = distil_stages(run.stage, profile, profile, data, taught, start, watch)
+    first = [spec.fake_quant for spec in profile.stages].index(True)
+    arm = profile.model_copy(update={"stages": profile.stages[:first]})
+    stages = distil_stages(run.stage, profile, arm, data, taught, start, watch)
+    before = [start, *stages.values()][-1]
+    chosen = mixed.settle(run.stage, profile, plan.formats, start, before, data, watch)
+    profile = mixed.settled(profile, chosen)
+    stages = distil_stages(run.stage, profile, profile, data, taught, start, watch, done=stages)
     floats = [stages[spec.name] for spec in profile.stages if not spec.fake_quant]
     last = stages[profile.stages[-1].name]
-    return Trained(data, teacher, recorded, start, floats[-1] if floats else last, last, stages, between)
+    float_student = floats[-1] if floats else last
+    return Trained(data, teacher, recorded, start, float_student, last, stages, profile, chosen, between)
 
 
 def distil_stages(
@@ -209,10 +218,17 @@ def distil_stages(
     start: Finished,
     watch: Progress,
     prefix: str = "",
+    done: Mapping[str, Finished] = MappingProxyType({}),
 ) -> dict[str, Finished]:
-    """Every stage of `arm` in order, each continuing from the one before; `prefix` marks the honest arms."""
-    before, stages = start, {}
+    """Every stage of `arm` in order, each continuing from the one before; `prefix` marks the honest arms.
+
+    Stages that are `done` are those of before a scheme was chosen.
+    """
+    before, stages = start, dict(done)
     for index, spec in enumerate(arm.stages):
+        if spec.name in done:
+            before = done[spec.name]
+            continue
         about: dict[str, Any] = {"stage": spec.model_dump(), "scheme": profile.export.scheme.model_dump()}
         seed = key_seed(profile.seed, index)
         source = before

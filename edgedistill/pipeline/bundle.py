@@ -16,6 +16,7 @@ from edgedistill import catalog
 from edgedistill.data import read_splits
 from edgedistill.errors import SpecError
 from edgedistill.gate import exit_error
+from edgedistill.pipeline.mixed import RESULT
 from edgedistill.pipeline.proofs import model_name, read_json
 from edgedistill.pipeline.trained import Trained
 from edgedistill.pipeline.verdict import SHIPPED, Judged
@@ -192,6 +193,7 @@ def _manifest(
         artifact_quality=judged.qualities["file"],
         parity=judged.parity,
         paired=judged.paired,
+        sensitivity=read_json(trained.sensitivity.file(RESULT)) if trained.sensitivity else {},
     )
 
 

@@ -128,7 +128,11 @@ def _after_the_data(
 ) -> None:
     """The same calls in the same order as `pipeline.build`."""
     fit = pipeline.resolved_fit(profile.teacher.fit, located, labels)
-    trained = pipeline.train(run, plan, profile, located, fit, data)
+    try:
+        trained = pipeline.train(run, plan, profile, located, fit, data)
+    except FileNotFoundError:  # the keys behind a measurement that was not made depend on what it will say
+        return
+    profile = trained.profile
     frozen = pipeline._freeze(run, profile, labels, located, trained)
     exported = {name: pipeline._export(run, profile, name, frozen) for name in plan.formats}
     for name in plan.formats:

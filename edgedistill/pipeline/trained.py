@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edgedistill.specs import Profile
 from edgedistill.store import Finished
 
 
@@ -20,7 +21,10 @@ class Taught:
 
 @dataclass(frozen=True)
 class Trained:
-    """Stages of one build. `float_student` is the last one without fake-quant, `last` the one that is frozen."""
+    """Stages of one build. `float_student` is the last one without fake-quant, `last` the one that is frozen.
+
+    `profile` says how each tensor is stored; `sensitivity` is the stage that decided it, where one did.
+    """
 
     data: Finished
     teacher: Finished
@@ -29,4 +33,6 @@ class Trained:
     float_student: Finished
     last: Finished
     stages: dict[str, Finished]
+    profile: Profile
+    sensitivity: Finished | None = None
     assistants: tuple[Taught, ...] = ()

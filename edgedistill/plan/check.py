@@ -28,7 +28,7 @@ def check(target: Target, profile: Profile) -> ModuleType:
                 f"target {target.name!r} asks for format {name!r}, which cannot hold the student family"
                 f" {profile.student.family!r} of {where}. It can be held by: {', '.join(family.FORMATS)}."
             )
-        _holds(name, profile.export.scheme, where)
+        _holds(name, profile.export.widest_use, where)
     kinds = getattr(family, "ACTIVATIONS", None)
     if kinds is not None and profile.export.scheme.activations not in kinds:
         raise SpecError(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgedistill.errors import SpecError
 from edgedistill.plan.calibrated import calibrated
+from edgedistill.plan.mixed import planned_scheme
 from edgedistill.plan.predict import Workload, predict
 from edgedistill.plan.problem import Problem, quantile
 from edgedistill.plan.quality import INT4_LOSS
@@ -24,7 +25,8 @@ def cost(problem: Problem, config: Spec, scheme: QuantScheme) -> Candidate:
     tensors: list[StoredTensor] = problem.family.tensors(config)
     parameters: int = problem.family.parameters(config)
     macs: int = problem.family.macs(config, buckets[-1])
-    size = largest(problem.formats, tensors, scheme, buckets)
+    export = problem.profile.export.model_copy(update={"scheme": scheme})
+    size = largest(problem.formats, tensors, planned_scheme(export, tensors, problem.formats, buckets), buckets)
     work = workload(tensors, macs, round(size.total_mb * 1e6), buckets, scheme.activations)
     lines = [calibrated(predict(one.target, work), one.calibration) for one in problem.members]
     needs = least_needs(problem, size.total_mb, lines)

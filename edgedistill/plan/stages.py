@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
+from edgedistill import catalog
 from edgedistill.plan.check import resolve, teacher_outputs
+from edgedistill.plan.mixed import mixed_scheme
 from edgedistill.plan.naming import describe
 from edgedistill.specs import Assistant, Budget, Candidate, DistilSpec, PlannedStage, Profile, Target
 
@@ -40,7 +42,7 @@ def stages(
             _assistant(number, one, assistant_lessons(profile, chosen, one), texts)
             for number, one in enumerate(assistants, 1)
         ),
-        *(_distil(spec, texts) for spec in training),
+        *_train(target, profile, chosen, training, texts),
         *_pack(target, profile),
         *_judge(target, profile, budget),
     )
@@ -109,6 +111,22 @@ def _prepare(profile: Profile, chosen: Candidate, training: list[DistilSpec]) ->
         ),
         _stage("init", config, f"{STARTS[student.init]}; {describe(chosen)}"),
     ]
+
+
+def _train(
+    target: Target, profile: Profile, chosen: Candidate, training: list[DistilSpec], texts: int | None
+) -> list[PlannedStage]:
+    found = [_distil(spec, texts) for spec in training]
+    mixed, student = profile.export.mixed, profile.student
+    if mixed is not None:
+        family = catalog.load_plugin("students", student.family)
+        tensors = family.tensors(family.Config(**chosen.config))
+        mixed_scheme(profile.export, tensors, target.formats, student.buckets)  # refuses what can never fit
+        limit = f"files of {mixed.size_mb:g} MB" if mixed.share is None else f"{mixed.share:.0%} of the weights' bytes"
+        why = f"on the validation rows: what {mixed.narrow.label} costs each tensor; as many get it as {limit} need"
+        first = next(n for n, spec in enumerate(training) if spec.fake_quant)
+        found.insert(first, _stage("sensitivity", mixed.model_dump(mode="json"), why))
+    return found
 
 
 def _distil(spec: DistilSpec, rows: int | None) -> PlannedStage:

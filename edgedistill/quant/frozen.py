@@ -27,10 +27,11 @@ from edgedistill.quant.activations import Range
 from edgedistill.quant.grid import codes_of, scales_of
 from edgedistill.quant.layers import OnGrid, StaticQuantLinear, StaticQuantPoint
 from edgedistill.quant.modules import FrozenConvolution, FrozenEmbedding, FrozenLinear, FrozenPoint, FrozenSum
-from edgedistill.quant.stored import QuantizedTensor, decode_ranges, split, stored_bytes
+from edgedistill.quant.stored import QuantizedTensor, decode_ranges, split
 from edgedistill.specs.base import Spec
 from edgedistill.specs.quant import QuantScheme, WeightGrid
 from edgedistill.students import Signature, StoredTensor
+from edgedistill.students._allocation import stored_bytes
 from edgedistill.students._points import Convolution, Point, Sum
 
 SCHEMA = 2

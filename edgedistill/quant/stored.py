@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,12 +29,6 @@ class QuantizedTensor(NamedTuple):
         scales = spread(torch.from_numpy(self.scales.copy()), self.codes.shape).numpy()
         out: NDArray[np.float32] = self.codes * scales
         return out
-
-
-def stored_bytes(shape: tuple[int, ...], grid: WeightGrid) -> int:
-    """Bytes of a tensor on its grid: packed codes, and scales in float32."""
-    groups = shape[1] // grid.granularity.size if isinstance(grid.granularity, PerGroup) else 1
-    return -(-prod(shape) * grid.bits // 8) + 4 * shape[0] * groups
 
 
 def split(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from edgedistill.specs.base import Spec
-from edgedistill.specs.quant import QuantScheme
+from edgedistill.specs.quant import PerGroup, QuantScheme, WeightGrid
 from edgedistill.specs.target import Budget, Name
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -166,11 +166,44 @@ class DistilSpec(Spec):
         return self
 
 
+class MixedSpec(Spec):
+    """Fewer bits where they cost least: the least sensitive tensors are stored on `narrow`, as many as the size needs.
+
+    How sensitive each one is, is measured on the validation rows after the float stages, before the first stage with
+    fake quantization, which then trains on the very grids that were chosen.
+    """
+
+    narrow: WeightGrid = WeightGrid(bits=4, granularity=PerGroup())
+    size_mb: Positive | None = Field(default=None, description="most that any of the files may take, as predicted")
+    share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="most bytes of the weights, as a share of what they take without narrow ones"
+    )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> MixedSpec:
+        if (self.size_mb is None) == (self.share is None):
+            raise ValueError("give size_mb (of the file) or share (of the weights' bytes), one of the two")
+        return self
+
+
 class ExportSpec(Spec):
     """How the frozen student is stored."""
 
     scheme: QuantScheme = QuantScheme()
+    mixed: MixedSpec | None = Field(default=None, description="bits of each tensor by measured sensitivity")
     golden_samples: Annotated[int, Field(ge=1, le=1000)] = 16
+
+    @property
+    def widest_use(self) -> QuantScheme:
+        """The scheme with every grid that any of its tensors may get: what formats must be able to hold."""
+        if self.mixed is None:
+            return self.scheme
+        return self.scheme.model_copy(update={"layers": {**self.scheme.layers, "mixed": self.mixed.narrow}})
+
+    @model_validator(mode="after")
+    def _narrow_goes_with_the_scheme(self) -> ExportSpec:
+        QuantScheme.model_validate(self.widest_use.model_dump())
+        return self
 
 
 class QualityFloor(Spec):

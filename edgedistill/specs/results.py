@@ -268,3 +268,4 @@ class Manifest(Spec):
     artifact_quality: Quality
     parity: Mapping[str, Parity]
     paired: Mapping[str, PairedCounts] = {}
+    sensitivity: Mapping[str, Any] = {}
