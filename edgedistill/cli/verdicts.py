@@ -64,6 +64,10 @@ def _lines(found: Verified, proof: Proof) -> list[tuple[str, str]]:
         ("operators", operators),
         ("largest value", f"{proof.largest_value:.3g} in {proof.largest_at}; fp16 ends at 65504"),
     ]
+    if proof.gpu is not None:
+        lines.append(
+            ("GPU delegate", f"{len(proof.gpu)} obstacles" if proof.gpu else "no obstacle found by its analyzer")
+        )
     if found.labelled:
         lines.insert(5, ("accuracy", f"{parity.accuracy_file:.2%}, frozen student {parity.accuracy_reference:.2%}"))
     return lines
@@ -79,5 +83,6 @@ def _document(found: Verified, proof: Proof) -> dict[str, Any]:
         "runtime_min": proof.audit.runtime_min,
         "operators": dict(proof.audit.operators),
         "fp16": {"largest_value": proof.largest_value, "at": proof.largest_at, "limit": 65504},
+        "gpu_delegate": None if proof.gpu is None else list(proof.gpu),
         "risks": list(proof.risks),
     }

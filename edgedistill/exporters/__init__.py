@@ -105,6 +105,13 @@ class Exporter(Protocol):
             EdgedistillError: if the file cannot be read or run.
         """
 
+    def gpu_verdict(self, path: Path) -> tuple[str, ...] | None:
+        """What the maker of the runtime says keeps the file from its GPU delegate; None: nobody was asked. May be absent.
+
+        Raises:
+            EdgedistillError: who was asked cannot answer.
+        """
+
     def load(self, path: Path, threads: int = 1) -> Runner:
         """Open the file for execution.
 

@@ -39,21 +39,27 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Proof:
-    """One format's file: against the frozen student on the rows, its structure, and the largest value it computes."""
+    """One format's file: against the frozen student on the rows, its structure, and the largest value it computes.
+
+    `gpu` is what the runtime's own analyzer says keeps it from the GPU; None where there is none, or it was not asked.
+    """
 
     artifact: Artifact
     parity: Parity
     audit: Audit
     largest_value: float
     largest_at: str
+    gpu: tuple[str, ...] | None = None
 
     @property
     def risks(self) -> tuple[str, ...]:
         """What the structure and the numbers say may go wrong on a device."""
-        if self.largest_value <= executed.FP16_LARGEST:
-            return self.audit.risks
-        beyond = f"{self.largest_at} reaches {self.largest_value:.3g}, and fp16 ends at {executed.FP16_LARGEST:g}"
-        return (*self.audit.risks, beyond)
+        told = [*self.audit.risks, *(f"TensorFlow Lite's analyzer, GPU delegate: {line}" for line in self.gpu or ())]
+        if self.largest_value > executed.FP16_LARGEST:
+            told.append(
+                f"{self.largest_at} reaches {self.largest_value:.3g}, and fp16 ends at {executed.FP16_LARGEST:g}"
+            )
+        return tuple(told)
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,8 @@ def _prove(bundle: Bundle, frozen: Any, tokenizer: Any, rows: Rows, artifact: Ar
     _check_claims(bundle, rows, artifact, parity)
     largest, where = executed.largest_value(name, path, sequences)
     watch.end(f"{parity.rows} rows, argmax agreement {parity.argmax_agreement:.4f}")
-    return Proof(artifact, parity, exporter.audit(path), largest, where)
+    ask = getattr(exporter, "gpu_verdict", None)
+    return Proof(artifact, parity, exporter.audit(path), largest, where, ask(path) if ask else None)
 
 
 def _check_claims(bundle: Bundle, rows: Rows, artifact: Artifact, parity: Parity) -> None:

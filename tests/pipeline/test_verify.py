@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,3 +162,22 @@ def bundle_of(bundle: Path, data: bytes) -> Path:
     """The bundle with its file as it was."""
     (bundle / "model.tflite").write_bytes(data)
     return bundle
+
+
+def test_a_python_without_tensorflow_is_refused(cli: Callable[..., Any], tiny_bundle: Path, tmp_path: Path) -> None:
+    for python, told in ((tmp_path / "none", "cannot be run"), (sys.executable, "has no TensorFlow")):
+        done = cli("verify", tiny_bundle, "--rows", "1", EDGEDISTILL_TENSORFLOW=str(python))
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert "TensorFlow" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("EDGEDISTILL_TENSORFLOW" not in os.environ, reason="names no Python with TensorFlow 2.17")
+def test_tensorflows_own_analyzer_names_what_keeps_a_file_from_the_gpu(cli: Callable[..., Any], bundle: Path) -> None:
+    python = os.environ["EDGEDISTILL_TENSORFLOW"]
+    done = cli("verify", bundle, "--json", EDGEDISTILL_TENSORFLOW=python)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["formats"]["tflite"]
+    assert "Not supported op EMBEDDING_LOOKUP" in found["gpu_delegate"]
+    assert any("Not supported op EMBEDDING_LOOKUP" in risk for risk in found["risks"])

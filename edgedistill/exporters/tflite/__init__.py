@@ -15,6 +15,7 @@ from pathlib import Path
 
 from edgedistill.errors import StageError
 from edgedistill.exporters._proof import Feeds, Limits, executes
+from edgedistill.exporters.tflite.analyzing import gpu_verdict
 from edgedistill.exporters.tflite.auditing import audit
 from edgedistill.exporters.tflite.carriers import carriers
 from edgedistill.exporters.tflite.checking import verify
@@ -38,6 +39,7 @@ __all__ = [
     "check",
     "export",
     "first_divergence",
+    "gpu_verdict",
     "largest_value",
     "load",
     "read_back",

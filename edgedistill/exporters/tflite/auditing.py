@@ -6,10 +6,7 @@ delegate may refuse an operator on it for its types or shapes, and newer ones ta
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +43,6 @@ def audit(path: Path) -> Audit:
         )
     if _dynamic(schema, model):
         risks.append("int8 weights with float inputs: GPU and NPU delegates may compute them in fp16, or refuse them")
-    verdict = _analyzer(path)
-    if verdict:
-        risks.append(f"TensorFlow Lite's analyzer: {verdict}")
     needs = f"TensorFlow Lite {_runtime(model)}"
     return Audit(runtime_min=needs, operators=dict(sorted(counts.items())), risks=tuple(risks))
 
@@ -70,16 +64,3 @@ def _dynamic(schema: Any, model: Any) -> bool:
                 if source == schema.TensorType.FLOAT32 and weight != schema.TensorType.FLOAT32:
                     return True
     return False
-
-
-def _analyzer(path: Path) -> str:
-    """What TensorFlow's own analyzer says about the GPU delegate; empty where TensorFlow is not installed."""
-    if find_spec("tensorflow") is None:
-        return ""
-    import tensorflow as tf
-
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text):
-        tf.lite.experimental.Analyzer.analyze(model_path=str(path), gpu_compatibility=True)
-    warnings = [line.strip() for line in text.getvalue().splitlines() if "GPU COMPATIBILITY" in line.upper()]
-    return "; ".join(warnings) or "no GPU compatibility warning"
