@@ -65,9 +65,7 @@ def _lines(found: Verified, proof: Proof) -> list[tuple[str, str]]:
         ("largest value", f"{proof.largest_value:.3g} in {proof.largest_at}; fp16 ends at 65504"),
     ]
     if proof.gpu is not None:
-        lines.append(
-            ("GPU delegate", f"{len(proof.gpu)} obstacles" if proof.gpu else "no obstacle found by its analyzer")
-        )
+        lines.append(("GPU delegate", f"its analyzer finds {len(proof.gpu) or 'no'} obstacles"))
     if found.labelled:
         lines.insert(5, ("accuracy", f"{parity.accuracy_file:.2%}, frozen student {parity.accuracy_reference:.2%}"))
     return lines

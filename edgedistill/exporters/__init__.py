@@ -106,7 +106,9 @@ class Exporter(Protocol):
         """
 
     def gpu_verdict(self, path: Path) -> tuple[str, ...] | None:
-        """What the maker of the runtime says keeps the file from its GPU delegate; None: nobody was asked. May be absent.
+        """What the runtime's own analyzer says keeps the file from its GPU delegate; None: it was not asked.
+
+        May be absent.
 
         Raises:
             EdgedistillError: who was asked cannot answer.

@@ -59,8 +59,8 @@ def gpu_verdict(path: Path) -> tuple[str, ...] | None:
         raise StageError(f"TensorFlow's analyzer failed on {path}: {last}")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) > NEWEST:
         raise SpecError(
-            f"{VARIABLE}={python}: the analyzer of TensorFlow {version} checks nothing and finds every file compatible. "
-            "Install tensorflow-cpu==2.17.1 there."
+            f"{VARIABLE}={python}: the analyzer of TensorFlow {version} checks nothing and finds every file "
+            "compatible. Install tensorflow-cpu==2.17.1 there."
         )
     found = [line.partition(_WARNING)[2].strip() for line in told if _WARNING in line]
     if not found and not any(_FINE in line for line in told):
