@@ -105,7 +105,7 @@ def _call(file: Contents, values: Values, node: Any, place: str) -> Call:
     answer = node.output[0]
     for user in file.readers.get(answer, []):
         other = next((name for name in user.input if name != answer), "")
-        if user.op_type == "Add" and _is_bias(file, other, place):
+        if user.op_type == "Add" and _is_bias(file, other, place) and _is_read(file, user.output[0]):
             answer = user.output[0]
     given = torch.from_numpy(values[source].copy())
     return Call(given, torch.from_numpy(values[answer].copy()), _step_of(file, source))
@@ -126,6 +126,10 @@ def _is_bias(file: Contents, name: str, place: str) -> bool:
     """Whether a value is the layer's bias, as it is or made of its codes."""
     maker = file.makers.get(name)
     return f"{place}.bias" in (name, "" if maker is None else maker.input[0].removesuffix(CODES))
+
+
+def _is_read(file: Contents, name: str) -> bool:
+    return name in file.readers or any(name == port.name for port in file.graph.output)
 
 
 def _step_of(file: Contents, name: str) -> float:
