@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from edgedistill import catalog
@@ -196,17 +195,14 @@ def train(run: _Run, plan: Plan, profile: Profile, located: Located, fit: FitSpe
         lambda out: steps.start_student(student, config, teacher.folder, data.folder, seed, threads, out, watch),
     )  # fmt: skip
     taught, between = train_assistants(run, plan, profile, located, data, teacher, recorded)
-    first = [spec.fake_quant for spec in profile.stages].index(True)
-    arm = profile.model_copy(update={"stages": profile.stages[:first]})
-    stages = distil_stages(run.stage, profile, arm, data, taught, start, watch)
-    before = [start, *stages.values()][-1]
-    chosen = mixed.settle(run.stage, profile, plan.formats, start, before, data, watch)
-    profile = mixed.settled(profile, chosen)
-    stages = distil_stages(run.stage, profile, profile, data, taught, start, watch, done=stages)
+    stages, profile, chosen = mixed.train_stages(
+        lambda used, arm, done: distil_stages(run.stage, used, arm, data, taught, start, watch, done=done),
+        run.stage, profile, plan.formats, start, data, watch,
+    )  # fmt: skip
     floats = [stages[spec.name] for spec in profile.stages if not spec.fake_quant]
     last = stages[profile.stages[-1].name]
-    float_student = floats[-1] if floats else last
-    return Trained(data, teacher, recorded, start, float_student, last, stages, profile, chosen, between)
+    parts = (data, teacher, recorded, start, floats[-1] if floats else last, last, stages)
+    return Trained(*parts, profile, chosen, between)
 
 
 def distil_stages(
@@ -218,17 +214,12 @@ def distil_stages(
     start: Finished,
     watch: Progress,
     prefix: str = "",
-    done: Mapping[str, Finished] = MappingProxyType({}),
+    done: Mapping[str, Finished] | None = None,
 ) -> dict[str, Finished]:
-    """Every stage of `arm` in order, each continuing from the one before; `prefix` marks the honest arms.
-
-    Stages that are `done` are those of before a scheme was chosen.
-    """
-    before, stages = start, dict(done)
-    for index, spec in enumerate(arm.stages):
-        if spec.name in done:
-            before = done[spec.name]
-            continue
+    """Every stage of `arm` that is not `done`, each continuing from the one before; `prefix` marks the honest arms."""
+    stages = dict(done or {})
+    before = [start, *stages.values()][-1]
+    for index, spec in enumerate(arm.stages[len(stages) :], len(stages)):
         about: dict[str, Any] = {"stage": spec.model_dump(), "scheme": profile.export.scheme.model_dump()}
         seed = key_seed(profile.seed, index)
         source = before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,27 @@ from edgedistill.specs import Profile, Progress, QuantScheme
 from edgedistill.store import Finished, write_json
 
 RESULT = "sensitivity.json"
+
+
+Distil = Callable[[Profile, Profile, Mapping[str, Finished]], dict[str, Finished]]
+"""The stages of an arm (the second) with the scheme of a profile (the first), those that are done already apart."""
+
+
+def train_stages(
+    distil: Distil,
+    stage: Callable[..., Finished],
+    profile: Profile,
+    formats: Sequence[str],
+    start: Finished,
+    data: Finished,
+    watch: Progress,
+) -> tuple[dict[str, Finished], Profile, Finished | None]:
+    """Train in float, measure and choose, train on the grids chosen; with the profile that has them."""
+    first = [spec.fake_quant for spec in profile.stages].index(True)
+    floats = distil(profile, profile.model_copy(update={"stages": profile.stages[:first]}), {})
+    found = settle(stage, profile, formats, start, [start, *floats.values()][-1], data, watch)
+    profile = settled(profile, found)
+    return distil(profile, profile, floats), profile, found
 
 
 def settle(
