@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 import edgedistill
-from edgedistill.cli import bench, build, bundles, calibrate, catalogue, compare, doctor, gate, parse, plan, starter
+from edgedistill.cli import (
+    bench,
+    build,
+    bundles,
+    calibrate,
+    catalogue,
+    compare,
+    convert,
+    doctor,
+    gate,
+    parse,
+    plan,
+    starter,
+)
 from edgedistill.cli.options import ABOUT, BUILD, BUNDLE
 
 EPILOG = (
@@ -47,6 +60,7 @@ def _root(
 for _command, _name, _panel in (
     (build.build, "build", BUILD),
     (plan.plan, "plan", BUILD),
+    (convert.convert, "convert", BUILD),
     (starter.init, "init", BUILD),
     (calibrate.calibrate, "calibrate", BUILD),
     (bundles.verify, "verify", BUNDLE),

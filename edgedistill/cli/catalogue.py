@@ -57,13 +57,20 @@ def _about(name: str) -> str:
 
 def schema(
     kind: Annotated[
-        Literal["target", "profile", "gate", "compare"], typer.Argument(help="Which document the schema describes.")
+        Literal["target", "profile", "checkpoint", "gate", "compare"],
+        typer.Argument(help="Which document the schema describes."),
     ],
 ) -> None:
-    """Print the JSON Schema of a target or profile, for editors, or of what gate and compare report, for programs."""
+    """Print the JSON Schema of a file that you write, for editors, or of what gate and compare report, for programs."""
     output.choose(as_json=True)
-    from edgedistill.specs import CompareReport, GateReport, Profile, Spec, Target
+    from edgedistill.specs import Checkpoint, CompareReport, GateReport, Profile, Spec, Target
 
-    specs: dict[str, type[Spec]] = {"target": Target, "profile": Profile, "gate": GateReport, "compare": CompareReport}
-    spec = specs[kind]
-    output.json_document({"$schema": "https://json-schema.org/draft/2020-12/schema", **spec.model_json_schema()})
+    specs: dict[str, type[Spec]] = {
+        "target": Target,
+        "profile": Profile,
+        "checkpoint": Checkpoint,
+        "gate": GateReport,
+        "compare": CompareReport,
+    }
+    schema = specs[kind].model_json_schema()
+    output.json_document({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema})

@@ -110,7 +110,7 @@ def verify(
     for artifact in artifacts:
         catalog.load_plugin("exporters", artifact.format).verify(told, model_path(bundle, artifact))
     watch.end(f"codes and scales of {len(frozen.quantized)} tensors equal the frozen student's")
-    tokenizer, samples = _tokenizer(bundle), golden_samples(bundle)
+    tokenizer, samples = read_tokenizer(inside(bundle.folder, "tokenizer.json")), golden_samples(bundle)
     _check_ids(bundle, frozen, tokenizer, samples)
     rows = _rows(bundle, frozen, samples, data, most_rows)
     found = [_prove(bundle, frozen, tokenizer, rows, artifact, watch) for artifact in artifacts]
@@ -130,10 +130,14 @@ def _check_labels(bundle: Bundle, frozen: Any) -> None:
         raise VerificationError(f"{bundle.folder / 'labels.txt'}: differs from the labels of the frozen student.")
 
 
-def _tokenizer(bundle: Bundle) -> Any:
+def read_tokenizer(path: Path) -> Any:
+    """The tokenizer of a tokenizer.json.
+
+    Raises:
+        SpecError: the file is missing, or is none.
+    """
     from tokenizers import Tokenizer
 
-    path = inside(bundle.folder, "tokenizer.json")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception for a damaged file

@@ -4,6 +4,7 @@ This floor imports no numpy and no torch, so that `plan`, `targets` and `--help`
 """
 
 from edgedistill.specs.base import Spec
+from edgedistill.specs.checkpoint import Checkpoint
 from edgedistill.specs.comparison import CompareLine, CompareReport, Comparison, GateReport, RatioInterval, Side
 from edgedistill.specs.device import (
     Conditions,
@@ -66,6 +67,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "Check",
+    "Checkpoint",
     "CompareLine",
     "CompareReport",
     "Comparison",

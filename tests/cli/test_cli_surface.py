@@ -14,7 +14,8 @@ import pytest
 from edgedistill.cli import run
 
 COMMANDS = (
-    "build", "plan", "init", "verify", "bench", "gate", "report", "targets", "profiles", "schema", "parse", "doctor"
+    "build", "plan", "convert", "init", "verify", "bench", "gate", "report", "targets", "profiles", "schema", "parse",
+    "doctor",
 )  # fmt: skip
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|9[0-7]|38;)")
 
