@@ -6,7 +6,7 @@ A family defines:
 - `FORMATS`: the formats that can hold it;
 - `Config`: its sizes, a Spec;
 - `TINY`: the config that contract tests build;
-- `parameters(config)`, `macs(config, length)`: known before it is built;
+- `parameters(config)`, `macs(config, length)`, `cost(config, length)`: known before it is built;
 - `tensors(config)`: name, shape and kind of each stored tensor, from which bytes are predicted;
 - `signatures(config, buckets)`: the entry points of an exported file, with the shapes that go in and out;
 - `sample(config, signature, random)`: random inputs that the network accepts (`random`: a numpy Generator).
@@ -35,12 +35,14 @@ class StoredTensor(NamedTuple):
     """One tensor of the exported file, named as in the module's state dict.
 
     `linear` and `head` [outputs, inputs], `convolution` [outputs, inputs / groups, height, width] and `embedding`
-    [rows, width] are quantized by the scheme; `float` stays fp32.
+    [rows, width] are quantized by the scheme; `float` stays fp32. `parts` names what else a file has because of this
+    tensor, as `plan/size/graphs.toml` calls it: the operators of a layer, or those of the whole graph.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: TensorKind
+    parts: tuple[str, ...] = ()
 
     def grid(self, scheme: QuantScheme) -> WeightGrid | None:
         """The grid that `scheme` gives this tensor; None for a float one."""
@@ -51,6 +53,30 @@ class StoredTensor(NamedTuple):
         if self.kind == "convolution" and not isinstance(grid.granularity, PerChannel):
             return WeightGrid(bits=grid.bits)
         return grid
+
+
+class Cost(NamedTuple):
+    """What one inference asks of a device. Elements are numbers of any width.
+
+    Counted as the published features of other networks are (`predict/data/model_features.csv`, traced with torch): a
+    layer is a convolution, a linear layer or a norm, which reads its input and writes its output; the products of
+    attention count among the MACs only. `peak_elements` is the largest sum of one layer's input and output.
+    """
+
+    macs: int
+    depthwise_macs: int
+    read_elements: int
+    written_elements: int
+    peak_elements: int
+    layers: int
+    convolutions: int
+    depthwise_layers: int
+    weights: int
+    """Numbers of the student that one inference reads: of a table of embeddings, a row for each token."""
+    attention_elements: int
+    """Scores of one layer's attention, all heads; 0 without attention."""
+    kv_elements: int = 0
+    """Keys and values that one more token adds to a decoder's cache, all layers."""
 
 
 class Port(NamedTuple):

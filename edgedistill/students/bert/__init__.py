@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from edgedistill.errors import SpecError, TeacherError
 from edgedistill.specs import Spec
-from edgedistill.students import Port, Signature, StoredTensor
+from edgedistill.students import Cost, Port, Signature, StoredTensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,18 +66,18 @@ def tensors(config: Config) -> list[StoredTensor]:
     """Every tensor of the student, named as in its state dict."""
     w, f = config.width, config.ffn
     found = [
-        StoredTensor("embeddings.word.weight", (config.vocabulary, w), "embedding"),
-        StoredTensor("embeddings.position", (config.max_length, w), "float"),
+        StoredTensor("embeddings.word.weight", (config.vocabulary, w), "embedding", ("bert",)),
+        StoredTensor("embeddings.position", (config.max_length, w), "float", ("position",)),
         *_norm("embeddings.norm", w),
     ]
     for n in range(config.layers):
         for name in ("query", "key", "value", "output"):
             found += _linear(f"layers.{n}.{name}", w, w)
-        found += _norm(f"layers.{n}.attention_norm", w)
+        found += _norm(f"layers.{n}.attention_norm", w, "bert.layer")
         found += _linear(f"layers.{n}.up", f, w) + _linear(f"layers.{n}.down", w, f)
         found += _norm(f"layers.{n}.ffn_norm", w)
     head = StoredTensor("classifier.weight", (config.classes, w), "head")
-    return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float")]
+    return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float", ("bias",))]
 
 
 def signatures(config: Config, buckets: Sequence[int]) -> tuple[Signature, ...]:
@@ -120,6 +120,24 @@ def macs(config: Config, length: int) -> int:
     return config.layers * length * (linear + attention) + config.width * config.classes
 
 
+def cost(config: Config, length: int) -> Cost:
+    """What one text of `length` tokens costs."""
+    w, f, n, deep = config.width, config.ffn, length, config.layers
+    moved = n * w + deep * n * (7 * w + f)  # what is read is as much as what is written, but for the head
+    return Cost(
+        macs=macs(config, length),
+        depthwise_macs=0,
+        read_elements=moved + w,
+        written_elements=moved + config.classes,
+        peak_elements=n * max(w + f, 2 * w),
+        layers=2 + 8 * deep,
+        convolutions=0,
+        depthwise_layers=0,
+        weights=parameters(config) - (config.vocabulary - n) * w - (config.max_length - n) * w,
+        attention_elements=config.heads * n * n,
+    )
+
+
 def check_layers(config: Config, teacher: Mapping[str, Any]) -> None:
     """Refuse a student that cannot start from its teacher's layers; `teacher` is the content of its config.json.
 
@@ -154,9 +172,12 @@ def check_layers(config: Config, teacher: Mapping[str, Any]) -> None:
 def _linear(name: str, out_features: int, in_features: int) -> list[StoredTensor]:
     return [
         StoredTensor(f"{name}.weight", (out_features, in_features), "linear"),
-        StoredTensor(f"{name}.bias", (out_features,), "float"),
+        StoredTensor(f"{name}.bias", (out_features,), "float", ("bias",)),
     ]
 
 
-def _norm(name: str, width: int) -> list[StoredTensor]:
-    return [StoredTensor(f"{name}.{part}", (width,), "float") for part in ("weight", "bias")]
+def _norm(name: str, width: int, *parts: str) -> list[StoredTensor]:
+    return [
+        StoredTensor(f"{name}.weight", (width,), "float", parts),
+        StoredTensor(f"{name}.bias", (width,), "float"),
+    ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from edgedistill.specs import Spec
-from edgedistill.students import Signature, StoredTensor
+from edgedistill.students import Cost, Signature, StoredTensor
 from edgedistill.students._images import image_signature, random_image
 
 if TYPE_CHECKING:
@@ -151,11 +151,28 @@ def convolutions(config: Config) -> list[Convolution]:
 def tensors(config: Config) -> list[StoredTensor]:
     """Every tensor of the folded student, named as in its state dict."""
     found: list[StoredTensor] = []
+    plan = blocks(config)
     for name, kernel, _ in convolutions(config):
-        found.append(StoredTensor(f"{name}.conv.weight", kernel, "convolution"))
-        found.append(StoredTensor(f"{name}.conv.bias", kernel[:1], "float"))
+        found.append(StoredTensor(f"{name}.conv.weight", kernel, "convolution", _parts(config, plan, name)))
+        found.append(StoredTensor(f"{name}.conv.bias", kernel[:1], "float", ("bias",)))
     head = StoredTensor("classifier.weight", (config.classes, config.head_width), "head")
-    return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float")]
+    return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float", ("bias",))]
+
+
+def _parts(config: Config, plan: Sequence[Block], name: str) -> tuple[str, ...]:
+    """What a convolution brings into a file's graph beside itself: its kind, a pad, an addition."""
+    if name == "stem":
+        side, stride, kernel, found = config.image_size, STEM_STRIDE, STEM_KERNEL, ["cnn"]
+    elif name == "final":
+        return ()
+    else:
+        _, number, kind = name.split(".")
+        block = plan[int(number)]
+        if kind != "depthwise":
+            return (f"cnn.{kind}", *["cnn.sum"] * (kind == "project" and block.residual))
+        side, stride, kernel, found = block.side, block.stride, block.kernel, ["cnn.depthwise"]
+    before, after = same_padding(side, kernel, stride)
+    return (*found, *["cnn.pad"] * (before != after))
 
 
 def signatures(config: Config, buckets: Sequence[int]) -> tuple[Signature, ...]:
@@ -177,3 +194,29 @@ def macs(config: Config, length: int) -> int:
     """Multiply-accumulates of one image: convolutions and head. `length` is that of texts and changes nothing."""
     filters = sum(prod(kernel) * side**2 for _, kernel, side in convolutions(config))
     return filters + config.head_width * config.classes
+
+
+def cost(config: Config, length: int) -> Cost:
+    """What one image costs. `length` is that of texts and changes nothing."""
+    read = written = depthwise_macs = depthwise = 0
+    peak, side = 0, config.image_size
+    found = convolutions(config)
+    for name, kernel, out in found:
+        outputs, inputs = kernel[0], kernel[1]
+        if name.endswith("depthwise"):
+            inputs = outputs
+            depthwise, depthwise_macs = depthwise + 1, depthwise_macs + prod(kernel) * out**2
+        into, away = inputs * side**2, outputs * out**2
+        read, written, peak, side = read + into, written + away, max(peak, into + away), out
+    return Cost(
+        macs=macs(config, length),
+        depthwise_macs=depthwise_macs,
+        read_elements=read + config.head_width,
+        written_elements=written + config.classes,
+        peak_elements=peak,
+        layers=len(found) + 1,
+        convolutions=len(found),
+        depthwise_layers=depthwise,
+        weights=parameters(config),
+        attention_elements=0,
+    )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from edgedistill.specs import Spec
-from edgedistill.students import Port, Signature, StoredTensor
+from edgedistill.students import Cost, Port, Signature, StoredTensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,13 +103,15 @@ TINY = Config(layers=2, width=32, heads=4, kv_heads=2, head_width=16, ffn=64, vo
 def tensors(config: Config) -> list[StoredTensor]:
     """Every tensor of the student, named as in its state dict; a tied head is the embedding, no tensor of its own."""
     w, f, d = config.width, config.ffn, config.head_width
-    found = [StoredTensor("embedding.weight", (config.vocabulary, w), "embedding")]
+    kind = config.architecture
+    about = (kind, *[f"{kind}.window"] * (config.window is not None))
+    found = [StoredTensor("embedding.weight", (config.vocabulary, w), "embedding", about)]
     for n in range(config.layers):
         name = f"layers.{n}"
-        found.append(_norm(f"{name}.attention_norm", w))
+        found.append(_norm(f"{name}.attention_norm", w, f"{kind}.layer"))
         for part, heads in (("query", config.heads), ("key", config.kv_heads), ("value", config.kv_heads)):
             found.append(StoredTensor(f"{name}.{part}.weight", (heads * d, w), "linear"))
-            found += [StoredTensor(f"{name}.{part}.bias", (heads * d,), "float")] * config.biases
+            found += [StoredTensor(f"{name}.{part}.bias", (heads * d,), "float", ("bias",))] * config.biases
         found.append(StoredTensor(f"{name}.output.weight", (w, config.heads * d), "linear"))
         found += [_norm(f"{name}.{part}_norm", d) for part in ("query", "key") if config.head_norms]
         found += [_norm(f"{name}.attention_post_norm", w)] * config.post_norms
@@ -118,7 +120,7 @@ def tensors(config: Config) -> list[StoredTensor]:
             found.append(StoredTensor(f"{name}.{part}.weight", shape, "linear"))
         found += [_norm(f"{name}.ffn_post_norm", w)] * config.post_norms
     found.append(_norm("norm", w))
-    head = StoredTensor("head.weight", (config.vocabulary, w), "head")
+    head = StoredTensor("head.weight", (config.vocabulary, w), "head", ("decoder.head",))
     return found if config.tied else [*found, head]
 
 
@@ -202,5 +204,34 @@ def macs(config: Config, length: int) -> int:
     return length * (config.layers * (linear + attention) + config.width * config.vocabulary)
 
 
-def _norm(name: str, width: int) -> StoredTensor:
-    return StoredTensor(f"{name}.weight", (width,), "float")
+def cost(config: Config, length: int, seen: int | None = None) -> Cost:
+    """What `length` new tokens cost where `seen` positions are looked at, their own included; by default `length`.
+
+    A prompt is `cost(config, length)`, one more token after it `cost(config, 1, length + 1)`.
+    """
+    n, positions = length, length if seen is None else seen
+    w, f, d, deep = config.width, config.ffn, config.head_width, config.layers
+    inner, keys = config.heads * d, config.kv_heads * d
+    normed = 2 * w + config.post_norms * 2 * w + config.head_norms * (inner + keys)
+    read = n * (deep * (normed + 3 * w + inner + 2 * w + f) + 2 * w)
+    written = n * (deep * (normed + inner + 2 * keys + w + 2 * f + w) + w + config.vocabulary)
+    linear = 2 * w * (inner + keys) + 3 * w * f
+    table = config.vocabulary * w
+    return Cost(
+        macs=n * (deep * (linear + 2 * positions * inner) + table),
+        depthwise_macs=0,
+        read_elements=read,
+        written_elements=written,
+        peak_elements=n * max(w + f, w + inner, 2 * w, 2 * inner * config.head_norms, w + config.vocabulary),
+        layers=2 + deep * (9 + 2 * config.post_norms + 2 * config.head_norms),
+        convolutions=0,
+        depthwise_layers=0,
+        # a tied table is read whole, as the head; one of its own by rows
+        weights=parameters(config) if config.tied else parameters(config) - table + n * w,
+        attention_elements=config.heads * n * positions,
+        kv_elements=2 * deep * keys,
+    )
+
+
+def _norm(name: str, width: int, *parts: str) -> StoredTensor:
+    return StoredTensor(f"{name}.weight", (width,), "float", parts)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from edgedistill.specs import Spec
-from edgedistill.students import Signature, StoredTensor
+from edgedistill.students import Cost, Signature, StoredTensor
 from edgedistill.students._images import image_signature, random_image
 
 if TYPE_CHECKING:
@@ -69,18 +69,18 @@ def tensors(config: Config) -> list[StoredTensor]:
     """Every tensor of the student, named as in its state dict."""
     w, f = config.width, config.ffn
     found = [
-        StoredTensor("embeddings.patch.weight", (w, 3 * config.patch**2), "linear"),
+        StoredTensor("embeddings.patch.weight", (w, 3 * config.patch**2), "linear", ("vit",)),
         StoredTensor("embeddings.position", (config.patches, w), "float"),
     ]
     for n in range(config.layers):
-        found += _norm(f"layers.{n}.attention_norm", w)
+        found += _norm(f"layers.{n}.attention_norm", w, "vit.layer")
         for name in ("query", "key", "value", "output"):
             found += _linear(f"layers.{n}.{name}", w, w)
         found += _norm(f"layers.{n}.ffn_norm", w)
         found += _linear(f"layers.{n}.up", f, w) + _linear(f"layers.{n}.down", w, f)
     found += _norm("norm", w)
     head = StoredTensor("classifier.weight", (config.classes, w), "head")
-    return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float")]
+    return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float", ("bias",))]
 
 
 def signatures(config: Config, buckets: Sequence[int]) -> tuple[Signature, ...]:
@@ -110,12 +110,33 @@ def macs(config: Config, length: int) -> int:
     return patches * (patch + config.layers * (linear + attention)) + w * config.classes
 
 
+def cost(config: Config, length: int) -> Cost:
+    """What one image costs. `length` is that of texts and changes nothing."""
+    w, f, n, deep, pixels = config.width, config.ffn, config.patches, config.layers, 3 * config.image_size**2
+    moved = deep * n * (7 * w + f) + n * w  # what is read is as much as what is written, but for the ends
+    return Cost(
+        macs=macs(config, length),
+        depthwise_macs=0,
+        read_elements=moved + pixels + w,
+        written_elements=moved + n * w + config.classes,
+        peak_elements=max(n * (w + f), 2 * n * w, pixels + n * w),
+        layers=3 + 8 * deep,
+        convolutions=0,
+        depthwise_layers=0,
+        weights=parameters(config),
+        attention_elements=config.heads * n * n,
+    )
+
+
 def _linear(name: str, out_features: int, in_features: int) -> list[StoredTensor]:
     return [
         StoredTensor(f"{name}.weight", (out_features, in_features), "linear"),
-        StoredTensor(f"{name}.bias", (out_features,), "float"),
+        StoredTensor(f"{name}.bias", (out_features,), "float", ("bias",)),
     ]
 
 
-def _norm(name: str, width: int) -> list[StoredTensor]:
-    return [StoredTensor(f"{name}.{part}", (width,), "float") for part in ("weight", "bias")]
+def _norm(name: str, width: int, *parts: str) -> list[StoredTensor]:
+    return [
+        StoredTensor(f"{name}.weight", (width,), "float", parts),
+        StoredTensor(f"{name}.bias", (width,), "float"),
+    ]

@@ -1,0 +1,241 @@
+"""Bytes of a file before it exists, from the shapes of the student's tensors.
+
+The numbers of a student are counted to the byte (`numbers.py`); the graph around them was measured (`graphs.py`). For a
+search, `Sizer` cuts a file into pieces whose bytes are counted once: the tensors outside of layers, and one layer.
+
+>>> sizer = Sizer("tflite", scheme, buckets)
+>>> outside, layer = sizer.piece(tensors_outside), sizer.piece(tensors_of_layer_0)
+>>> sizer.total(outside, [(layer, 12)])
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import NamedTuple
+
+from edgedistill import catalog
+from edgedistill.errors import SpecError
+from edgedistill.plan.size import numbers
+from edgedistill.plan.size.graphs import Mode, digits_of, formats, graph_bytes, measured, mentions
+from edgedistill.plan.size.numbers import Numbers
+from edgedistill.specs import PerGroup, QuantScheme, SizeEstimate, Spec
+from edgedistill.students import StoredTensor
+
+__all__ = ["Piece", "Sizer", "file_size", "largest", "linear_size", "split", "tflite_size"]
+
+# A tokenizer's pieces in a GGUF, where none was given: 20 bytes each for WordPiece, 36 for the BPE of SmolLM2 with its
+# merges.
+PIECE_BYTES = {"bert": 20}
+BPE_PIECE_BYTES = 36
+SHARED = {"tflite": numbers.tflite_shared, "coreml": numbers.coreml_shared}
+
+
+class Piece(NamedTuple):
+    """Some tensors of a student in a file: their numbers, their share of the graph, and what a digit more of the
+    layer's number in their names costs."""
+
+    numbers: Numbers
+    graph: float
+    digit: float
+
+
+class Sizer:
+    """The size of files of one format, scheme and set of length buckets."""
+
+    def __init__(self, format_name: str, scheme: QuantScheme, buckets: Sequence[int], mode: Mode | None = None) -> None:
+        """Take the graph's bytes from `mode`, else from `graphs.toml`.
+
+        Raises:
+            SpecError: if the format's files are not counted this way (`linear_size` may know them).
+        """
+        self.format, self.scheme, self.buckets = format_name, scheme, tuple(sorted(set(buckets)))
+        self._mode = measured(format_name, scheme) if mode is None else mode
+        self._rule = numbers.RULES[format_name]
+        self._shared = SHARED.get(format_name)
+        self.text = _scheme_text(format_name, scheme)
+        if format_name == "coreml" and numbers.coreml_target(scheme) == "ios18":
+            self.text += self._mode.grids.get("file ios18", 0.0)
+
+    def piece(self, tensors: Sequence[StoredTensor]) -> Piece:
+        """Count some tensors, named as they are.
+
+        Raises:
+            SpecError: if a part of the graph was never measured.
+        """
+        found, graph, digit, mode = Numbers(), 0.0, 0.0, self._mode
+        images = any(name.startswith(("cnn", "vit")) for tensor in tensors for name in tensor.parts)
+        entries = 1 if images else len(self.buckets)
+        for tensor in tensors:
+            found = found.plus(self._rule(tensor, self.scheme, self.buckets))
+            graph += graph_bytes(self.format, mode, tensor, self.scheme, entries)
+            graph += (digits_of(tensor) - 1) * mentions(self.format, tensor)
+            if self.format == "tflite" and "position" in tensor.parts:
+                graph += mode.slice * len(numbers.sliced(tensor, self.buckets))
+            graph += self._label(tensor)
+            digit += mentions(self.format, tensor) + self._names(tensor)
+        return Piece(found, graph, digit)
+
+    def total(self, outside: Piece, layers: Sequence[tuple[Piece, int]] = (), *, about: int = 0) -> int:
+        """The whole file: what is outside of layers, and kinds of layers with how many there are of each.
+
+        `about`: bytes of what the file says about the student beside its tensors (`student_text`).
+        """
+        return round(sum(self._parts(outside, layers, about).values()))
+
+    def estimate(self, outside: Piece, layers: Sequence[tuple[Piece, int]] = (), *, about: int = 0) -> SizeEstimate:
+        """`total`, by part."""
+        parts = self._parts(outside, layers, about)
+        return SizeEstimate(total_mb=sum(parts.values()) / 1e6, parts_mb={k: n / 1e6 for k, n in parts.items()})
+
+    def _parts(self, outside: Piece, layers: Sequence[tuple[Piece, int]], about: int) -> dict[str, float]:
+        codes, scales, zero_points, floats, header, shared = outside.numbers
+        graph, number = outside.graph + self.text + about, 0
+        for piece, count in layers:
+            one = piece.numbers
+            codes += count * one.codes
+            scales += count * one.scales
+            zero_points += count * one.zero_points
+            floats += count * one.floats
+            header += count * one.header
+            shared |= one.shared
+            graph += count * piece.graph + piece.digit * (_digits(number + count) - _digits(number))
+            number += count
+        if self._shared is not None:
+            zero_points += self._shared(shared)
+        graph += header
+        if self.format == "gguf":  # what comes before the data is filled up as a whole
+            graph = -(-graph // numbers.GGUF_ALIGNMENT) * numbers.GGUF_ALIGNMENT
+        return {"codes": codes, "scales": scales, "zero_points": zero_points, "floats": floats, "graph": graph}
+
+    def _label(self, tensor: StoredTensor) -> int:
+        """A Core ML package names the grid of each tensor."""
+        grid = tensor.grid(self.scheme)
+        return len(grid.label) if grid is not None and self.format == "coreml" else 0
+
+    def _names(self, tensor: StoredTensor) -> int:
+        """How often `numbers` counts the tensor's name."""
+        codes = int(tensor.kind != "float")
+        return {"gguf": 1, "tflite": codes, "onnx": 1 + codes}.get(self.format, 0)
+
+
+def split(tensors: Sequence[StoredTensor]) -> tuple[list[StoredTensor], list[list[StoredTensor]]]:
+    """The tensors outside of layers, and those of each layer, numbered as they are."""
+    outside: list[StoredTensor] = []
+    layers: dict[str, list[StoredTensor]] = {}
+    for tensor in tensors:
+        parts = tensor.name.split(".", 2)
+        if len(parts) > 1 and parts[1].isdigit():
+            layers.setdefault(parts[1], []).append(tensor)
+        else:
+            outside.append(tensor)
+    return outside, list(layers.values())
+
+
+def file_size(
+    format_name: str,
+    tensors: Sequence[StoredTensor],
+    scheme: QuantScheme,
+    buckets: Sequence[int],
+    *,
+    config: Spec | None = None,
+    tokenizer_bytes: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> SizeEstimate:
+    """The size of one file.
+
+    A GGUF also holds the student's `config`, its `labels` and its tokenizer; `tokenizer_bytes` is what the latter adds
+    to the header, 0 if there is none. What is not given is told from the shapes.
+
+    Raises:
+        SpecError: for an unknown format.
+    """
+    if format_name not in formats():
+        terms = catalog.constants("exporters", format_name).get("SIZE")
+        if terms is None:
+            raise SpecError(f"format {format_name!r} has no SIZE, so its files cannot be planned.")
+        return linear_size(terms, tensors, scheme)
+    sizer = Sizer(format_name, scheme, buckets)
+    about = 0 if format_name != "gguf" else student_text(tensors, sizer.buckets, config, tokenizer_bytes, labels)
+    return sizer.estimate(sizer.piece(tensors), about=about)
+
+
+def student_text(
+    tensors: Sequence[StoredTensor],
+    buckets: Sequence[int],
+    config: Spec | None = None,
+    tokenizer_bytes: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> int:
+    """Bytes of what a GGUF says about a student: its sizes, buckets, labels and tokenizer."""
+    rows, classes = tensors[0].shape[0], 0
+    head = next((tensor for tensor in tensors if tensor.kind == "head"), None)
+    encoder = "bert" in tensors[0].parts
+    if encoder and head is not None:
+        classes = head.shape[0]
+    total = 4 * len(buckets)
+    total += _CONFIG_TEXT if config is None else len(json.dumps(config.model_dump(mode="json"), sort_keys=True))
+    total += sum(8 + len(label.encode()) for label in (labels or [str(n) for n in range(classes)]))
+    if tokenizer_bytes is None:
+        tokenizer_bytes = rows * (PIECE_BYTES["bert"] if encoder else BPE_PIECE_BYTES)
+    return total + tokenizer_bytes
+
+
+_CONFIG_TEXT = 180  # of a config that is not given: 104 to 260 bytes
+
+
+def tflite_size(tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: Sequence[int]) -> SizeEstimate:
+    """Size of the .tflite with one signature for each bucket."""
+    return file_size("tflite", tensors, scheme, buckets)
+
+
+def linear_size(terms: Mapping[str, float], tensors: Sequence[StoredTensor], scheme: QuantScheme) -> SizeEstimate:
+    """Size of a file of one graph: its numbers, and so many bytes for the file and for each tensor in it.
+
+    `terms` is the format's literal `SIZE`: `scale_bytes` and `float_bytes` for each number, `code_block_bytes` for each
+    block of 32 codes beyond the codes themselves, `piece_bytes` for each row of an embedding (where the file carries
+    the tokenizer), `file_bytes`, `quantized_bytes` and `float_tensor_bytes` for each tensor.
+    """
+    graph, parts = terms["file_bytes"], {"codes": 0.0, "scales": 0.0, "floats": 0.0}
+    for tensor in tensors:
+        grid = tensor.grid(scheme)
+        if grid is None:
+            parts["floats"] += prod(tensor.shape) * terms["float_bytes"]
+            graph += terms["float_tensor_bytes"]
+            continue
+        if tensor.kind == "embedding":  # where the file carries the tokenizer: a piece of text for each row
+            graph += tensor.shape[0] * terms.get("piece_bytes", 0.0)
+        parts["codes"] += prod(tensor.shape) * (grid.bits / 8 + terms["code_block_bytes"] / 32)
+        groups = tensor.shape[1] // grid.granularity.size if isinstance(grid.granularity, PerGroup) else 1
+        parts["scales"] += tensor.shape[0] * groups * terms["scale_bytes"]
+        graph += terms["quantized_bytes"]
+    parts["graph"] = graph
+    return SizeEstimate(total_mb=sum(parts.values()) / 1e6, parts_mb={name: n / 1e6 for name, n in parts.items()})
+
+
+def largest(
+    names: Sequence[str], tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: Sequence[int]
+) -> SizeEstimate:
+    """The size of the largest of the files that will be written: each of them has to meet the budget.
+
+    Raises:
+        SpecError: for an unknown format.
+    """
+    sizes = [file_size(name, tensors, scheme, buckets) for name in names]
+    return max(sizes, key=lambda size: size.total_mb)
+
+
+def _digits(layers: int) -> int:
+    """How many digits the numbers of so many layers have beyond the first of each."""
+    return sum(max(0, layers - 10**n) for n in range(1, len(str(layers)) + 1))
+
+
+def _scheme_text(format_name: str, scheme: QuantScheme) -> float:
+    """The scheme as the file has it."""
+    values = scheme.model_dump(mode="json")
+    if format_name == "gguf":
+        return len(json.dumps(values, sort_keys=True))
+    if format_name == "coreml":
+        return len(json.dumps(values, separators=(",", ":"))) + len(scheme.label)
+    return 0

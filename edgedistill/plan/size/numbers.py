@@ -1,0 +1,199 @@
+"""What a file spends on the numbers of one tensor, to the byte, by format: codes, scales, floats, and their frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import NamedTuple
+
+from edgedistill.specs import PerGroup, QuantScheme, WeightGrid
+from edgedistill.students import StoredTensor
+
+# Core ML keeps a tensor of fewer elements in the program itself (coremltools 9.0, `should_use_weight_file`), and equal
+# ones of at least as many once (`const_deduplication`).
+COREML_IN_PLACE, COREML_SHARED = 10, 100
+# A shorter constant is cheaper than the SLICE that would cut it from the longest bucket's (exporters/tflite/shrink.py).
+TFLITE_MIN_PREFIX_BYTES = 1024
+GGUF_ALIGNMENT = 32
+
+
+class Numbers(NamedTuple):
+    """Bytes of some tensors. `shared` are lengths of vectors of zero points, which a file holds once for each length.
+
+    `header` is what the file says about its tensors apart from their numbers.
+    """
+
+    codes: int = 0
+    scales: int = 0
+    zero_points: int = 0
+    floats: int = 0
+    header: int = 0
+    shared: frozenset[int] = frozenset()
+
+    def plus(self, other: Numbers) -> Numbers:
+        """The bytes of both."""
+        return Numbers(
+            self.codes + other.codes,
+            self.scales + other.scales,
+            self.zero_points + other.zero_points,
+            self.floats + other.floats,
+            self.header + other.header,
+            self.shared | other.shared,
+        )
+
+    @property
+    def bytes(self) -> int:
+        """All of them but the shared ones."""
+        return self.codes + self.scales + self.zero_points + self.floats + self.header
+
+
+Rule = Callable[[StoredTensor, QuantScheme, Sequence[int]], Numbers]
+
+
+def scale_shape(tensor: StoredTensor, grid: WeightGrid) -> tuple[int, ...]:
+    """One scale for each channel or row, or for each group of one."""
+    if isinstance(grid.granularity, PerGroup):
+        return tensor.shape[0], tensor.shape[1] // grid.granularity.size
+    return (tensor.shape[0],)
+
+
+def plain(tensor: StoredTensor, scheme: QuantScheme) -> Numbers:
+    """The numbers alone, as they are computed with: packed codes, fp16 scales, float32 rest."""
+    grid = tensor.grid(scheme)
+    if grid is None:
+        return Numbers(floats=4 * prod(tensor.shape))
+    return Numbers(codes=_packed(prod(tensor.shape), grid), scales=2 * prod(scale_shape(tensor, grid)))
+
+
+def tflite(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> Numbers:
+    """A flatbuffer: buffers start at multiples of 16, scales are float32 in vectors, or float16 buffers for groups.
+
+    A static layer's bias has a scale for each channel. A table of positions is cut to the longest bucket.
+    """
+    grid = tensor.grid(scheme)
+    if grid is None:
+        if "position" in tensor.parts:
+            return Numbers(floats=_positions(tensor, buckets))
+        static = "bias" in tensor.parts and scheme.activations == "static_int8"
+        return Numbers(floats=_buffer(4 * prod(tensor.shape)), scales=(4 + 4 * tensor.shape[0]) * static)
+    codes = _buffer(_packed(prod(tensor.shape), grid))
+    entry = len(tensor.name) + 6  # in the map from names to buffers: quotes, colon, comma, two digits
+    shape = scale_shape(tensor, grid)
+    if len(shape) == 2:
+        return Numbers(codes, scales=_buffer(2 * prod(shape)), header=entry)
+    return Numbers(codes, scales=4 + 4 * shape[0], header=entry, shared=frozenset(shape))
+
+
+def tflite_shared(lengths: frozenset[int]) -> int:
+    """Vectors of int64 zero points, one of each length."""
+    return sum(8 + 8 * length for length in lengths)
+
+
+def onnx(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> Numbers:
+    """Protobuf messages with name, sizes and raw bytes. A static layer's bias is int32 codes and float32 scales."""
+    grid = tensor.grid(scheme)
+    if grid is None:
+        size = 4 * prod(tensor.shape)
+        if "bias" in tensor.parts and scheme.activations == "static_int8" and "conv" not in tensor.name:
+            codes = _message(f"{tensor.name}.codes", tensor.shape, size)
+            return Numbers(floats=codes, scales=_message(f"{tensor.name}.scales", tensor.shape, size))
+        return Numbers(floats=_message(tensor.name, tensor.shape, size))
+    shape = scale_shape(tensor, grid)
+    return Numbers(
+        codes=_message(f"{tensor.name}.codes", tensor.shape, _packed(prod(tensor.shape), grid)),
+        scales=_message(f"{tensor.name}.scales", shape, 4 * prod(shape)),
+    )
+
+
+def coreml(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> Numbers:
+    """Blobs in the weight file: 64 bytes about each, and its data filled up to a multiple of 64.
+
+    The iOS 17 form of a quantized tensor has int8 zero points.
+    """
+    grid = tensor.grid(scheme)
+    if grid is None:
+        return Numbers(floats=_blob(prod(tensor.shape), 2))
+    shape = scale_shape(tensor, grid)
+    codes, scales = _blob_bytes(_packed(prod(tensor.shape), grid)), _blob(prod(shape), 2)
+    if coreml_target(scheme) == "ios18":
+        return Numbers(codes, scales)
+    count = shape[0]
+    if count >= COREML_SHARED:
+        return Numbers(codes, scales, shared=frozenset(shape))
+    return Numbers(codes, scales, zero_points=_blob(count, 1))
+
+
+def coreml_shared(lengths: frozenset[int]) -> int:
+    """Blobs of int8 zero points, one of each length."""
+    return sum(_blob(length, 1) for length in lengths)
+
+
+def coreml_target(scheme: QuantScheme) -> str:
+    """iOS 17 has int8 per channel only; everything else came with iOS 18."""
+    return "ios17" if {grid.label for grid in scheme.grids()} == {"int8 per channel"} else "ios18"
+
+
+def gguf(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> Numbers:
+    """Blocks of 32 codes and an fp16 scale, data aligned to 32 bytes, and an entry in the header.
+
+    An entry: a name with its length, the number of sizes, the sizes, a type and an offset.
+    """
+    entry = 8 + len(tensor.name) + 4 + 8 * len(tensor.shape) + 4 + 8
+    grid, count = tensor.grid(scheme), prod(tensor.shape)
+    if grid is None:
+        return Numbers(floats=_up(4 * count, GGUF_ALIGNMENT), header=entry)
+    blocks = count // 32
+    if "bert" in tensor.parts:  # llama.cpp wants a table of token types, which is zero
+        entry += 8 + len("token_types.weight") + 4 + 16 + 4 + 8
+        zeros = _up(4 * tensor.shape[1], GGUF_ALIGNMENT)
+    else:
+        zeros = 0
+    return Numbers(floats=zeros, codes=_up(blocks * grid.bits * 4 + 2 * blocks, GGUF_ALIGNMENT), header=entry)
+
+
+RULES: Mapping[str, Rule] = {"tflite": tflite, "onnx": onnx, "coreml": coreml, "gguf": gguf}
+
+
+def _packed(count: int, grid: WeightGrid) -> int:
+    """Bytes of codes; an odd number of 4-bit ones ends in half a byte."""
+    return -(-count * grid.bits // 8)
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _buffer(size: int) -> int:
+    """A vector's length and its table take 12 bytes, which the next buffer's alignment fills up to 16."""
+    return _up(size + 12, 16)
+
+
+def _positions(tensor: StoredTensor, buckets: Sequence[int]) -> int:
+    """The longest bucket's rows, and those of shorter buckets that are not worth a SLICE."""
+    row = 4 * tensor.shape[1]
+    return sum(_buffer(row * length) for length in set(buckets) - sliced(tensor, buckets))
+
+
+def sliced(tensor: StoredTensor, buckets: Sequence[int]) -> set[int]:
+    """The buckets whose positions a TFLite file cuts from the longest one's."""
+    return {n for n in buckets if n < max(buckets) and 4 * tensor.shape[1] * n >= TFLITE_MIN_PREFIX_BYTES}
+
+
+def _varint(value: int) -> int:
+    """Bytes of a number in protobuf: seven bits in each."""
+    return max(1, -(-value.bit_length() // 7))
+
+
+def _message(name: str, shape: Sequence[int], data: int) -> int:
+    """An initializer: name, sizes, type and raw bytes, each with a tag, within a message with a tag and a length."""
+    inner = sum(1 + _varint(size) for size in shape) + 2
+    inner += 1 + _varint(len(name)) + len(name) + 1 + _varint(data) + data
+    return 1 + _varint(inner) + inner
+
+
+def _blob(count: int, size: int) -> int:
+    return count * size if count < COREML_IN_PLACE else _blob_bytes(count * size)
+
+
+def _blob_bytes(size: int) -> int:
+    return 64 + _up(size, 64)
