@@ -20,6 +20,7 @@ from edgedistill import catalog, quant
 from edgedistill.errors import EdgedistillError, VerificationError
 from edgedistill.exporters import Runner
 from edgedistill.exporters._proof import answer
+from edgedistill.plan.size import file_size
 from edgedistill.quant import FrozenStudent
 from edgedistill.specs import PerGroup, QuantScheme, WeightGrid
 from edgedistill.store import digest_of, files_in
@@ -277,3 +278,15 @@ def test_the_planner_reads_what_it_needs_without_importing_the_exporter(format_n
     assert format_name == "tflite" or "SIZE" in about
     assert set(about["COMPUTES"]) == set(about["HOLDS"]["activations"])
     assert set(about["COMPUTES"].values()) <= {"as_trained", "float"}
+
+
+@pytest.mark.parametrize(("family", "format_name", "scheme"), CASES)
+def test_the_size_was_known_before(made: Any, family: str, format_name: str, scheme: str) -> None:
+    """Of the smallest students there are: of a real one, the graph is a far smaller share."""
+    frozen, path = made(family, format_name, scheme)
+    plugin = catalog.load_plugin("students", family)
+    config = plugin.Config.decode(frozen.config, "config")
+    found = file_size(format_name, plugin.tensors(config), frozen.scheme, BUCKETS, config=config, tokenizer_bytes=0)
+    real = sum(item.stat().st_size for item in (path, *path.rglob("*")) if item.is_file())
+    told = f"a graph that changed is measured anew by: python bench/size.py --fit {format_name}"
+    assert found.total_mb * 1e6 == pytest.approx(real, rel=0.01), told

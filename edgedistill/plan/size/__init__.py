@@ -18,7 +18,7 @@ from typing import NamedTuple
 from edgedistill import catalog
 from edgedistill.errors import SpecError
 from edgedistill.plan.size import numbers
-from edgedistill.plan.size.graphs import Mode, digits_of, formats, graph_bytes, measured, mentions
+from edgedistill.plan.size.graphs import Mode, digits_of, formats, graph_bytes, measured
 from edgedistill.plan.size.numbers import Numbers
 from edgedistill.specs import PerGroup, QuantScheme, SizeEstimate, Spec
 from edgedistill.students import StoredTensor
@@ -29,6 +29,8 @@ __all__ = ["Piece", "Sizer", "file_size", "largest", "linear_size", "split", "tf
 # merges.
 PIECE_BYTES = {"bert": 20}
 BPE_PIECE_BYTES = 36
+# How often the program of a Core ML package, and the card in it, have the name of a tensor (bert, 10 to 12 layers).
+COREML_MENTIONS = 8
 SHARED = {"tflite": numbers.tflite_shared, "coreml": numbers.coreml_shared}
 
 
@@ -70,11 +72,11 @@ class Sizer:
         for tensor in tensors:
             found = found.plus(self._rule(tensor, self.scheme, self.buckets))
             graph += graph_bytes(self.format, mode, tensor, self.scheme, entries)
-            graph += (digits_of(tensor) - 1) * mentions(self.format, tensor)
+            graph += (digits_of(tensor) - 1) * self._mentions(tensor)
             if self.format == "tflite" and "position" in tensor.parts:
                 graph += mode.slice * len(numbers.sliced(tensor, self.buckets))
             graph += self._label(tensor)
-            digit += mentions(self.format, tensor) + self._names(tensor)
+            digit += self._mentions(tensor) + self._names(tensor)
         return Piece(found, graph, digit)
 
     def total(self, outside: Piece, layers: Sequence[tuple[Piece, int]] = (), *, about: int = 0) -> int:
@@ -114,10 +116,17 @@ class Sizer:
         grid = tensor.grid(self.scheme)
         return len(grid.label) if grid is not None and self.format == "coreml" else 0
 
+    def _mentions(self, tensor: StoredTensor) -> int:
+        """How often a graph has the tensor's name, beside what `numbers` counts."""
+        if self.format == "onnx":
+            return numbers.onnx_names(tensor, self.scheme)
+        return COREML_MENTIONS if self.format == "coreml" else 0
+
     def _names(self, tensor: StoredTensor) -> int:
         """How often `numbers` counts the tensor's name."""
-        codes = int(tensor.kind != "float")
-        return {"gguf": 1, "tflite": codes, "onnx": 1 + codes}.get(self.format, 0)
+        if self.format == "onnx":
+            return numbers.onnx_names(tensor, self.scheme)
+        return {"gguf": 1, "tflite": int(tensor.kind != "float")}.get(self.format, 0)
 
 
 def split(tensors: Sequence[StoredTensor]) -> tuple[list[StoredTensor], list[list[StoredTensor]]]:

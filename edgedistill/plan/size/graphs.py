@@ -30,8 +30,8 @@ class Part(Spec):
 class Mode(Spec):
     """The parts of one kind of file, by the names that `StoredTensor.parts` gives them.
 
-    `grids`: what one tensor adds that is not int8 per channel, by its kind ("linear int4", "embedding groups"; a head is
-    a linear layer). Of Core ML what each tensor, and the whole file, adds where iOS 18 is needed.
+    `grids`: what one tensor adds that is not int8 per channel, by its kind ("linear int4", "embedding groups"; a head
+    is a linear layer). Of Core ML what each tensor, and the whole file, adds where iOS 18 is needed.
     `slice`: a table of positions cut to a shorter bucket.
     """
 
@@ -120,10 +120,3 @@ def digits_of(tensor: StoredTensor) -> int:
     """How many digits the number of a tensor's layer has; 1 outside of layers."""
     parts = tensor.name.split(".", 2)
     return len(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 1
-
-
-def mentions(format_name: str, tensor: StoredTensor) -> int:
-    """How often a graph has a tensor's name, beside what `numbers.py` counts."""
-    if format_name == "coreml":
-        return 8
-    return (1 if tensor.kind == "float" else 2) if format_name == "onnx" else 0

@@ -94,7 +94,7 @@ def onnx(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> N
     grid = tensor.grid(scheme)
     if grid is None:
         size = 4 * prod(tensor.shape)
-        if "bias" in tensor.parts and scheme.activations == "static_int8" and "conv" not in tensor.name:
+        if onnx_names(tensor, scheme) == 2:
             codes = _message(f"{tensor.name}.codes", tensor.shape, size)
             return Numbers(floats=codes, scales=_message(f"{tensor.name}.scales", tensor.shape, size))
         return Numbers(floats=_message(tensor.name, tensor.shape, size))
@@ -103,6 +103,12 @@ def onnx(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> N
         codes=_message(f"{tensor.name}.codes", tensor.shape, _packed(prod(tensor.shape), grid)),
         scales=_message(f"{tensor.name}.scales", shape, 4 * prod(shape)),
     )
+
+
+def onnx_names(tensor: StoredTensor, scheme: QuantScheme) -> int:
+    """How many initializers a tensor is: codes and scales are two."""
+    static = scheme.activations == "static_int8" and "bias" in tensor.parts and "conv" not in tensor.name
+    return 2 if static or tensor.kind != "float" else 1
 
 
 def coreml(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> Numbers:
