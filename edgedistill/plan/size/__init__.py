@@ -66,18 +66,26 @@ class Sizer:
         Raises:
             SpecError: if a part of the graph was never measured.
         """
-        found, graph, digit, mode = Numbers(), 0.0, 0.0, self._mode
-        images = any(name.startswith(("cnn", "vit")) for tensor in tensors for name in tensor.parts)
-        entries = 1 if images else len(self.buckets)
+        codes = scales = zero_points = floats = header = 0
+        graph = digit = 0.0
+        shared: set[int] = set()
+        known: dict[object, Piece] = {}  # layers differ in the digits of their numbers only
         for tensor in tensors:
-            found = found.plus(self._rule(tensor, self.scheme, self.buckets))
-            graph += graph_bytes(self.format, mode, tensor, self.scheme, entries)
-            graph += (digits_of(tensor) - 1) * self._mentions(tensor)
-            if self.format == "tflite" and "position" in tensor.parts:
-                graph += mode.slice * len(numbers.sliced(tensor, self.buckets))
-            graph += self._label(tensor)
-            digit += self._mentions(tensor) + self._names(tensor)
-        return Piece(found, graph, digit)
+            exception = self.scheme.layers.get(tensor.name)
+            key = tensor[1:], len(tensor.name), digits_of(tensor), exception and exception.label
+            one = known.get(key)
+            if one is None:
+                one = known[key] = self._tensor(tensor)
+            found = one.numbers
+            codes += found.codes
+            scales += found.scales
+            zero_points += found.zero_points
+            floats += found.floats
+            header += found.header
+            shared |= found.shared
+            graph += one.graph
+            digit += one.digit
+        return Piece(Numbers(codes, scales, zero_points, floats, header, frozenset(shared)), graph, digit)
 
     def total(self, outside: Piece, layers: Sequence[tuple[Piece, int]] = (), *, about: int = 0) -> int:
         """The whole file: what is outside of layers, and kinds of layers with how many there are of each.
@@ -110,6 +118,14 @@ class Sizer:
         if self.format == "gguf":  # what comes before the data is filled up as a whole
             graph = -(-graph // numbers.GGUF_ALIGNMENT) * numbers.GGUF_ALIGNMENT
         return {"codes": codes, "scales": scales, "zero_points": zero_points, "floats": floats, "graph": graph}
+
+    def _tensor(self, tensor: StoredTensor) -> Piece:
+        graph = graph_bytes(self.format, self._mode, tensor, self.scheme, len(self.buckets)) + self._label(tensor)
+        mentions = self._mentions(tensor)
+        graph += (digits_of(tensor) - 1) * mentions
+        if self.format == "tflite" and "position" in tensor.parts:
+            graph += self._mode.slice * len(numbers.sliced(tensor, self.buckets))
+        return Piece(self._rule(tensor, self.scheme, self.buckets), graph, mentions + self._names(tensor))
 
     def _label(self, tensor: StoredTensor) -> int:
         """A Core ML package names the grid of each tensor."""

@@ -104,16 +104,10 @@ def graph_bytes(format_name: str, mode: Mode, tensor: StoredTensor, scheme: Quan
                 f"the bytes of {name!r} in a {format_name} file are not measured; "
                 f"known: {', '.join(mode.parts)}. Run: python bench/size.py --fit {format_name}"
             )
-        total += _of(format_name, name, part, entries)
+        # a graph that was measured with one entry point only has but one: images have no length buckets
+        many = part.one if part.many is None else part.many + part.further * (entries - 2)
+        total += part.one if entries == 1 else many
     return total + sum(mode.grids.get(name, 0.0) for name in grid_names(format_name, tensor, scheme))
-
-
-def _of(format_name: str, name: str, part: Part, entries: int) -> float:
-    if entries == 1:
-        return part.one
-    if part.many is None:
-        raise SpecError(f"{name!r} was measured in {format_name} files of one entry point only, not of {entries}.")
-    return part.many + part.further * (entries - 2)
 
 
 def digits_of(tensor: StoredTensor) -> int:

@@ -30,17 +30,6 @@ class Numbers(NamedTuple):
     header: int = 0
     shared: frozenset[int] = frozenset()
 
-    def plus(self, other: Numbers) -> Numbers:
-        """The bytes of both."""
-        return Numbers(
-            self.codes + other.codes,
-            self.scales + other.scales,
-            self.zero_points + other.zero_points,
-            self.floats + other.floats,
-            self.header + other.header,
-            self.shared | other.shared,
-        )
-
     @property
     def bytes(self) -> int:
         """All of them but the shared ones."""
