@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from edgedistill.errors import SpecError
+from edgedistill.plan.predict import Workload as Inference
 from edgedistill.plan.size.numbers import plain
 from edgedistill.predict import LlmWorkload, Workload
 from edgedistill.predict.specs import Unit
@@ -13,6 +16,9 @@ from edgedistill.specs import QuantScheme, Spec
 from edgedistill.students import Cost
 
 FP32_BYTES, FP16_BYTES = 4, 2
+# Operators of one signature of a .tflite: 27, and 56 for each layer of a bert, which has 8 linear layers and norms. A
+# convolution is one, with its bias and ReLU6.
+OTHER_OPERATORS, OPERATORS_PER_LAYER = 13, 7
 PRECISIONS = {"dynamic_int8": "dynamic_int8", "static_int8": "static_int8", "float": "fp32"}
 
 
@@ -67,6 +73,28 @@ def traffic(family: ModuleType, config: Spec, scheme: QuantScheme, length: int, 
         activation_bytes=(one.read_elements + one.written_elements) * width,
         peak_activation_bytes=max(one.peak_elements, 2 * one.attention_elements) * width,
         kv_bytes=one.kv_elements * (seen or length) * FP16_BYTES,
+    )
+
+
+def inference(
+    family: ModuleType, config: Spec, scheme: QuantScheme, buckets: Sequence[int], file_bytes: int
+) -> Inference:
+    """One inference at the longest bucket, as the lines of a budget are predicted from it."""
+    one = cost(family, config, max(buckets))
+    tensors = family.tensors(config)
+    coded = (tensor for tensor in tensors if tensor.kind in ("linear", "head", "convolution"))
+    attends = one.attention_elements > 0
+    return Inference(
+        macs=one.macs,
+        depthwise_macs=one.depthwise_macs,
+        operators=round(OTHER_OPERATORS + one.layers * (OPERATORS_PER_LAYER if attends else 1)),
+        linear_bytes=sum(prod(tensor.shape) for tensor in coded),
+        activation_bytes=(one.read_elements + one.written_elements) * FP32_BYTES,
+        peak_activation_bytes=one.peak_elements * FP32_BYTES,
+        file_bytes=file_bytes,
+        signatures=len(family.signatures(config, buckets)),
+        activations=scheme.activations,
+        transformer=attends,
     )
 
 

@@ -18,9 +18,13 @@ FP32_BYTES = 4
 
 
 class Workload(Spec):
-    """One inference at the longest bucket, and the file that holds it. MACs are multiply-accumulates."""
+    """One inference at the longest bucket, and the file that holds it. MACs are multiply-accumulates.
+
+    `plan.cost.inference` makes it from a student's sizes.
+    """
 
     macs: int
+    depthwise_macs: int = 0
     operators: int
     linear_bytes: int
     activation_bytes: int
@@ -100,7 +104,7 @@ def _latency(target: Target, work: Workload) -> Prediction | None:
         target,
         Inference(
             gmacs=work.macs / 1e9,
-            dw_gmacs=0.0,
+            dw_gmacs=work.depthwise_macs / 1e9,
             params_m=work.linear_bytes / FP32_BYTES / 1e6,  # as many fp32 numbers as the weights have bytes to move
             act_in_m=elements_m / 2,
             act_out_m=elements_m / 2,
@@ -112,6 +116,7 @@ def _latency(target: Target, work: Workload) -> Prediction | None:
         "start_ms": fit.t0_ms * slower,
         "operators_ms": fit.per_operator_ms * work.operators * slower,
         "macs_ms": found.terms["macs_ms"] / gain,
+        "depthwise_macs_ms": found.terms["depthwise_macs_ms"] / gain,
         "memory_ms": found.terms["traffic_ms"],
     }
     median = sum(terms.values())

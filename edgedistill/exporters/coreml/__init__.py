@@ -66,15 +66,6 @@ REQUIRES = ("coremltools",)
 EXTRA = "coreml"
 # What rounding the float rest to fp16 does: 5e-4 at most for students of every family, with random weights.
 PARITY = 2e-3
-# Fitted to files of all families. A graph for several lengths adds 2.4 kB, static grids about 2.5 kB a linear layer.
-SIZE = {
-    "scale_bytes": 2.0,
-    "float_bytes": 2.0,
-    "code_block_bytes": 0.0,
-    "file_bytes": 6000.0,
-    "quantized_bytes": 1900.0,
-    "float_tensor_bytes": 100.0,
-}
 
 
 def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:

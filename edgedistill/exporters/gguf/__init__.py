@@ -52,18 +52,6 @@ REQUIRES = ("gguf", "llama_cpp")
 EXTRA = "gguf"
 # The rounding of activations, which grows with depth: 5e-3 for a trained BERT of 2 layers, 5e-2 for 30 of SmolLM2-135M.
 PARITY = 0.1
-# A block's scale is a part of it, so there is none beside the codes. A tensor's entry in the header has its name; the
-# file's own bytes are what it says about the student. The tokenizer's pieces: 20 bytes each for WordPiece, 36 for the
-# BPE of SmolLM2 with its merges.
-SIZE = {
-    "piece_bytes": 20,
-    "scale_bytes": 0,
-    "code_block_bytes": 2,
-    "float_bytes": 4,
-    "file_bytes": 1700,
-    "quantized_bytes": 61,
-    "float_tensor_bytes": 53,
-}
 ROW_MULTIPLE = 32
 """Every row of a quantized tensor is a multiple of this wide: a student of another width cannot be exported."""
 

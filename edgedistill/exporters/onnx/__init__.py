@@ -50,15 +50,6 @@ COMPUTES = {"dynamic_int8": "float", "static_int8": "as_trained", "float": "as_t
 REQUIRES = ("onnx", "onnxruntime", "onnxscript")
 EXTRA = "onnx"
 PARITY = 1e-5
-# Fitted to files of the families bert, vit and cnn; the grids of a static student add 0.8 kB for each linear layer.
-SIZE = {
-    "scale_bytes": 4.0,
-    "float_bytes": 4.0,
-    "code_block_bytes": 0.0,
-    "file_bytes": 770.0,
-    "quantized_bytes": 350.0,
-    "float_tensor_bytes": 96.0,
-}
 # Weights alone: the file and torch do the same in float32, in another order. Static: every layer is in integers here as
 # in torch, but layer norms, softmax and GELU are float operators, and a value of theirs on the boundary of two codes
 # takes the other one now and then (bench/results/static_parity.md). These limits pass that and no wrong graph.
