@@ -21,8 +21,8 @@ from _machine import write
 from torch import nn
 
 from edgedistill import catalog, quant
-from edgedistill.plan.size import Sizer, graphs, student_text
-from edgedistill.plan.size.numbers import coreml_target, sliced
+from edgedistill.plan.size import Sizer, file_size, graphs, is_decoder, student_text
+from edgedistill.plan.size.numbers import File, needs_ios18, sliced
 from edgedistill.specs import PerGroup, QuantScheme, Spec, WeightGrid
 from edgedistill.students import StoredTensor, bert, cnn, llama, part, vit
 
@@ -225,6 +225,8 @@ def unknowns(case: Case) -> Counter[str]:
     """What the graph of a file is made of, as names of cells of graphs.toml."""
     tensors = catalog.load_plugin("students", case.family).tensors(case.config)
     entries = 1 if case.family in ("cnn", "vit") else len(case.buckets)
+    ios18 = case.format == "coreml" and needs_ios18(case.scheme, is_decoder(tensors))
+    file = File(case.scheme, case.buckets, ios18)
     found: Counter[str] = Counter()
     for tensor in tensors:
         for name in tensor.parts:
@@ -232,12 +234,13 @@ def unknowns(case: Case) -> Counter[str]:
                 continue
             found[f"parts {name} {'one' if entries == 1 else 'many'}"] += 1
             found[f"parts {name} further"] += max(0, entries - 2)
-        for grid in graphs.grid_names(case.format, tensor, case.scheme):
+        for grid in graphs.grid_names(case.format, tensor, file):
             found[f"grids {grid}"] += 1
         if case.format == "tflite" and "position" in tensor.parts:
             found["slice"] += len(sliced(tensor, case.buckets))
-    if case.format == "coreml" and coreml_target(case.scheme) == "ios18":
-        found["grids file ios18"] += 1
+    found["grids file ios18"] += ios18
+    if case.format == "coreml" and case.scheme.activations == "static_int8":
+        found["grids zero point 0"] = zero_points(frozen_student(case))
     return Counter({name: count for name, count in found.items() if count})
 
 
@@ -245,7 +248,7 @@ def counted(case: Case, tensors: list[StoredTensor]) -> int:
     """Bytes that are counted and not measured."""
     nothing = graphs.Part(one=0.0, many=0.0)
     empty = graphs.Mode(parts={name: nothing for tensor in tensors for name in tensor.parts})
-    sizer = Sizer(case.format, case.scheme, case.buckets, empty)
+    sizer = Sizer(case.format, case.scheme, case.buckets, stateful=is_decoder(tensors), mode=empty)
     piece = sizer.piece(tensors)
     if case.format != "gguf":
         return sizer.total(piece)
@@ -256,6 +259,12 @@ def counted(case: Case, tensors: list[StoredTensor]) -> int:
         + about
         + (sizer.text + piece.numbers.header)
     )
+
+
+def zero_points(frozen: quant.FrozenStudent) -> int:
+    """Static grids of activations whose zero point is 0, which Core ML leaves out."""
+    grids = [*itertools.chain.from_iterable(frozen.ranges.values()), *frozen.points.values()]
+    return sum(grid.zero_point == 0 for grid in grids)
 
 
 def solve(cases: list[Case]) -> dict[str, float]:

@@ -120,6 +120,18 @@ def test_bytes_of_weights_follow_the_scheme() -> None:
     assert more - per_channel == 2 * linears
 
 
+def test_a_tied_table_is_read_whole_and_one_of_its_own_by_rows() -> None:
+    """As the head, a table makes every logit."""
+    tied = llama.TINY
+    apart = tied.model_copy(update={"tied": False})
+    whole = tied.vocabulary * (tied.width + 2)
+    read = [cost.traffic(llama, config, QuantScheme(), 3).weight_bytes for config in (tied, apart)]
+    assert read[1] - read[0] == 3 * (tied.width + 2)
+    coded = [tensor for tensor in llama.tensors(tied) if tensor.kind == "linear"]
+    norms = (2 * tied.layers + 1) * tied.width * 4
+    assert read[0] == whole + norms + sum(rows * (columns + 2) for _, (rows, columns), *_ in coded)
+
+
 def test_static_activations_are_a_quarter_of_float_ones() -> None:
     config = NETWORKS["vit"][1]
     floats = cost.traffic(vit, config, QuantScheme(activations="float"), 1)

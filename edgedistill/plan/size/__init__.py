@@ -23,7 +23,7 @@ from edgedistill.plan.size.numbers import Numbers
 from edgedistill.specs import PerGroup, QuantScheme, SizeEstimate, Spec
 from edgedistill.students import StoredTensor
 
-__all__ = ["Piece", "Sizer", "file_size", "largest", "linear_size", "split", "tflite_size"]
+__all__ = ["Piece", "Sizer", "file_size", "is_decoder", "largest", "linear_size", "split", "tflite_size"]
 
 # A tokenizer's pieces in a GGUF, where none was given: 20 bytes each for WordPiece, 36 for the BPE of SmolLM2 with its
 # merges.
@@ -46,18 +46,28 @@ class Piece(NamedTuple):
 class Sizer:
     """The size of files of one format, scheme and set of length buckets."""
 
-    def __init__(self, format_name: str, scheme: QuantScheme, buckets: Sequence[int], mode: Mode | None = None) -> None:
-        """Take the graph's bytes from `mode`, else from `graphs.toml`.
+    def __init__(
+        self,
+        format_name: str,
+        scheme: QuantScheme,
+        buckets: Sequence[int],
+        *,
+        stateful: bool = False,
+        mode: Mode | None = None,
+    ) -> None:
+        """Take the graph's bytes from `mode`, else from `graphs.toml`. `stateful`: the student is a decoder.
 
         Raises:
             SpecError: if the format's files are not counted this way (`linear_size` may know them).
         """
-        self.format, self.scheme, self.buckets = format_name, scheme, tuple(sorted(set(buckets)))
+        ios18 = format_name == "coreml" and numbers.needs_ios18(scheme, stateful)
+        self.format, self.scheme = format_name, scheme
+        self.file = numbers.File(scheme, tuple(sorted(set(buckets))), ios18)
         self._mode = measured(format_name, scheme) if mode is None else mode
         self._rule = numbers.RULES[format_name]
         self._shared = SHARED.get(format_name)
         self.text = _scheme_text(format_name, scheme)
-        if format_name == "coreml" and numbers.coreml_target(scheme) == "ios18":
+        if ios18:
             self.text += self._mode.grids.get("file ios18", 0.0)
 
     def piece(self, tensors: Sequence[StoredTensor]) -> Piece:
@@ -120,12 +130,12 @@ class Sizer:
         return {"codes": codes, "scales": scales, "zero_points": zero_points, "floats": floats, "graph": graph}
 
     def _tensor(self, tensor: StoredTensor) -> Piece:
-        graph = graph_bytes(self.format, self._mode, tensor, self.scheme, len(self.buckets)) + self._label(tensor)
+        graph = graph_bytes(self.format, self._mode, tensor, self.file) + self._label(tensor)
         mentions = self._mentions(tensor)
         graph += (digits_of(tensor) - 1) * mentions
         if self.format == "tflite" and "position" in tensor.parts:
-            graph += self._mode.slice * len(numbers.sliced(tensor, self.buckets))
-        return Piece(self._rule(tensor, self.scheme, self.buckets), graph, mentions + self._names(tensor))
+            graph += self._mode.slice * len(numbers.sliced(tensor, self.file.buckets))
+        return Piece(self._rule(tensor, self.file), graph, mentions + self._names(tensor))
 
     def _label(self, tensor: StoredTensor) -> int:
         """A Core ML package names the grid of each tensor."""
@@ -181,9 +191,14 @@ def file_size(
         if terms is None:
             raise SpecError(f"format {format_name!r} has no SIZE, so its files cannot be planned.")
         return linear_size(terms, tensors, scheme)
-    sizer = Sizer(format_name, scheme, buckets)
-    about = 0 if format_name != "gguf" else student_text(tensors, sizer.buckets, config, tokenizer_bytes, labels)
+    sizer = Sizer(format_name, scheme, buckets, stateful=is_decoder(tensors))
+    about = 0 if format_name != "gguf" else student_text(tensors, sizer.file.buckets, config, tokenizer_bytes, labels)
     return sizer.estimate(sizer.piece(tensors), about=about)
+
+
+def is_decoder(tensors: Sequence[StoredTensor]) -> bool:
+    """Whether these are the tensors of a decoder, whose Core ML packages have states."""
+    return any("decoder" in tensor.parts for tensor in tensors)
 
 
 def student_text(

@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 
 from edgedistill.errors import SpecError
-from edgedistill.plan.size.numbers import coreml_target
+from edgedistill.plan.size.numbers import File
 from edgedistill.specs import PerGroup, QuantScheme, Spec
 from edgedistill.students import StoredTensor
 
 # Parts that say what a tensor is, for numbers.py, and bring no operators of their own.
-LABELS = frozenset({"bias", "position"})
+LABELS = frozenset({"bias", "position", "decoder"})
 
 
 class Part(Spec):
@@ -31,7 +31,8 @@ class Mode(Spec):
     """The parts of one kind of file, by the names that `StoredTensor.parts` gives them.
 
     `grids`: what one tensor adds that is not int8 per channel, by its kind ("linear int4", "embedding groups"; a head
-    is a linear layer). Of Core ML what each tensor, and the whole file, adds where iOS 18 is needed.
+    is a linear layer). Of Core ML what each tensor, and the whole file, adds where iOS 18 is needed, and what a static
+    grid adds whose zero point is 0: which ones those will be is not known before training, and not in a prediction.
     `slice`: a table of positions cut to a shorter bucket.
     """
 
@@ -73,28 +74,28 @@ def mode_name(format_name: str, scheme: QuantScheme) -> str:
     return "static" if scheme.activations == "static_int8" else "float"
 
 
-def grid_names(format_name: str, tensor: StoredTensor, scheme: QuantScheme) -> tuple[str, ...]:
+def grid_names(format_name: str, tensor: StoredTensor, file: File) -> tuple[str, ...]:
     """The names under which `Mode.grids` has what a tensor's grid adds; none for int8 per channel.
 
     Core ML stores all grids alike, but from iOS 18 on, and there all of a file's, otherwise than before.
     """
-    grid = tensor.grid(scheme)
+    grid = tensor.grid(file.scheme)
     if grid is None or format_name == "gguf":
         return ()
     kind = "linear" if tensor.kind == "head" else tensor.kind
     if format_name == "coreml":
-        return (f"{kind} ios18",) if coreml_target(scheme) == "ios18" else ()
+        return (f"{kind} ios18",) if file.ios18 else ()
     grouped = isinstance(grid.granularity, PerGroup)
     return (*[f"{kind} int4"] * (grid.bits == 4), *[f"{kind} groups"] * grouped)
 
 
-def graph_bytes(format_name: str, mode: Mode, tensor: StoredTensor, scheme: QuantScheme, entries: int) -> float:
+def graph_bytes(format_name: str, mode: Mode, tensor: StoredTensor, file: File) -> float:
     """Bytes of the parts that come with one tensor, and of its grid.
 
     Raises:
         SpecError: if a part was never measured in this kind of file.
     """
-    total = 0.0
+    total, entries = 0.0, len(file.buckets)
     for name in tensor.parts:
         part = mode.parts.get(name)
         if part is None:
@@ -107,7 +108,7 @@ def graph_bytes(format_name: str, mode: Mode, tensor: StoredTensor, scheme: Quan
         # a graph that was measured with one entry point only has but one: images have no length buckets
         many = part.one if part.many is None else part.many + part.further * (entries - 2)
         total += part.one if entries == 1 else many
-    return total + sum(mode.grids.get(name, 0.0) for name in grid_names(format_name, tensor, scheme))
+    return total + sum(mode.grids.get(name, 0.0) for name in grid_names(format_name, tensor, file))
 
 
 def digits_of(tensor: StoredTensor) -> int:

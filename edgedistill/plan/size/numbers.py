@@ -36,7 +36,15 @@ class Numbers(NamedTuple):
         return self.codes + self.scales + self.zero_points + self.floats + self.header
 
 
-Rule = Callable[[StoredTensor, QuantScheme, Sequence[int]], Numbers]
+class File(NamedTuple):
+    """What all tensors of a file have in common. `ios18`: a Core ML package for iOS 18 and later."""
+
+    scheme: QuantScheme
+    buckets: tuple[int, ...]
+    ios18: bool = False
+
+
+Rule = Callable[[StoredTensor, File], Numbers]
 
 
 def scale_shape(tensor: StoredTensor, grid: WeightGrid) -> tuple[int, ...]:
@@ -54,15 +62,15 @@ def plain(tensor: StoredTensor, scheme: QuantScheme) -> Numbers:
     return Numbers(codes=_packed(prod(tensor.shape), grid), scales=2 * prod(scale_shape(tensor, grid)))
 
 
-def tflite(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> Numbers:
+def tflite(tensor: StoredTensor, file: File) -> Numbers:
     """A flatbuffer: buffers start at multiples of 16, scales are float32 in vectors, or float16 buffers for groups.
 
     A static layer's bias has a scale for each channel. A table of positions is cut to the longest bucket.
     """
-    grid = tensor.grid(scheme)
+    scheme, grid = file.scheme, tensor.grid(file.scheme)
     if grid is None:
         if "position" in tensor.parts:
-            return Numbers(floats=_positions(tensor, buckets))
+            return Numbers(floats=_positions(tensor, file.buckets))
         static = "bias" in tensor.parts and scheme.activations == "static_int8"
         return Numbers(floats=_buffer(4 * prod(tensor.shape)), scales=(4 + 4 * tensor.shape[0]) * static)
     codes = _buffer(_packed(prod(tensor.shape), grid))
@@ -78,9 +86,9 @@ def tflite_shared(lengths: frozenset[int]) -> int:
     return sum(8 + 8 * length for length in lengths)
 
 
-def onnx(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> Numbers:
+def onnx(tensor: StoredTensor, file: File) -> Numbers:
     """Protobuf messages with name, sizes and raw bytes. A static layer's bias is int32 codes and float32 scales."""
-    grid = tensor.grid(scheme)
+    scheme, grid = file.scheme, tensor.grid(file.scheme)
     if grid is None:
         size = 4 * prod(tensor.shape)
         if onnx_names(tensor, scheme) == 2:
@@ -100,17 +108,17 @@ def onnx_names(tensor: StoredTensor, scheme: QuantScheme) -> int:
     return 2 if static or tensor.kind != "float" else 1
 
 
-def coreml(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> Numbers:
+def coreml(tensor: StoredTensor, file: File) -> Numbers:
     """Blobs in the weight file: 64 bytes about each, and its data filled up to a multiple of 64.
 
     The iOS 17 form of a quantized tensor has int8 zero points.
     """
-    grid = tensor.grid(scheme)
+    grid = tensor.grid(file.scheme)
     if grid is None:
         return Numbers(floats=_blob(prod(tensor.shape), 2))
     shape = scale_shape(tensor, grid)
     codes, scales = _blob_bytes(_packed(prod(tensor.shape), grid)), _blob(prod(shape), 2)
-    if coreml_target(scheme) == "ios18":
+    if file.ios18:
         return Numbers(codes, scales)
     count = shape[0]
     if count >= COREML_SHARED:
@@ -123,18 +131,18 @@ def coreml_shared(lengths: frozenset[int]) -> int:
     return sum(_blob(length, 1) for length in lengths)
 
 
-def coreml_target(scheme: QuantScheme) -> str:
-    """iOS 17 has int8 per channel only; everything else came with iOS 18."""
-    return "ios17" if {grid.label for grid in scheme.grids()} == {"int8 per channel"} else "ios18"
+def needs_ios18(scheme: QuantScheme, stateful: bool) -> bool:
+    """iOS 17 has int8 per channel only, and no states; everything else came with iOS 18."""
+    return stateful or {grid.label for grid in scheme.grids()} != {"int8 per channel"}
 
 
-def gguf(tensor: StoredTensor, scheme: QuantScheme, buckets: Sequence[int]) -> Numbers:
+def gguf(tensor: StoredTensor, file: File) -> Numbers:
     """Blocks of 32 codes and an fp16 scale, data aligned to 32 bytes, and an entry in the header.
 
     An entry: a name with its length, the number of sizes, the sizes, a type and an offset.
     """
     entry = 8 + len(tensor.name) + 4 + 8 * len(tensor.shape) + 4 + 8
-    grid, count = tensor.grid(scheme), prod(tensor.shape)
+    grid, count = tensor.grid(file.scheme), prod(tensor.shape)
     if grid is None:
         return Numbers(floats=_up(4 * count, GGUF_ALIGNMENT), header=entry)
     blocks = count // 32

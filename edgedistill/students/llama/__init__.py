@@ -104,7 +104,7 @@ def tensors(config: Config) -> list[StoredTensor]:
     """Every tensor of the student, named as in its state dict; a tied head is the embedding, no tensor of its own."""
     w, f, d = config.width, config.ffn, config.head_width
     kind = config.architecture
-    about = (kind, *[f"{kind}.window"] * (config.window is not None))
+    about = ("decoder", kind, *[f"{kind}.window"] * (config.window is not None))
     found = [StoredTensor("embedding.weight", (config.vocabulary, w), "embedding", about)]
     for n in range(config.layers):
         name = f"layers.{n}"
