@@ -39,6 +39,7 @@ TOOLS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "coreml": ("coremltools",),
     "gguf": ("gguf", "llama-cpp-python"),
+    "litertlm": (*CONVERTER, "litert-lm-api", "litert-lm-builder"),
 }
 
 
