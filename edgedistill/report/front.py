@@ -149,13 +149,15 @@ def compared(data: ReportData) -> list[dict[str, str]]:
             _row("Accuracy, share of the teacher's", percent(told.median),
                  f"{percent(told.low)} to {percent(told.high)}", percent(seen[1]), "inside" if inside else "outside")
         )  # fmt: skip
-    for line in chosen.predictions:
-        check = next((check for check in data.gate.checks if check.name == line.quantity), None)
+    lines = [(line.quantity, title(line.quantity), line) for line in chosen.predictions]
+    for device, others in chosen.others.items():
+        lines += [(f"{device}.{line.quantity}", f"{clean(device)}: {title(line.quantity)}", line) for line in others]
+    for name, words, line in lines:
+        check = next((check for check in data.gate.checks if check.name == name), None)
         found = None if check is None else check.measured
         inside = found is not None and line.low <= found <= line.high
         rows.append(
-            _row(title(line.quantity), figure(line.median, line.unit),
-                 f"{figure(line.low)} to {figure(line.high, line.unit)}",
+            _row(words, figure(line.median, line.unit), f"{figure(line.low)} to {figure(line.high, line.unit)}",
                  "not measured" if found is None else figure(found, line.unit),
                  "" if found is None else "inside" if inside else "outside")
         )  # fmt: skip
