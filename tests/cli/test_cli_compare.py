@@ -8,21 +8,12 @@ import jsonschema
 import pytest
 
 
-@pytest.fixture(scope="module")
-def other_bundle(cli, tiny_bundle, tiny_store, tmp_path_factory) -> Path:
-    """The tiny build for this machine: the same model, measured again."""
-    folder = tmp_path_factory.mktemp("other") / "host-tiny"
-    done = cli("build", "--target", "host", "--profile", "tiny", "--store", tiny_store, "--out", folder, "--quiet")
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 def by_name(document: dict) -> dict[str, dict]:
     return {line["name"]: line for line in document["lines"]}
 
 
-def test_two_bundles(cli, tiny_bundle, other_bundle, tmp_path):
-    done = cli("compare", tiny_bundle, other_bundle, "--json", "--out", tmp_path / "out")
+def test_two_bundles(cli, tiny_bundle, host_bundle, tmp_path):
+    done = cli("compare", tiny_bundle, host_bundle, "--json", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert json.loads((tmp_path / "out" / "compare.json").read_text()) == document
@@ -40,16 +31,16 @@ def test_two_bundles(cli, tiny_bundle, other_bundle, tmp_path):
     }  # fmt: skip
 
 
-def test_a_race_of_two_bundles(cli, tiny_bundle, other_bundle):
-    done = cli("compare", tiny_bundle, other_bundle, "--on", "host", "--pairs", "5", "--json")
+def test_a_race_of_two_bundles(cli, tiny_bundle, host_bundle):
+    done = cli("compare", tiny_bundle, host_bundle, "--on", "host", "--pairs", "5", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["comparison"]["interleaved"] is True
     assert "5 interleaved pairs" in by_name(document)["latency_p50_ms"]["note"]
 
 
-def test_what_got_better_and_worse_is_told(cli, tiny_bundle, other_bundle, tmp_path):
-    better = Path(shutil.copytree(other_bundle, tmp_path / "better"))
+def test_what_got_better_and_worse_is_told(cli, tiny_bundle, host_bundle, tmp_path):
+    better = Path(shutil.copytree(host_bundle, tmp_path / "better"))
     path = better / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["artifact_quality"] = {"accuracy": 1.0, "low": 0.963, "high": 1.0, "correct": 100, "rows": 100}
@@ -65,8 +56,8 @@ def test_what_got_better_and_worse_is_told(cli, tiny_bundle, other_bundle, tmp_p
     assert back.stdout.count(" worse ") == 2
 
 
-def test_other_rows_and_other_devices_are_not_compared(cli, tiny_bundle, other_bundle, tmp_path):
-    other = Path(shutil.copytree(other_bundle, tmp_path / "other"))
+def test_other_rows_and_other_devices_are_not_compared(cli, tiny_bundle, host_bundle, tmp_path):
+    other = Path(shutil.copytree(host_bundle, tmp_path / "other"))
     path = other / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["data"]["stage"] = "of other rows"
