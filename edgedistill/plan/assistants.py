@@ -44,7 +44,7 @@ def plan_assistants(
     if wanted == "auto":
         count, why = _automatic(ratio, builds, request)
     else:
-        count, why = wanted, f"assistants = {wanted}"
+        count, why = wanted, f"assistants = {wanted}, as asked; the teacher is {ratio:.1f} times the student"
     if not count:
         return (), why
     if not {"layers", "width", "heads", "ffn"} <= set(chosen.config):
