@@ -22,12 +22,13 @@ def energy_of(answers: Sequence[Mapping[str, Any]], charging: bool | None) -> En
     """The median over launches; `energy_mj` is None where nothing could be metered, and `note` says why."""
     counts = [len(answer["samples_ns"]) for answer in answers]
     rails = [_rails(answer["meters"]) for answer in answers]
-    if all(rails):
+    if rails and all(rails):
         each = [{name: mj / count for name, mj in seen.items()} for seen, count in zip(rails, counts, strict=True)]
         names = sorted(set.intersection(*(set(seen) for seen in each)))
         by_rail = {name: statistics.median(seen[name] for seen in each) for name in names}
         total = statistics.median(sum(seen.values()) for seen in each)
-        source = "RAPL" if any(name.startswith("package") for name in names) else "power rails (ODPM)"
+        kinds = (("package", "RAPL"), ("hwmon", "hwmon energy counters"))
+        source = next((told for word, told in kinds if names[0].startswith(word)), "power rails (ODPM)")
         if total > 0:
             step = RAIL_STEP_MJ * len(names) / min(counts)
             return Energy(energy_mj=total, source=source, resolution_mj=step, rails_mj=by_rail)
@@ -50,6 +51,11 @@ def _rails(meters: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
                 if used < 0:  # wrapped; the launch is short, so it is left out rather than guessed
                     return {}
                 spent[f"package {path.split('/')[-2]}"] = used / 1e3
+            elif "/hwmon/" in path:  # microjoules, as the kernel's hwmon interface has it
+                used = int(after[path]) - int(before[path])
+                if used < 0:
+                    return {}
+                spent["/".join(path.split("/")[-2:])] = used / 1e3
         except (DataError, ValueError):
             return {}
     return spent

@@ -21,10 +21,11 @@ from .runtimes import PACKAGES, RUNTIMES, JobError
 
 JOB_IS_WRONG, PACKAGE_IS_MISSING = 64, 65
 STATUS = Path("/proc/self/status")
-# Counters that only grow: Pixel power rails, Intel and AMD packages. A battery gauge's steps are read as well.
+# Counters that only grow: Pixel power rails, packages, meters of boards. A battery gauge's steps are read as well.
 METERS = (
     "/sys/bus/iio/devices/iio:device*/energy_value",
     "/sys/class/powercap/*/energy_uj",
+    "/sys/class/hwmon/hwmon*/energy*_input",
     "/sys/class/power_supply/*/charge_counter",
     "/sys/class/power_supply/*/voltage_now",
     "/sys/class/power_supply/*/status",
