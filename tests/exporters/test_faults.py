@@ -45,6 +45,8 @@ KERNEL, EVEN = "blocks.1.depthwise.conv.weight", "blocks.0.depthwise.conv.weight
 ELSEWHERE = {
     "the miscompiled reshape of coremltools": "exporters/coreml/test_coreml_toolkit.py::test_the_miscompiled_reshape",
     "another tokenizer in a .gguf": "exporters/gguf/test_gguf_tokens.py::test_a_changed_tokenizer_is_found",
+    # its model is a .tflite, byte for byte, which its own reader takes out
+    "any number of a .litertlm": "exporters/litertlm/test_litertlm_damage.py::test_every_lie_is_one_clear_error",
     "another tokenizer in a bundle": "pipeline/test_verify.py::test_a_changed_tokenizer_file_is_found",
 }
 Change = Callable[[FrozenStudent, Path], None]
@@ -478,7 +480,7 @@ def test_every_format_meets_every_fault_that_it_can_have() -> None:
         pair = ("a transposed kernel", "a transposed matrix")
         formats = {name for f, name in CASES if f == fault or {f, fault} == set(pair)}
         convolutions = {"gguf"} if fault == "a wrong pad mode" else set()
-        assert formats | convolutions == set(catalog.plugins("exporters")), fault
+        assert formats | convolutions == set(catalog.plugins("exporters")) - {"litertlm"}, fault
     for place in ELSEWHERE.values():
         file, _, name = place.partition("::")
         assert f"def {name}" in (TESTS / file).read_text(), place
