@@ -77,11 +77,12 @@ def exported_bytes(case: Case, padded: bool = True) -> int:
 
 def _tflite(frozen: quant.FrozenStudent, buckets: tuple[int, ...], out: Path) -> None:
     from edgedistill.exporters.tflite.carriers import carriers
+    from edgedistill.exporters.tflite.decoding import entry_points
     from edgedistill.exporters.tflite.graph import convert
     from edgedistill.exporters.tflite.shrink import shrink
 
     given = carriers(frozen)
-    out.write_bytes(shrink(convert(frozen, frozen.signatures(buckets), given), frozen, given))
+    out.write_bytes(shrink(convert(frozen, entry_points(frozen, buckets), given), frozen, given))
 
 
 def _onnx(frozen: quant.FrozenStudent, buckets: tuple[int, ...], out: Path) -> None:

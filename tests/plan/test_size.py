@@ -118,6 +118,10 @@ STUDENTS = {
 }
 
 
+# Graphs with prefill and decode entry points, of which `python bench/size.py --fit tflite` has yet to be run.
+UNMEASURED = (("llama", "litertlm"), ("llama", "tflite"))
+
+
 @pytest.mark.parametrize("family", STUDENTS)
 @pytest.mark.parametrize("scheme", [QuantScheme(activations="float"), STATIC], ids=["float", "static"])
 def test_pieces_add_up_to_the_whole(family: str, scheme: QuantScheme) -> None:
@@ -127,6 +131,8 @@ def test_pieces_add_up_to_the_whole(family: str, scheme: QuantScheme) -> None:
         pytest.skip(f"a {family} has no {scheme.activations} activations")
     for name in plugin.FORMATS:
         if scheme.misfit(catalog.constants("exporters", name)["HOLDS"]) is not None:
+            continue
+        if (family, name) in UNMEASURED:
             continue
         tensors = plugin.tensors(config)
         sizer = Sizer(name, scheme, [8, 24])
@@ -165,14 +171,23 @@ def test_a_further_signature_costs_far_less_than_the_weights() -> None:
 
 def test_every_graph_that_the_plan_allows_was_measured() -> None:
     """One bucket and several, every family, format and kind of activations: nothing is guessed."""
-    for plugin, config in STUDENTS.values():
+    for family, (plugin, config) in STUDENTS.items():
         for name in plugin.FORMATS:
+            if (family, name) in UNMEASURED:
+                continue
             about = catalog.constants("exporters", name)
             for kind in getattr(plugin, "ACTIVATIONS", ("dynamic_int8", "static_int8", "float")):
                 scheme = QuantScheme(activations=kind)
                 if scheme.misfit(about["HOLDS"], about.get("EXCLUDES", ())) is None:
                     for buckets in ([24], [8, 24], [8, 16, 24]):
                         assert file_size(name, plugin.tensors(config), scheme, buckets).total_mb > 0
+
+
+@pytest.mark.parametrize(("family", "name"), UNMEASURED)
+def test_what_was_not_measured_is_not_planned(family: str, name: str) -> None:
+    plugin, config = STUDENTS[family]
+    with pytest.raises(SpecError, match="not measured"):
+        Sizer(name, DYNAMIC, [8, 24]).piece(plugin.tensors(config))
 
 
 def test_a_part_that_was_never_measured_is_named() -> None:
