@@ -160,30 +160,7 @@ def _manifest(
         profile=described,
         plan=plan.model_dump(mode="json", exclude={"target", "profile", *NOT_IN_MANIFEST}),
         data={"rows": rows, "labels": list(splits.labels), "notes": dict(splits.notes), "stage": trained.data.key},
-        lineage=(
-            {
-                "role": "teacher",
-                "source": located.source.kind + ":" + str(_without_folders(located.source.name)),
-                "weights_sha256": located.sha256,
-                "files_sha256": located.files_sha256,
-                "fit": fit.model_dump(mode="json"),
-                "parameters": read_json(trained.recorded.file("facts.json"))["parameters"],
-            },
-            *(
-                {
-                    "role": f"assistant {number}",
-                    "config": dict(one.config),
-                    "parameters": one.parameters,
-                    "stages": [f"{item.name}:{item.key}" for item in one.stages],
-                }
-                for number, one in enumerate(trained.assistants, 1)
-            ),
-            {
-                "role": "student",
-                "start": read_json(trained.start.file("facts.json"))["init"],
-                "stages": [f"{item.name}:{item.key}" for item in finished],
-            },
-        ),
+        lineage=_lineage(located, fit, trained, finished),
         licences=tuple(_licences(profile, located)),
         libraries={name: version_of(name) for name in ("torch", "transformers", *_tools(artifacts))},
         artifacts=artifacts,
@@ -194,6 +171,36 @@ def _manifest(
         parity=judged.parity,
         paired=judged.paired,
         sensitivity=read_json(trained.sensitivity.file(RESULT)) if trained.sensitivity else {},
+    )
+
+
+def _lineage(
+    located: Located, fit: FitSpec, trained: Trained, finished: Sequence[Finished]
+) -> tuple[Mapping[str, Any], ...]:
+    """Whom the student learned from, in turn, and by which stages."""
+    return (
+        {
+            "role": "teacher",
+            "source": located.source.kind + ":" + str(_without_folders(located.source.name)),
+            "weights_sha256": located.sha256,
+            "files_sha256": located.files_sha256,
+            "fit": fit.model_dump(mode="json"),
+            "parameters": read_json(trained.recorded.file("facts.json"))["parameters"],
+        },
+        *(
+            {
+                "role": f"assistant {number}",
+                "config": dict(one.config),
+                "parameters": one.parameters,
+                "stages": [f"{item.name}:{item.key}" for item in one.stages],
+            }
+            for number, one in enumerate(trained.assistants, 1)
+        ),
+        {
+            "role": "student",
+            "start": read_json(trained.start.file("facts.json"))["init"],
+            "stages": [f"{item.name}:{item.key}" for item in finished],
+        },
     )
 
 
