@@ -61,7 +61,10 @@ def _signatures(buckets: Sequence[int]) -> list[Signature]:
 def quantize_after_training(source: Path, out: Path) -> None:
     """Dynamic-range int8 of a float file by ai-edge-quantizer, its standard recipe: what a user gets without QAT."""
     with silenced():
+        from ai_edge_litert.tools import flatbuffer_utils
         from ai_edge_quantizer import quantizer, recipe
 
         work = quantizer.Quantizer(str(source), recipe.dynamic_wi8_afp32())
         work.quantize().export_model(str(out), overwrite=True)
+        # From 256 KiB on the library puts weights behind the flatbuffer, by offset; a file for phones is in one piece.
+        flatbuffer_utils.write_model(flatbuffer_utils.read_model(str(out)), str(out))
