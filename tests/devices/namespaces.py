@@ -14,6 +14,11 @@ from pathlib import Path
 from debian import NotHere
 
 ENTER = Path(__file__).with_name("enter.py")
+# It goes with the test's process, however that ends.
+ALONE = (
+    "setpriv", "--pdeathsig", "KILL", "unshare", "--user", "--map-root-user", "--net", "--mount", "--pid",
+    "--mount-proc", "--fork", "--kill-child",
+)  # fmt: skip
 PORT = 15555  # not one of those where adb looks for emulators
 
 
@@ -53,17 +58,16 @@ def start(
     Raises:
         NotHere: the kernel or the user may not make namespaces, or the daemon ends at once.
     """
-    for program in ("unshare", "nsenter"):
+    for program in ("unshare", "nsenter", "setpriv"):
         if not shutil.which(program):
             raise NotHere(f"needs {program} (util-linux)")
     process = subprocess.Popen(
-        ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child",
-         sys.executable, str(ENTER), str(root or ""), qemu, *command],
+        [*ALONE, sys.executable, str(ENTER), str(root or ""), qemu, *command],
         env={**os.environ, **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-    )  # fmt: skip
+    )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
