@@ -30,17 +30,19 @@ def executes(
     frozen: FrozenStudent,
     runner: Runner,
     limits: Limits,
-    activations: Literal["as_trained", "float"] = "as_trained",
+    activations: Literal["as_trained", "float"] | torch.nn.Module = "as_trained",
     samples: int = 8,
     explain: Explain | None = None,
 ) -> None:
     """Run each signature on random inputs and compare its first output with the student computed in torch.
 
+    `activations` is as of `FrozenStudent.to_module`, or the module that this has made.
+
     Raises:
         VerificationError: if the file computes something else; with `explain` it names the first layer that does.
     """
     random = np.random.default_rng(0)
-    module = frozen.to_module(activations)
+    module = frozen.to_module(activations) if isinstance(activations, str) else activations
     for signature in runner.signatures.values():
         errors, largest, given = [], 0.0, []
         for _ in range(samples):

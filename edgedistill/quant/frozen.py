@@ -21,6 +21,7 @@ import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from edgedistill.errors import SpecError, StageError
 from edgedistill.quant.activations import Range
@@ -126,9 +127,9 @@ class FrozenStudent:
 
     def build(self) -> nn.Module:
         """The family's plain float network, weights dequantized, in eval mode: what an exporter rewrites."""
-        model: nn.Module = importlib.import_module(f"edgedistill.students.{self.family}.module").build(
-            _decode_config(self.family, self.config, "config")
-        )
+        module = importlib.import_module(f"edgedistill.students.{self.family}.module")
+        with _Unfilled():  # drawing numbers for 22 M parameters takes longer than all else here
+            model: nn.Module = module.build(_decode_config(self.family, self.config, "config"))
         state = {name: torch.from_numpy(tensor.values()) for name, tensor in self.quantized.items()}
         state |= {name: torch.from_numpy(values.copy()) for name, values in self.floats.items()}
         for names in _owners(model).values():  # a weight that is tied is stored under one of its names
@@ -242,6 +243,13 @@ def _scales(name: str, value: Tensor, grid: WeightGrid, scheme: QuantScheme, lay
         return scales_of(value, grid, scheme.scale_dtype)
     except ValueError as error:
         raise StageError(f"{name} does not fit its grid: {error}.") from None
+
+
+class _Unfilled(TorchFunctionMode):
+    """Within it tensors are not filled with random numbers: for networks whose every tensor is set afterwards."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 def _owners(model: nn.Module) -> dict[str, list[str]]:

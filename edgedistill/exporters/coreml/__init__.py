@@ -4,8 +4,8 @@ What ships is an fp16 program with int32 and float32 tensors at its interface. P
 nothing wider, and an fp32 program is computed on the CPU or the GPU instead. Codes are integers and every scale of a
 frozen student is an fp16 number, so weights lose nothing. The float rest (biases, norms, position tables, and factors
 such as 1/sqrt(width)) is rounded to fp16, each number to the nearest, which changes answers by about 5e-4 of the
-largest: it is measured, and it is all that changes. The proof is in `proof.py`: an fp32 twin from the same conversion
-equals the student to 1e-6, and the file equals that twin, exactly, once the twin's constants are rounded.
+largest: it is measured, and it is all that changes. The proof is in `proof.py`: every constant of the file is the fp16
+number nearest to its float32 value, and the file with those values put back equals the student to 1e-6.
 
 What the angles of rotary positions and the sums of squares of RMS norms are made of stays fp32 in that program: in fp16
 the former have no digits left after some hundred tokens, and the latter overflow.
@@ -30,7 +30,7 @@ from pathlib import Path
 from edgedistill.coreml import load as parse
 from edgedistill.errors import StageError
 from edgedistill.exporters.coreml.auditing import audit
-from edgedistill.exporters.coreml.convert import Converter
+from edgedistill.exporters.coreml.convert import Converter, Raw
 from edgedistill.exporters.coreml.describe import describe
 from edgedistill.exporters.coreml.probing import first_divergence, largest_value
 from edgedistill.exporters.coreml.proof import prove
@@ -38,6 +38,7 @@ from edgedistill.exporters.coreml.reading import read_back, verify
 from edgedistill.exporters.coreml.running import CoremlRunner, load
 from edgedistill.exporters.coreml.seal import seal
 from edgedistill.quant.frozen import FrozenStudent
+from edgedistill.students import Signature
 
 __all__ = [
     "EXTRA",
@@ -87,13 +88,12 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             converter = Converter(frozen, signatures)
-            raw = converter.write("fp16", Path(folder))
-            card = describe(parse(raw), frozen, converter.signature.name)
+            raw = converter.write(Path(folder))
+            card = describe(parse(raw.path), frozen, converter.signature.name)
             shutil.rmtree(partial, ignore_errors=True)
-            seal(raw, card, converter.signature, partial)
-            verify(frozen, partial)
-            tried = signatures if converter.signature == signatures[0] else {*signatures, *frozen.signatures([1])}
-            prove(frozen, sorted(tried), parse(converter.write("fp32", Path(folder))), parse(partial))
+            seal(raw.path, card, converter.signature, partial)
+        tried = signatures if converter.signature == signatures[0] else {*signatures, *frozen.signatures([1])}
+        _prove(frozen, sorted(tried), partial, raw)
         if out.exists():  # a folder cannot be renamed onto another
             shutil.rmtree(old, ignore_errors=True)
             out.replace(old)
@@ -101,3 +101,9 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _prove(frozen: FrozenStudent, signatures: Sequence[Signature], path: Path, raw: Raw) -> None:
+    """Read the package back, compare it with the student, and compute it at each of `signatures`."""
+    verify(frozen, path)
+    prove(frozen, signatures, parse(path), raw.floats)

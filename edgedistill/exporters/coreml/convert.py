@@ -1,4 +1,4 @@
-"""Frozen student to a raw package, through coremltools: traced once, converted for phones and, for the proof, in fp32.
+"""Frozen student to a raw package, through coremltools; its float constants are noted before they are rounded to fp16.
 
 Two things of coremltools are kept out. Passes of its pipeline that rewrite quantized activations: one moves a reshape
 between a dequantize and a quantize onto the integers without asking whether both have the same scale, which silently
@@ -12,9 +12,11 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from edgedistill.errors import MissingDependency, StageError
@@ -31,6 +33,7 @@ REMOVED_PASSES = (
     "common::dequantize_quantize_pair_elimination",
     "common::distributive_quantized_binary_op_scale_normalization",
 )
+_ROUNDING_PASS = "common::add_fp16_cast"
 FLEXIBLE = "any"
 # Operations that stay fp32 in an fp16 program, with the arithmetic that is done for them alone. In fp16 the angle of
 # position 500 is known to a quarter of a radian at best, and the squares of an RMS norm overflow beyond 256.
@@ -90,8 +93,15 @@ def whole(signatures: Sequence[Signature]) -> Signature:
     return Signature(FLEXIBLE, merged([s.inputs for s in signatures]), merged([s.outputs for s in signatures]))
 
 
+class Raw(NamedTuple):
+    """A package as coremltools writes it, and the float32 constants of its program, by name, before any was rounded."""
+
+    path: Path
+    floats: dict[str, NDArray[np.float32]]
+
+
 class Converter:
-    """A student traced once; `write` converts it, in either precision, with the entry point `signature`."""
+    """A student that was traced; `write` converts it, with the entry point `signature`."""
 
     def __init__(self, frozen: FrozenStudent, signatures: Sequence[Signature]) -> None:
         """Trace the student at its largest sizes.
@@ -124,15 +134,16 @@ class Converter:
         except _FAILURES as error:
             raise self._refused("torch cannot trace", error) from error
 
-    def write(self, precision: Literal["fp16", "fp32"], folder: Path) -> Path:
-        """Convert into a new package in `folder`, as coremltools writes it.
+    def write(self, folder: Path) -> Raw:
+        """Convert into a new package in `folder`.
 
         Raises:
             StageError: if coremltools refuses the model.
         """
-        tools, path = self._tools, folder / f"{precision}.mlpackage"
+        tools, path = self._tools, folder / "raw.mlpackage"
         pipeline = copy.deepcopy(tools.PassPipeline.DEFAULT)
         pipeline.remove_passes(set(REMOVED_PASSES))
+        floats = operators.note_floats(pipeline, before=_ROUNDING_PASS)
         operators.register()
         try:
             with silenced():
@@ -142,7 +153,7 @@ class Converter:
                     inputs=self._inputs(),
                     states=self._states(),
                     outputs=[tools.TensorType(name=port.name, dtype=_numpy(port)) for port in self.signature.outputs],
-                    compute_precision=tools.precision.FLOAT32 if precision == "fp32" else self._half(),
+                    compute_precision=self._half(),
                     minimum_deployment_target=getattr(tools.target, self._target()),
                     pass_pipeline=pipeline,
                     skip_model_load=True,
@@ -150,7 +161,7 @@ class Converter:
                 )
         except _FAILURES as error:
             raise self._refused("coremltools cannot convert", error) from error
-        return path
+        return Raw(path, floats)
 
     def _inputs(self) -> list[Any]:
         """Types of the inputs; sizes that differ between signatures are one range, which inputs share."""
@@ -167,8 +178,6 @@ class Converter:
 
     def _states(self) -> list[Any]:
         """The caches of a decoder; Core ML keeps states in fp16 only."""
-        import numpy as np
-
         tools = self._tools
         return [
             tools.StateType(name=name, wrapped_type=tools.TensorType(shape=cache.shape, dtype=np.float16))
@@ -200,6 +209,4 @@ def _needs_fp32(operation: Any) -> bool:
 
 
 def _numpy(port: Port) -> Any:
-    import numpy as np
-
     return {"int32": np.int32, "float32": np.float32}[port.dtype]

@@ -1,13 +1,16 @@
-"""Torch operators that coremltools 9.0 does not know, or computes wrongly, as operations of Core ML."""
+"""What coremltools 9.0 is taught: torch operators that it lacks or computes wrongly, and a pass that only looks."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgedistill.exporters.coreml.network import OPERATOR, identifier
 from edgedistill.quant.activations import HIGH, LOW
+
+_NAMESPACE = "edgedistill"
 
 
 def register() -> None:
@@ -17,6 +20,31 @@ def register() -> None:
     register_torch_op(coreml_on_grid, torch_alias=[OPERATOR], override=True)
     register_torch_op(reciprocal, override=True)
     register_torch_op(bitwise_or, torch_alias=["or"], override=True)
+
+
+def note_floats(pipeline: Any, before: str) -> dict[str, NDArray[np.float32]]:
+    """Add to a `PassPipeline` a pass that notes every float32 constant, just before the pass named `before`.
+
+    What is returned is empty until the pipeline has run; names are those that a package will have for them.
+    """
+    from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+    from coremltools.converters.mil.mil.passes.pass_registry import register_pass
+
+    class NoteFloats(AbstractGraphPass):  # type: ignore[misc]
+        """Changes nothing."""
+
+        def apply(self, program: Any) -> None:
+            for function in program.functions.values():
+                for operation in function.operations:
+                    value = operation.outputs[0].val if operation.op_type == "const" else None
+                    if isinstance(value, np.ndarray | np.generic) and value.dtype == np.float32:
+                        name = identifier(operation.outputs[0].name)
+                        found[f"var_{name}" if name[0].isdigit() else name] = np.asarray(value)
+
+    found: dict[str, NDArray[np.float32]] = {}
+    register_pass(namespace=_NAMESPACE, override=True)(NoteFloats)
+    pipeline.insert_pass(pipeline.passes.index(before), f"{_NAMESPACE}::{NoteFloats.__name__}")
+    return found
 
 
 def coreml_on_grid(context: Any, node: Any) -> None:

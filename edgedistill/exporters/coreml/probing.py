@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgedistill.coreml import Evaluator, Operation, Program, load
-from edgedistill.exporters._divergence import Call, Mismatch, alone, follow, same, weights_of, without_dynamic
+from edgedistill.exporters._divergence import Call, alone, follow, weights_of, without_dynamic
 from edgedistill.exporters.coreml.card import Weight, card_of
 from edgedistill.exporters.coreml.running import beginning
 from edgedistill.quant.frozen import FrozenStudent
@@ -72,21 +72,6 @@ def divergence(
     return follow(
         without_dynamic(frozen).double(), calls, feeds, alone(rounding), values[program.main.outputs[0]], rounding
     )
-
-
-def first_change(one: Program, other: Program, feeds: Mapping[str, NDArray[Any]], rounding: float) -> str | None:
-    """The first operation of `other` that gives something else than that of `one` with the same name; None: none."""
-    before, after = computed(one, feeds), computed(other, feeds)
-    for operation in other.main.operations:
-        for output in operation.outputs:
-            a, b = before.get(output.name), after.get(output.name)
-            if a is None or b is None or not b.is_floating_point():
-                continue
-            try:
-                same(a, b, str(operation), rounding)
-            except Mismatch as found:
-                return str(found)
-    return None
 
 
 def largest_value(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[float, str]:

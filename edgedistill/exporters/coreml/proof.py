@@ -1,10 +1,10 @@
 """What is asked of a conversion before the package ships: that it computes the student, in three steps.
 
-1. The graph. The same conversion in fp32, computed in float64, against the student in float64: no more than the
-   rounding of stored constants. Static activations are compared twice: with their grids left out, as exactly, and with
-   them, where a value on the boundary of two codes may take the other one.
-2. The rounding. The package that ships, computed in float64, against that fp32 program with each of its constants
-   rounded to fp16: equal, so that nothing else was done to it.
+1. The rounding. Each float constant of the package is the fp16 number nearest to what it was in float32, which the
+   conversion noted; that is all that tells the package from its float32 twin, the same program with those put back.
+2. The graph. That twin, computed in float64, against the student in float64: no more than the rounding of stored
+   constants. Static activations are compared twice: with their grids left out, as exactly, and with them, where a value
+   on the boundary of two codes may take the other one.
    A decoder also reads a text in parts, and answers what it answers to the whole.
 3. The range. The package with every result rounded to fp16, as an ideal device does: finite, and near the student.
 """
@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from edgedistill.exporters._proof import Limits, where
 from edgedistill.exporters.coreml.contents import Contents, half
 from edgedistill.exporters.coreml.describe import places_in, weights_in
 from edgedistill.exporters.coreml.network import network
-from edgedistill.exporters.coreml.probing import divergence, first_change
+from edgedistill.exporters.coreml.probing import divergence
 from edgedistill.exporters.coreml.running import Session, beginning
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Signature
@@ -37,11 +37,14 @@ Feeds = Mapping[str, NDArray[Any]]
 GRAPH = Limits(1e-6, 1e-5)
 GRIDS = Limits(0.02, 0.2)
 ROUNDING = Limits(1e-9, 1e-9)
+_ROUNDED = "_to_fp16"  # coremltools' ending of the name of a constant that it rounded
 RANGE = {False: Limits(0.02, 0.1), True: Limits(0.1, 0.3)}  # by whether activations are static
 
 
-def prove(frozen: FrozenStudent, signatures: Sequence[Signature], plain: Program, shipped: Program) -> None:
-    """Compare the fp32 program `plain` with the student, and `shipped` with `plain`, on random inputs.
+def prove(
+    frozen: FrozenStudent, signatures: Sequence[Signature], shipped: Program, floats: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Compare `shipped` with the student on random inputs; `floats` are its constants before they were rounded.
 
     Raises:
         VerificationError: saying which step failed, and by how much.
@@ -53,20 +56,13 @@ def prove(frozen: FrozenStudent, signatures: Sequence[Signature], plain: Program
     # the angle of a rotary position is a float32 product, so its error grows with the length of a text
     longest = max(size for signature in signatures for port in signature.inputs for size in port.shape)
     graph = Limits(*(limit * max(1.0, longest / 256) for limit in GRAPH))
+    twin = unrounded(shipped, floats)
     student = _answers(frozen.to_module("as_trained" if static else "float"), feeds)
-    found = _computed(plain, "fp64", feeds)
-    _near(found, student, GRIDS if static else graph, "the graph", partial(_first_layer, frozen, plain, feeds))
+    found = _computed(twin, "fp64", feeds)
+    _near(found, student, GRIDS if static else graph, "the graph", partial(_first_layer, frozen, twin, feeds))
     if static:
         bare = _answers(network(frozen, grids=False), feeds)
-        _near(_computed(without_grids(plain), "fp64", feeds), bare, graph, "the graph without its grids")
-    twin = rounded(plain, wide_constants(shipped))
-    _near(
-        _computed(shipped, "fp64", feeds),
-        _computed(twin, "fp64", feeds),
-        ROUNDING,
-        "the fp16 program",
-        lambda n: first_change(twin, shipped, {**feeds[n], **beginning(shipped.main)}, ROUNDING.worst),
-    )
+        _near(_computed(without_grids(twin), "fp64", feeds), bare, graph, "the graph without its grids")
     if shipped.main.states:
         longest_text = max(feeds, key=lambda given: given["input_ids"].size)
         whole, parts = _computed(shipped, "fp64", [longest_text]), _in_parts(shipped, longest_text)
@@ -93,25 +89,27 @@ def _in_parts(program: Program, text: Feeds) -> NDArray[Any]:
     return np.concatenate([session.read(part) for part in parts], axis=1)
 
 
-def wide_constants(program: Program) -> frozenset[str]:
-    """The names of the float constants that a program keeps in fp32."""
-    return frozenset(name for name, value in Contents(program).floats().items() if value.type.dtype == "fp32")
+def unrounded(program: Program, floats: Mapping[str, NDArray[np.float32]]) -> Program:
+    """The program with the float32 value of each constant that coremltools rounded to fp16; compute it in float64.
 
+    A constant that it made of others after rounding them stays as it is.
 
-def rounded(program: Program, wide: Collection[str] = ()) -> Program:
-    """The program with its fp32 constants rounded to fp16, as coremltools rounds them when it makes an fp16 program.
-
-    Those named in `wide` stay.
+    Raises:
+        VerificationError: if a constant is not its float32 value rounded.
     """
 
-    def convert(operation: Operation) -> Operation:
-        value = operation.inputs["val"][0] if operation.kind == "const" else None
-        if not isinstance(value, Constant) or value.type.dtype != "fp32" or operation.name in wide:
+    def restore(operation: Operation) -> Operation:
+        bound = operation.inputs.get("val", ()) if operation.kind == "const" else ()
+        exact = floats.get(operation.name.removesuffix(_ROUNDED))
+        if exact is None or not bound or not isinstance(value := bound[0], Constant) or value.type.dtype != "fp16":
             return operation
-        nearest = half(value.array()).astype(np.float32).reshape(value.shape)
-        return dataclasses.replace(operation, inputs={"val": (Constant(value.type, inline=nearest),)})
+        if value.shape != exact.shape or not np.array_equal(value.array(), half(exact)):
+            raise VerificationError(
+                f"Core ML: the fp16 program holds other numbers in {operation.name} than those that it should round."
+            )
+        return dataclasses.replace(operation, inputs={"val": (Constant(value.type, inline=exact),)})
 
-    return _changed(program, convert)
+    return _changed(program, restore)
 
 
 def without_grids(program: Program) -> Program:
@@ -156,11 +154,11 @@ def _answers(module: torch.nn.Module, feeds: Sequence[Feeds]) -> list[NDArray[An
     return found
 
 
-def _first_layer(frozen: FrozenStudent, plain: Program, feeds: Sequence[Feeds], number: int) -> str | None:
-    """Which layer of the fp32 program first differs from the student's for the inputs of that number."""
-    contents = Contents(plain)
+def _first_layer(frozen: FrozenStudent, twin: Program, feeds: Sequence[Feeds], number: int) -> str | None:
+    """Which layer of the float32 twin first differs from the student's for the inputs of that number."""
+    contents = Contents(twin)
     places = places_in(contents, frozen)
-    return divergence(frozen, plain, weights_in(contents, frozen), places, feeds[number], GRAPH.worst)
+    return divergence(frozen, twin, weights_in(contents, frozen), places, feeds[number], GRAPH.worst)
 
 
 def _near(

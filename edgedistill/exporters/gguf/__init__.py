@@ -77,27 +77,36 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
     reason = frozen.scheme.misfit(HOLDS)
     if reason is not None:
         raise StageError(f"GGUF cannot hold this student: {reason}.")
-    architecture = layout_of(frozen).architecture
+    layout_of(frozen)  # what llama.cpp has no architecture for is refused first
     try:
         lengths = [signature.inputs[0].shape[1] for signature in frozen.signatures(buckets)]
     except ValueError as error:
         raise StageError(f"{frozen.family} student: {error}.") from None
+    partial = out.with_name(out.name + ".partial")
+    try:
+        write(frozen, lengths, partial)
+        _prove(frozen, lengths, partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _prove(frozen: FrozenStudent, lengths: Sequence[int], path: Path) -> None:
+    """Read the file back and compare it, then run it and its float32 twin, which lies beside it for that time."""
+    verify(frozen, path)
     proof = [min(lengths[-1], _LONGEST_PROOF)]
-    partial, twin = out.with_name(out.name + ".partial"), out.with_name(out.name + ".float.partial")
+    twin, limits = path.with_name(path.name + ".float"), _TWIN_LIMITS.get(layout_of(frozen).architecture, _TWIN_LIMIT)
+    module = frozen.to_module("float")
 
     def explain(path: Path) -> Explain:
         return lambda feeds: first_divergence(frozen, path, feeds)
 
     try:
-        write(frozen, lengths, partial)
-        verify(frozen, partial)
         write(frozen, proof, twin, exact=False)
         with contextlib.closing(open_file(twin, exact=True)) as runner:
-            executes(frozen, runner, _TWIN_LIMITS.get(architecture, _TWIN_LIMIT), "float", explain=explain(twin))
-        with contextlib.closing(open_file(partial, lengths=proof)) as runner:
-            executes(frozen, runner, _LIMITS, "float", explain=explain(partial))
-            check_tokens(frozen.task, runner.tokenize)
-        partial.replace(out)
+            executes(frozen, runner, limits, module, explain=explain(twin))
     finally:
-        partial.unlink(missing_ok=True)
         twin.unlink(missing_ok=True)
+    with contextlib.closing(open_file(path, lengths=proof)) as runner:
+        executes(frozen, runner, _LIMITS, module, explain=explain(path))
+        check_tokens(frozen.task, runner.tokenize)

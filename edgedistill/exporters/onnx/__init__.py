@@ -73,19 +73,24 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
     except ValueError as error:
         raise StageError(f"{frozen.family} student: {error}.") from None
     require()  # before the slow part
-    computes: Literal["as_trained", "float"] = (
-        "float" if COMPUTES[frozen.scheme.activations] == "float" else "as_trained"
-    )
     partial = out.with_name(out.name + ".partial")
     try:
         partial.write_bytes(pack(convert(frozen, signatures), frozen))
-        verify(frozen, partial)
-        runner = _AtBuckets(load(partial), {signature.name: signature for signature in signatures})
-        limits = _LIMITS[frozen.scheme.activations]
-        executes(frozen, runner, limits, computes, explain=lambda feeds: first_divergence(frozen, partial, feeds))
+        _prove(frozen, signatures, partial)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _prove(frozen: FrozenStudent, signatures: Sequence[Signature], path: Path) -> None:
+    """Read the file back and compare it, then run it at the sizes of each of `signatures`."""
+    verify(frozen, path)
+    computes: Literal["as_trained", "float"] = (
+        "float" if COMPUTES[frozen.scheme.activations] == "float" else "as_trained"
+    )
+    runner = _AtBuckets(load(path), {signature.name: signature for signature in signatures})
+    limits = _LIMITS[frozen.scheme.activations]
+    executes(frozen, runner, limits, computes, explain=lambda feeds: first_divergence(frozen, path, feeds))
 
 
 class _AtBuckets(NamedTuple):

@@ -139,16 +139,21 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
     try:
         given = carriers(frozen)
         partial.write_bytes(shrink(convert(frozen, signatures, given), frozen, given))
-        verify(frozen, partial)
-        runner, limits = load(partial), _LIMITS[frozen.scheme.activations]
-
-        def explain(feeds: Feeds) -> str | None:
-            return first_divergence(frozen, partial, feeds)
-
-        if isinstance(runner, DecoderRunner):
-            prove(frozen, runner, limits, explain)
-        else:
-            executes(frozen, runner, limits, explain=explain)
+        _prove(frozen, partial)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _prove(frozen: FrozenStudent, path: Path) -> None:
+    """Read the file back and compare it, then run every signature."""
+    verify(frozen, path)
+    runner, limits = load(path), _LIMITS[frozen.scheme.activations]
+
+    def explain(feeds: Feeds) -> str | None:
+        return first_divergence(frozen, path, feeds)
+
+    if isinstance(runner, DecoderRunner):
+        prove(frozen, runner, limits, explain)
+    else:
+        executes(frozen, runner, limits, explain=explain)

@@ -69,12 +69,13 @@ def answers(frozen: FrozenStudent, path: Path, rows: int = 24, **options: Any) -
 
 
 class Converted:
-    """What `prove` compares: a student, its fp32 twin and the program that ships."""
+    """What `prove` compares: a student, the program that ships, and its constants before they were rounded."""
 
     def __init__(self, frozen: FrozenStudent, folder: Path) -> None:
         self.frozen, self.signatures = frozen, frozen.signatures(BUCKETS)
         converter = Converter(frozen, self.signatures)
-        self.plain, self.shipped = (parse(converter.write(precision, folder)) for precision in ("fp32", "fp16"))
+        raw = converter.write(folder)
+        self.shipped, self.floats = parse(raw.path), raw.floats
 
 
 def digest(path: Path) -> dict[str, str]:

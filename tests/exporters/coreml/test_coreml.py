@@ -77,19 +77,18 @@ def test_fp16_arithmetic_of_an_ideal_device_stays_near(exported: tuple[FrozenStu
     assert np.abs(ours - theirs).max() < limit * np.abs(ours).max()
 
 
-def test_the_fp32_twin_is_the_student_and_the_file_is_the_twin_rounded(converted: Converted) -> None:
+def test_with_its_float32_constants_put_back_the_file_is_the_student(converted: Converted) -> None:
     frozen, random = converted.frozen, np.random.default_rng(3)
     kind: Any = coreml.COMPUTES[frozen.scheme.activations]
     module = frozen.to_module(kind).double()
-    twin = Evaluator(converted.plain, "fp64")
-    rounded = Evaluator(proof.rounded(converted.plain, proof.wide_constants(converted.shipped)), "fp64")
+    twin = Evaluator(proof.unrounded(converted.shipped, converted.floats), "fp64")
     shipped = Evaluator(converted.shipped, "fp64")
     for signature in converted.signatures * 4:
         feeds = frozen.sample(signature, random)
         with torch.no_grad():
             wanted = module(*(torch.from_numpy(value) for value in feeds.values())).logits.numpy()
         assert np.abs(twin.predict(feeds)["logits"] - wanted).max() < 1e-8
-        assert np.array_equal(shipped.predict(feeds)["logits"], rounded.predict(feeds)["logits"])
+        assert np.abs(shipped.predict(feeds)["logits"] - wanted).max() > 1e-6
 
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:

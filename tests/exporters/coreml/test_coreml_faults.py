@@ -14,12 +14,13 @@ import torch
 from coreml_students import BUCKETS, MID, SCHEMES, Converted, blob_of, student
 from torch import nn
 
-from edgedistill.coreml import Operation, Program
+from edgedistill.coreml import Constant, Operation, Program
 from edgedistill.coreml import load as parse
 from edgedistill.errors import StageError, VerificationError
 from edgedistill.exporters import coreml
 from edgedistill.exporters.coreml import convert, proof
 from edgedistill.exporters.coreml.card import card_of
+from edgedistill.exporters.coreml.contents import Contents, half
 from edgedistill.exporters.coreml.network import network
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.specs.quant import QuantScheme
@@ -161,18 +162,42 @@ def sum_without_mask(program: Program, softmax: Operation) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_program_that_computes_something_else_is_found(converted: Converted, fault: str) -> None:
-    """In either conversion, the one that is compared with the student or the one that ships."""
-    frozen, signatures = converted.frozen, converted.signatures
-    for plain, shipped, step in (
-        (FAULTS[fault](converted.plain), converted.shipped, "the graph"),
-        (converted.plain, FAULTS[fault](converted.shipped), "the fp16 program"),
-    ):
-        with pytest.raises(VerificationError, match=step):
-            proof.prove(frozen, signatures, plain, shipped)
+    with pytest.raises(VerificationError, match="the graph"):
+        proof.prove(converted.frozen, converted.signatures, FAULTS[fault](converted.shipped), converted.floats)
+
+
+@pytest.mark.parametrize("kind", ["gain", "factor"])
+def test_a_constant_that_is_not_rounded_to_the_nearest_is_found(converted: Converted, kind: str) -> None:
+    """One number of a tensor, or one factor of the graph, by the last bit of fp16: too little to be seen in answers."""
+    shape = (64,) if kind == "gain" else ()
+
+    def nudged(operation: Operation) -> Operation:
+        (value,) = operation.inputs.get("val", (None,))
+        if operation.name not in names[:1] or not isinstance(value, Constant):
+            return operation
+        array = value.array().copy()
+        array.flat[-1] = np.nextafter(array.flat[-1], np.float16(100))
+        return dataclasses.replace(operation, inputs={"val": (Constant(value.type, inline=array),)})
+
+    program = converted.shipped
+    floats = Contents(program).floats()
+    names = [name for name, value in floats.items() if value.shape == shape and value.array().flat[-1] not in (0, 1)]
+    operations = tuple(map(nudged, program.main.operations))
+    function = dataclasses.replace(program.main, operations=operations)
+    spoiled = dataclasses.replace(program, functions={program.default: function})
+    with pytest.raises(VerificationError, match=f"the fp16 program holds other numbers in {names[0]}"):
+        proof.prove(converted.frozen, converted.signatures, spoiled, converted.floats)
+
+
+def test_float32_constants_that_are_not_the_students_are_found(converted: Converted) -> None:
+    """Too little for fp16 to show it, and the graph with them put back still tells."""
+    floats = {name: np.asarray(half(value), np.float32) for name, value in converted.floats.items()}
+    with pytest.raises(VerificationError, match="the graph"):
+        proof.prove(converted.frozen, converted.signatures, converted.shipped, floats)
 
 
 def test_the_proof_passes_what_was_converted(converted: Converted) -> None:
-    proof.prove(converted.frozen, converted.signatures, converted.plain, converted.shipped)
+    proof.prove(converted.frozen, converted.signatures, converted.shipped, converted.floats)
 
 
 def spoiling(change: Callable[[nn.Module], None]) -> Callable[..., nn.Module]:
