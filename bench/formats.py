@@ -2,16 +2,22 @@
 
 python bench/formats.py [--repeats 3]
 
-The bare converter writes a float file of the same network and does nothing else. Ours writes integer codes, reads them
-back, compares every number with the student, and runs the file. Both in one process, interleaved.
+The bare converter writes a float file of the same network and does nothing else. Ours writes integer codes, which is
+compared with that; then it reads them back, compares every number with the student, and runs the file, which is
+reported beside it. Both in one process, interleaved, in seconds of the processor.
 """
 
 import argparse
+import contextlib
+import gc
+import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +39,7 @@ LENGTH, CLASSES = 32, 77
 FORMATS = ("tflite", "onnx", "coreml", "gguf")
 
 
-def minilm() -> tuple[torch.nn.Module, bert.Config]:
+def minilm(max_length: int) -> tuple[torch.nn.Module, bert.Config]:
     """The encoder with a random head of 77 classes."""
     located = locate(catalog.load_profile("default").teacher.sources)
     encoder = networks.load_body(located, classifier=False)
@@ -44,7 +50,7 @@ def minilm() -> tuple[torch.nn.Module, bert.Config]:
         heads=about.num_attention_heads,
         ffn=about.intermediate_size,
         vocabulary=about.vocab_size,
-        max_length=LENGTH,
+        max_length=max_length,
         classes=CLASSES,
     )
     torch.manual_seed(0)
@@ -113,53 +119,130 @@ BARE: dict[str, Callable[[torch.nn.Module, Any, Path], None]] = {
 }  # fmt: skip
 
 
-def timed(run: Callable[[], object]) -> float:
-    start = time.monotonic()
+class Spent(NamedTuple):
+    """Seconds of one conversion: of the processor, and of the clock, which is longer where others compute too."""
+
+    processor: float
+    clock: float
+
+
+def timed(run: Callable[[], object]) -> Spent:
+    gc.collect()
+    start = time.process_time(), time.monotonic()
     with silenced(), torch.no_grad():
         run()
-    return time.monotonic() - start
+    return Spent(time.process_time() - start[0], time.monotonic() - start[1])
+
+
+@contextlib.contextmanager
+def proof_of(exporter: Any) -> Iterator[list[Spent]]:
+    """Time what the exporter does after the file is written: reading it back, comparing, executing."""
+    prove, spent = exporter._prove, []
+
+    def noted(*arguments: Any) -> None:
+        start = time.process_time(), time.monotonic()
+        prove(*arguments)
+        spent.append(Spent(time.process_time() - start[0], time.monotonic() - start[1]))
+
+    exporter._prove = noted
+    try:
+        yield spent
+    finally:
+        exporter._prove = prove
+
+
+class Case:
+    """MiniLM in one format, by its bare converter and by ours."""
+
+    def __init__(self, name: str, model: torch.nn.Module, frozen: FrozenStudent, work: Path) -> None:
+        self.name, self.model, self.frozen, self.work = name, model, frozen, work
+        self.exporter = catalog.load_plugin("exporters", name)
+        self.signature = frozen.signatures([LENGTH])[0]
+
+    def out(self, who: str) -> Path:
+        return self.work / f"{who}{self.exporter.SUFFIX}"
+
+    def bare(self) -> dict[str, Spent]:
+        return {"bare": timed(lambda: BARE[self.name](self.model, self.signature, self.out("bare")))}
+
+    def ours(self) -> dict[str, Spent]:
+        with proof_of(self.exporter) as proofs:
+            whole = timed(lambda: self.exporter.export(self.frozen, [LENGTH], self.out("ours")))
+        (proof,) = proofs
+        export = Spent(whole.processor - proof.processor, whole.clock - proof.clock)
+        return {"export": export, "proof": proof}
+
+
+def cases(work: Path) -> list[Case]:
+    model, config = minilm(LENGTH)
+    frozen = quant.freeze(model, "bert", config, QuantScheme(), {})
+    plain = frozen.build()
+    return [Case(name, plain, frozen, work) for name in FORMATS]
+
+
+def peak_mb(name: str, who: str) -> float:
+    """Peak memory of a process that does this one conversion, the imports and the model included."""
+    command = [sys.executable, __file__, "--only", f"{name}:{who}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def only(name: str, who: str, work: Path) -> None:
+    (case,) = (case for case in cases(work) if case.name == name)
+    getattr(case, who)()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
 def main(repeats: int, work: Path) -> None:
     torch.set_num_threads(1)
-    model, config = minilm()
-    frozen: FrozenStudent = quant.freeze(model, "bert", config, QuantScheme(), {})
-    signature = frozen.signatures([LENGTH])[0]
-    seen: dict[str, dict[str, list[float]]] = {name: {"bare": [], "ours": []} for name in FORMATS}
-    sizes = {}
+    seen: dict[str, dict[str, list[Spent]]] = {name: {"bare": [], "export": [], "proof": []} for name in FORMATS}
+    found = cases(work)
     for attempt in range(repeats + 1):  # the first warms imports and is left out
-        for name in FORMATS:
-            exporter = catalog.load_plugin("exporters", name)
-            bare, ours = (work / f"{attempt}_{who}{exporter.SUFFIX}" for who in ("bare", "ours"))
-            spent = {
-                "bare": timed(lambda name=name, bare=bare: BARE[name](frozen.build(), signature, bare)),
-                "ours": timed(lambda exporter=exporter, ours=ours: exporter.export(frozen, [LENGTH], ours)),
-            }
-            sizes[name] = bytes_of(bare) / 1e6, bytes_of(ours) / 1e6
-            if attempt:
-                for who, seconds in spent.items():
-                    seen[name][who].append(seconds)
-    medians = {name: {who: float(np.median(times)) for who, times in item.items()} for name, item in seen.items()}
-    totals = {who: sum(item[who] for item in medians.values()) for who in ("bare", "ours")}
-    rows = [
-        f"| {name} | {item['bare']:.1f} | {item['ours']:.1f} | {item['ours'] / item['bare']:.2f} "
-        f"| {sizes[name][0]:.1f} | {sizes[name][1]:.1f} |"
-        for name, item in medians.items()
-    ]
-    rows.append(f"| all | {totals['bare']:.1f} | {totals['ours']:.1f} | {totals['ours'] / totals['bare']:.2f} | | |")
+        for case in found:
+            runs = [case.bare, case.ours]
+            for run in runs if attempt % 2 else runs[::-1]:
+                for what, spent in run().items():
+                    if attempt:
+                        seen[case.name][what].append(spent)
+    sizes = {case.name: {who: bytes_of(case.out(who)) / 1e6 for who in ("bare", "ours")} for case in found}
+    peaks = {name: {who: peak_mb(name, who) for who in ("bare", "ours")} for name in FORMATS}
+    write("formats", {"seconds": seen, "sizes_mb": sizes, "peak_mb": peaks}, table(seen, sizes, peaks, repeats))
+
+
+def table(seen: Any, sizes: Any, peaks: Any, repeats: int) -> str:
+    medians = {
+        name: {what: float(np.median([spent.processor for spent in times])) for what, times in item.items()}
+        for name, item in seen.items()
+    }
+    medians["all"] = {what: sum(item[what] for item in medians.values()) for what in ("bare", "export", "proof")}
+    rows = []
+    for name, item in medians.items():
+        whole = item["export"] + item["proof"]
+        numbers = f"{item['bare']:.2f} | {item['export']:.2f} | {item['export'] / item['bare']:.2f} "
+        numbers += f"| {item['proof']:.2f} | {whole / item['bare']:.2f}"
+        pairs = [f"{given[name]['bare']:.0f} | {given[name]['ours']:.0f}" for given in (peaks, sizes) if name in given]
+        rows.append(f"| {name} | {numbers} | {' | '.join(pairs) if pairs else ' | | | '} |")
     head = [
         "# Export of all-MiniLM-L6-v2, one signature of 32 tokens",
         "",
-        f"Medians of {repeats}, one thread, imports warm. Ours: int8 per channel, read back, compared and executed.",
+        f"Medians of {repeats}, interleaved; seconds of the processor on one thread, imports warm, the float network",
+        "in memory. Ours is int8 per channel: export writes the file; proof reads it back, compares every number with",
+        "the student, and executes it. Peak memory is of a process of its own for one conversion, imports included.",
         "",
-        "| format | bare converter, s | ours, s | ours ÷ bare | bare file, MB | ours, MB |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| format | bare converter, s | export, s | export ÷ bare | proof, s | with proof ÷ bare "
+        "| bare peak, MB | our peak, MB | bare file, MB | our file, MB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    write("formats", {"seconds": seen, "sizes_mb": sizes}, "\n".join([*head, *rows]) + "\n")
+    return "\n".join([*head, *rows]) + "\n"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        main(parser.parse_args().repeats, Path(folder))
+        if given.only:
+            only(*given.only.split(":"), Path(folder))
+        else:
+            main(given.repeats, Path(folder))

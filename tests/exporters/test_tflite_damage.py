@@ -46,7 +46,7 @@ for turn in range(300):
     else:
         data[at : at + 4] = chance.choice([b"\\xff" * 4, b"\\xff\\xff\\xff\\x7f", bytes(4), chance.randbytes(4)])
     work.write_bytes(data)
-    started = time.monotonic()
+    started = time.process_time()
     try:
         tflite.read_back(work)
         tflite.load(work)
@@ -67,12 +67,12 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def refused(path: Path, told: str) -> None:
     """By both, and soon."""
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(VerificationError, match=told):
         tflite.read_back(path)
     with pytest.raises(StageError, match=told):
         tflite.load(path)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20
 
 
 def changed(real: Path, out: Path, change: Callable[[Edit], None]) -> Path:

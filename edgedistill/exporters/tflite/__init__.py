@@ -22,6 +22,7 @@ from edgedistill.exporters.tflite.checking import verify
 from edgedistill.exporters.tflite.decoding import entry_points
 from edgedistill.exporters.tflite.generating import DecoderRunner, load, prove
 from edgedistill.exporters.tflite.graph import convert
+from edgedistill.exporters.tflite.opening import opens
 from edgedistill.exporters.tflite.probing import first_divergence, largest_value
 from edgedistill.exporters.tflite.reading import read_back
 from edgedistill.exporters.tflite.running import TfliteRunner
@@ -137,7 +138,7 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         raise StageError(f"{frozen.family} student: {error}.") from None
     partial = out.with_name(out.name + ".partial")
     try:
-        given = carriers(frozen)
+        given = {} if opens(frozen) else carriers(frozen)
         partial.write_bytes(shrink(convert(frozen, signatures, given), frozen, given))
         _prove(frozen, partial)
         partial.replace(out)

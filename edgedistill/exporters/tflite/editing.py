@@ -13,6 +13,7 @@ SINCE = {
     ("CONV_2D", 7): "2.11.0",
     ("DEPTHWISE_CONV_2D", 7): "2.11.0",
     ("FULLY_CONNECTED", 10): "2.11.0",
+    ("FULLY_CONNECTED", 12): "2.17.0",
     ("DEQUANTIZE", 5): "2.7.0",
     ("DEQUANTIZE", 6): "2.18.0",
     ("EMBEDDING_LOOKUP", 4): "2.18.0",

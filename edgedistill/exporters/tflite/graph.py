@@ -17,6 +17,7 @@ from edgedistill.errors import MissingDependency, StageError
 from edgedistill.exporters._quiet import silenced
 from edgedistill.exporters.tflite.carriers import Carrier
 from edgedistill.exporters.tflite.decoding import Step, keeps_caches, write_in_slots
+from edgedistill.exporters.tflite.opening import add_opened, opens
 from edgedistill.quant.activations import HIGH, LOW, Range
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.grid import CODE_MAX, dequantize
@@ -24,7 +25,8 @@ from edgedistill.students import Signature
 
 
 def convert(frozen: FrozenStudent, signatures: Sequence[Signature], given: Mapping[str, Carrier]) -> bytearray:
-    """A .tflite with the signatures, before it is shrunk and checked: with `given` in place of the student's codes.
+    """A .tflite with the signatures, before it is shrunk and checked: with `given` in place of the student's codes, or
+    with its tensors as further inputs (`opening`), for which `given` is empty.
 
     Raises:
         MissingDependency: if litert-torch is not installed.
@@ -47,6 +49,8 @@ def convert(frozen: FrozenStudent, signatures: Sequence[Signature], given: Mappi
     quantizer = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config))
     try:
         with silenced(), torch.no_grad():
+            if opens(frozen):
+                return bytearray(add_opened(litert_torch, frozen, signatures).convert().model_content())
             converter = add_signatures(litert_torch, _with_pairs(frozen, given), signatures)
             return bytearray(converter.convert(quant_config=quantizer).model_content())
     except Exception as error:  # the converter raises errors of torch, jax, MLIR and plain builtins alike

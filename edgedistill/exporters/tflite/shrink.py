@@ -25,7 +25,7 @@ _MIN_PREFIX_BYTES = 1024  # below this a SLICE operator costs more than the cons
 def shrink(raw: bytearray, frozen: FrozenStudent, given: Mapping[str, Carrier]) -> bytes:
     """The final file: the student's codes, float ends, shared constants, a map from names to buffers, no debug data.
 
-    `given` is what the converter had in place of the student's codes.
+    `given` is what the converter had in place of the student's codes; none where its tensors were opened.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -40,6 +40,7 @@ def shrink(raw: bytearray, frozen: FrozenStudent, given: Mapping[str, Carrier]) 
     _share_prefixes(edit)
     _strip(edit, hybrid=frozen.scheme.activations != "float")
     _compact_buffers(edit)
+    _compact_codes(model)
     renumber(model, last={schema.BuiltinOperator.SLICE}, private_types={schema.TensorType.INT32})
     _name_weights(edit, frozen.family, layouts)
     return Packer().pack(model)
@@ -135,6 +136,15 @@ def _compact_buffers(edit: Edit) -> None:
                 owned[places[key]] = name
         owner.buffer = places[key]
     edit.model.buffers, edit.owned = buffers, owned
+
+
+def _compact_codes(model: Any) -> None:
+    """Drop the operator codes that no operator has any more."""
+    used = sorted({int(operator.opcodeIndex) for subgraph in model.subgraphs for operator in subgraph.operators})
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators:
+            operator.opcodeIndex = used.index(int(operator.opcodeIndex))
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
 
 
 def _name_weights(edit: Edit, family: str, layouts: Mapping[str, str]) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgedistill.errors import StageError
 from edgedistill.exporters.tflite.carriers import CHANNEL_AXIS, POINTWISE, Carrier, stored_as
 from edgedistill.exporters.tflite.editing import Edit
+from edgedistill.exporters.tflite.opening import close, opens
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.stored import QuantizedTensor
 from edgedistill.specs.quant import PerGroup, WeightGrid
@@ -27,33 +28,23 @@ from edgedistill.specs.quant import PerGroup, WeightGrid
 # The version of each operator that takes int4 weights next to int8 activations, or float ones in the case of lookups.
 LAYERS = {"CONV_2D": 7, "DEPTHWISE_CONV_2D": 7, "FULLY_CONNECTED": 10}
 LOOKUP = "EMBEDDING_LOOKUP"
+# The one that quantizes its input by itself; with a scale for each channel of its weight it has this version.
+HYBRID, _HYBRID_VERSION = "FULLY_CONNECTED", 12
 
 
 def place(edit: Edit, frozen: FrozenStudent, given: Mapping[str, Carrier]) -> dict[str, str]:
-    """Replace every carrier in the model; answers the layout of each weight that is not stored as we have it."""
-    forms: dict[bytes, list[tuple[str, str, NDArray[np.int8]]]] = {}
-    tables: dict[bytes, str] = {}
-    for name, carrier in given.items():
-        for layout, codes in carrier.stored().items():
-            forms.setdefault(codes.tobytes(), []).append((name, layout, codes))
-        if carrier.codes.ndim == 2:  # static mode leaves the tables of embeddings float
-            tables[(carrier.codes * carrier.scales[:, None]).tobytes()] = name
+    """Replace every carrier, and every tensor that was opened; answers the layout of each weight not stored as ours."""
+    found = close(edit, frozen) if opens(frozen) else [_carried(edit, subgraph, given) for subgraph in _graphs(edit)]
     grids, layouts, buffers = frozen.grids(), dict[str, str](), dict[str, int]()
-    for subgraph in edit.model.subgraphs:
-        lookups = {int(o.inputs[1]) for o in subgraph.operators if edit.code(o) == edit.builtin(LOOKUP)}
+    for subgraph, places in zip(_graphs(edit), found, strict=True):
         placed: dict[int, str] = {}
-        for index, tensor in enumerate(list(subgraph.tensors)):
-            data = edit.bytes_of(tensor)
-            found = None
-            if tensor.type == edit.schema.TensorType.INT8:
-                # equal bytes in two layouts (a 1x1 kernel) are told apart by the shape
-                same = (item for item in forms.get(data, []) if item[2].shape == tuple(tensor.shape))
-                found = next(((name, layout) for name, layout, _ in same), None)
-            elif tensor.type == edit.schema.TensorType.FLOAT32 and index in lookups and data in tables:
-                found = tables[data], ""
-            if found is None:
+        for index, (name, layout) in places.items():
+            tensor = subgraph.tensors[index]
+            if name in frozen.floats:
+                if name not in buffers:
+                    buffers[name] = edit.add_buffer(frozen.floats[name])
+                tensor.buffer = buffers[name]
                 continue
-            name, layout = found
             weight, grid = frozen.quantized[name], grids[name]
             if grid.bits == 4 and layout and frozen.scheme.activations == "static_int8":
                 pointwise = weight.codes.shape[1] > 1 and weight.codes.shape[2:] == (1, 1)
@@ -69,6 +60,34 @@ def place(edit: Edit, frozen: FrozenStudent, given: Mapping[str, Carrier]) -> di
                 layouts[name] = layout
         _connect(edit, subgraph, placed, frozen)
     return layouts
+
+
+def _graphs(edit: Edit) -> list[Any]:
+    """The subgraphs, in the order of their signatures."""
+    out: list[Any] = edit.model.subgraphs
+    return out
+
+
+def _carried(edit: Edit, subgraph: Any, given: Mapping[str, Carrier]) -> dict[int, tuple[str, str]]:
+    """The tensors that hold carriers, by index: the weight that each is for, and its layout."""
+    forms: dict[bytes, list[tuple[str, str, NDArray[np.int8]]]] = {}
+    tables: dict[bytes, str] = {}
+    for name, carrier in given.items():
+        for layout, codes in carrier.stored().items():
+            forms.setdefault(codes.tobytes(), []).append((name, layout, codes))
+        if carrier.codes.ndim == 2:  # static mode leaves the tables of embeddings float
+            tables[(carrier.codes * carrier.scales[:, None]).tobytes()] = name
+    lookups = {int(o.inputs[1]) for o in subgraph.operators if edit.code(o) == edit.builtin(LOOKUP)}
+    found: dict[int, tuple[str, str]] = {}
+    for index, tensor in enumerate(subgraph.tensors):
+        data = edit.bytes_of(tensor)
+        if tensor.type == edit.schema.TensorType.INT8:
+            # equal bytes in two layouts (a 1x1 kernel) are told apart by the shape
+            same = [(name, layout) for name, layout, c in forms.get(data, []) if c.shape == tuple(tensor.shape)]
+            found |= {index: same[0]} if same else {}
+        elif tensor.type == edit.schema.TensorType.FLOAT32 and index in lookups and data in tables:
+            found[index] = tables[data], ""
+    return found
 
 
 def packed(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -126,6 +145,8 @@ def _connect(edit: Edit, subgraph: Any, placed: Mapping[int, str], frozen: Froze
                 operator.inputs = np.asarray([operator.inputs[0], dequantized[index], *operator.inputs[2:]], np.int32)
             elif len(weight.shape) == 2 and name == "CONV_2D":
                 _apply_to_pixels(edit, operator)
+            elif name == HYBRID and frozen.scheme.activations == "dynamic_int8":
+                edit.at_least(operator, name, _HYBRID_VERSION)
             elif int4 and name is not None:
                 edit.at_least(operator, name, LAYERS[name])
         operators.append(operator)
