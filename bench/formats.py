@@ -1,6 +1,6 @@
 """What an export costs beside the bare converter: all-MiniLM-L6-v2 as a student, in every format.
 
-python bench/formats.py [--repeats 3]
+python bench/formats.py [--repeats 3] [--memory]
 
 The bare converter writes a float file of the same network and does nothing else. Ours writes integer codes, which is
 compared with that; then it reads them back, compares every number with the student, and runs the file, which is
@@ -193,7 +193,7 @@ def only(name: str, who: str, work: Path) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
 
 
-def main(repeats: int, work: Path) -> None:
+def main(repeats: int, memory: bool, work: Path) -> None:
     torch.set_num_threads(1)
     seen: dict[str, dict[str, list[Spent]]] = {name: {"bare": [], "export": [], "proof": []} for name in FORMATS}
     found = cases(work)
@@ -205,7 +205,7 @@ def main(repeats: int, work: Path) -> None:
                     if attempt:
                         seen[case.name][what].append(spent)
     sizes = {case.name: {who: bytes_of(case.out(who)) / 1e6 for who in ("bare", "ours")} for case in found}
-    peaks = {name: {who: peak_mb(name, who) for who in ("bare", "ours")} for name in FORMATS}
+    peaks = {name: {who: peak_mb(name, who) for who in ("bare", "ours")} for name in FORMATS if memory}
     write("formats", {"seconds": seen, "sizes_mb": sizes, "peak_mb": peaks}, table(seen, sizes, peaks, repeats))
 
 
@@ -220,8 +220,8 @@ def table(seen: Any, sizes: Any, peaks: Any, repeats: int) -> str:
         whole = item["export"] + item["proof"]
         numbers = f"{item['bare']:.2f} | {item['export']:.2f} | {item['export'] / item['bare']:.2f} "
         numbers += f"| {item['proof']:.2f} | {whole / item['bare']:.2f}"
-        pairs = [f"{given[name]['bare']:.0f} | {given[name]['ours']:.0f}" for given in (peaks, sizes) if name in given]
-        rows.append(f"| {name} | {numbers} | {' | '.join(pairs) if pairs else ' | | | '} |")
+        pairs = [f"{g[name]['bare']:.0f} | {g[name]['ours']:.0f}" if name in g else " | " for g in (peaks, sizes)]
+        rows.append(f"| {name} | {numbers} | {' | '.join(pairs)} |")
     head = [
         "# Export of all-MiniLM-L6-v2, one signature of 32 tokens",
         "",
@@ -239,10 +239,11 @@ def table(seen: Any, sizes: Any, peaks: Any, repeats: int) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", action="store_true", help="peak memory too, in eight more processes")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.only:
             only(*given.only.split(":"), Path(folder))
         else:
-            main(given.repeats, Path(folder))
+            main(given.repeats, given.memory, Path(folder))
