@@ -74,9 +74,11 @@ def test_parts_add_up_to_the_full_cost(profile: Make, case: str) -> None:
     assert len(entries) > 30
     for one in [*random.Random(0).sample(entries, 12), entries[0], entries[-1]]:
         full = _in_full(problem, space, one, "here")
-        assert one.size_mb == pytest.approx(full.size.total_mb, rel=2e-3)
+        # a file that mixes grids shares less and aligns more than its parts tell: at these sizes up to 2.6 %
+        mixed = one.small_embedding or one.small_layers > 0
+        assert one.size_mb == pytest.approx(full.size.total_mb, rel=0.03 if mixed else 5e-4)
         assert one.latency_ms == pytest.approx(predicted(full, "latency_p95_ms"), rel=1e-3)
-        assert one.memory_mb == pytest.approx(predicted(full, "peak_memory_mb"), rel=2e-3)
+        assert one.memory_mb == pytest.approx(predicted(full, "peak_memory_mb"), rel=0.01 if mixed else 1e-3)
         assert one.energy_mj == pytest.approx(predicted(full, "energy_mj"), rel=1e-3)
         assert full.quality is not None
         assert one.quality == pytest.approx(full.quality.median, abs=1e-4)
