@@ -151,6 +151,10 @@ def test_an_exported_file_answers_the_same_bits_on_arm64(
         assert outputs["max_abs_difference"] <= 5e-7  # golden.json keeps six decimals
         assert outputs["labels_agree"] == outputs["samples"]
         assert seen["measurement"]["provenance"] == "emulated"
+    judged = cli("gate", bundle, "--measured", out)
+    assert judged.returncode == 4
+    assert "emulated on adb: " in judged.stdout + judged.stderr
+    assert "only a measurement counts" in " ".join((judged.stdout + judged.stderr).split())
 
 
 def test_an_exported_gguf_runs_on_arm64(arm_phone: Boxed, exported: Callable[[str, str], Path], cli: Cli) -> None:
