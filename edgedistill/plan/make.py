@@ -8,7 +8,7 @@ from types import ModuleType
 from edgedistill import catalog
 from edgedistill.plan.assistants import plan_assistants
 from edgedistill.plan.check import check
-from edgedistill.plan.choose import RANKED_FROM
+from edgedistill.plan.choose import RANKED_FROM, SAME_QUALITY
 from edgedistill.plan.methods import method_notes
 from edgedistill.plan.naming import describe
 from edgedistill.plan.problem import UNITS, Problem, members
@@ -132,8 +132,11 @@ def _choice(problem: Problem, found: Found) -> list[str]:
     counts, chosen, profile = found.counts, found.chosen, problem.profile
     sure = bool(counts.sure)
     share = f"with {profile.confidence:.0%} confidence in each line" if sure else "at the low end of the predictions"
+    aim = AIMS[profile.optimize_for]
+    if profile.optimize_for == "quality" and profile.student.space is not None:
+        aim = f"the fastest within {SAME_QUALITY:.1%} of the {aim}"
     notes = [
-        f"chosen: {describe(chosen)}: {AIMS[profile.optimize_for]}, of {counts.sure or counts.feasible} students that"
+        f"chosen: {describe(chosen)}: {aim}, of {counts.sure or counts.feasible} students that"
         f" meet the budget {share} ({counts.feasible} of {counts.combinations - counts.invalid} can meet it)"
     ]
     if profile.optimize_for == "battery" and not any(line.quantity == "energy_mj" for line in chosen.predictions):
