@@ -76,6 +76,7 @@ def exported_bytes(case: Case, padded: bool = True) -> int:
 
 
 def _tflite(frozen: quant.FrozenStudent, buckets: tuple[int, ...], out: Path) -> None:
+    from edgedistill.exporters.tflite import entry_points
     from edgedistill.exporters.tflite.carriers import carriers
     from edgedistill.exporters.tflite.decoding import entry_points
     from edgedistill.exporters.tflite.graph import convert
@@ -216,7 +217,9 @@ def designs(name: str, family: str, schemes: list[QuantScheme]) -> Iterator[Case
         yield from (case(CNNS[0], ONE, s) for s in schemes[1:2] if s.weights == INT4)
     elif family == "llama":
         for kind in ("llama", "qwen2", "qwen3", "gemma3"):
-            yield from (case(small_llama(n, kind), b) for b in (ONE, TWO) for n in depths)
+            yield from (
+                case(small_llama(n, kind), b) for b in (ONE, TWO, *[THREE] * (name == "tflite")) for n in depths
+            )
         for buckets in (ONE, TWO):
             yield case(small_llama(1, "llama", tied=False), buckets)
             yield case(small_llama(2, "gemma3", window=8, global_every=2), buckets)

@@ -16,7 +16,7 @@ from edgedistill.pipeline import history
 from edgedistill.pipeline.recheck import Bundle, open_bundle
 from edgedistill.plan import predict
 from edgedistill.plan.calibrated import STUDENT
-from edgedistill.plan.costing import workload
+from edgedistill.plan.cost import inference
 from edgedistill.predict import Anchor, Calibration, calibrate_device
 from edgedistill.predict.anchors import middle
 from edgedistill.specs import Measurement, Target
@@ -114,9 +114,7 @@ def _students(target: Target, bundle: Bundle, one: Measurement) -> list[Seen]:
     )
     buckets = [*(n for n in student.buckets if n != length), length]  # as many signatures, this one the longest
     size = round(bundle.shipped.size_mb * 1e6)
-    work = workload(
-        family.tensors(config), family.macs(config, length), size, buckets, bundle.profile.export.scheme.activations
-    )
+    work = inference(family, config, bundle.profile.export.scheme, buckets, size)
     figures = {"latency_p95_ms": one.latency_p95_ms}
     if length == student.buckets[-1]:  # the plan's own memory and energy are those of the longest
         figures["peak_memory_mb"] = one.peak_memory_mb or 0.0

@@ -79,8 +79,8 @@ def traffic(family: ModuleType, config: Spec, scheme: QuantScheme, length: int, 
 def inference(
     family: ModuleType, config: Spec, scheme: QuantScheme, buckets: Sequence[int], file_bytes: int
 ) -> Inference:
-    """One inference at the longest bucket, as the lines of a budget are predicted from it."""
-    one = cost(family, config, max(buckets))
+    """One inference at the last of the buckets, as the lines of a budget are predicted from it."""
+    one = cost(family, config, buckets[-1])
     tensors = family.tensors(config)
     coded = (tensor for tensor in tensors if tensor.kind in ("linear", "head", "convolution"))
     attends = one.attention_elements > 0

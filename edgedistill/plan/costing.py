@@ -6,17 +6,14 @@ from collections.abc import Sequence
 
 from edgedistill.errors import SpecError
 from edgedistill.plan.calibrated import calibrated
+from edgedistill.plan.cost import inference
 from edgedistill.plan.mixed import planned_scheme
-from edgedistill.plan.predict import Workload, predict
+from edgedistill.plan.predict import predict
 from edgedistill.plan.problem import Problem, quantile
 from edgedistill.plan.quality import INT4_LOSS
 from edgedistill.plan.size import largest
 from edgedistill.specs import Candidate, PerGroup, Prediction, QuantScheme, Spec
 from edgedistill.students import StoredTensor
-
-# Operators of one signature of the .tflite, counted in exported files of the bert family: 27, and 56 for each layer.
-OPERATORS, OPERATORS_PER_LINEAR = 17.7, 9.33
-FLOAT_BYTES = 4
 
 
 def cost(problem: Problem, config: Spec, scheme: QuantScheme) -> Candidate:
@@ -27,7 +24,7 @@ def cost(problem: Problem, config: Spec, scheme: QuantScheme) -> Candidate:
     macs: int = problem.family.macs(config, buckets[-1])
     export = problem.profile.export.model_copy(update={"scheme": scheme})
     size = largest(problem.formats, tensors, planned_scheme(export, tensors, problem.formats, buckets), buckets)
-    work = workload(tensors, macs, round(size.total_mb * 1e6), buckets, scheme.activations)
+    work = inference(problem.family, config, scheme, buckets, round(size.total_mb * 1e6))
     lines = [calibrated(predict(one.target, work), one.calibration) for one in problem.members]
     needs = least_needs(problem, size.total_mb, lines)
     limits = problem.limits()
@@ -118,30 +115,6 @@ def _numbers(tensor: StoredTensor) -> int:
     for side in tensor.shape:
         count *= side
     return count
-
-
-def workload(
-    tensors: Sequence[StoredTensor], macs: int, file_bytes: int, buckets: Sequence[int], activations: str
-) -> Workload:
-    """The work of one inference at the longest bucket.
-
-    Activations are those of the linear layers: each reads its input, and its output is written and read again by what
-    follows. Softmax and layer norm, smaller, are left to the interval.
-    """
-    linears = [tensor.shape for tensor in tensors if tensor.kind in ("linear", "head")]
-    longest = buckets[-1]
-    return Workload(
-        macs=macs,
-        operators=round(OPERATORS + OPERATORS_PER_LINEAR * len(linears)),
-        linear_bytes=sum(rows * columns for rows, columns in linears),
-        activation_bytes=sum(2 * rows + columns for rows, columns in linears) * longest * FLOAT_BYTES,
-        peak_activation_bytes=max(rows + columns for rows, columns in linears) * longest * FLOAT_BYTES,
-        file_bytes=file_bytes,
-        signatures=len(buckets),
-        activations=activations,
-        # a token table means a text encoder, with the layer norms, GELU and attention that run slower than the line
-        transformer=any(tensor.kind == "embedding" for tensor in tensors),
-    )
 
 
 def rows_misfit(problem: Problem, tensors: Sequence[StoredTensor], scheme: QuantScheme) -> str | None:

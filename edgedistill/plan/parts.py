@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import prod
 from typing import NamedTuple
 
-from edgedistill.plan.costing import workload
+from edgedistill.plan.cost import inference
 from edgedistill.plan.predict import Workload
 from edgedistill.plan.problem import Problem
 from edgedistill.plan.size import largest
 from edgedistill.plan.space import Core, Space, config_of, scheme_of
-from edgedistill.specs import QuantScheme
+from edgedistill.specs import QuantScheme, Spec
 from edgedistill.students import StoredTensor
 
 
@@ -20,6 +20,9 @@ class Parts(NamedTuple):
     size: float
     size_layer: float
     saved_layer: float  # by storing one layer in 4 bits
+    # what it saves beyond that if no layer is left as it was, by itself and for each layer: zero points that only such
+    # layers have, and the list of exceptions that some formats write
+    saved_all: tuple[float, float]
     rows: tuple[tuple[float, ...], tuple[float, ...]]  # for the embedding as given and small: bytes of each vocabulary
     parameters: float
     parameters_layer: float
@@ -37,6 +40,7 @@ class Parts(NamedTuple):
 class _Corners(NamedTuple):
     """A core at its least depth and vocabulary, one deeper, one with more rows; and by how many layers and rows."""
 
+    configs: dict[str, Spec]
     tensors: dict[str, list[StoredTensor]]
     macs: dict[str, int]
     layers: int
@@ -46,17 +50,19 @@ class _Corners(NamedTuple):
 def parts_of(problem: Problem, space: Space, core: Core, where: str) -> Parts:
     """Full sizes and costs at the corners of a core, and their differences."""
     corners, buckets, plain = _corners(problem, space, core, where), problem.profile.student.buckets, problem.scheme
-    tensors, macs, deeper, wider = corners
+    configs, tensors, macs, deeper, wider = corners
     deep = space.depths[0] is not None
     size = _size(problem, tensors["near"], plain)
     layer = (_size(problem, tensors["far"], plain) - size) / deeper if deep else 0.0
-    works = {name: workload(tensors[name], macs[name], round(size), buckets, plain.activations) for name in macs}
+    saved_layer, saved_all = _saved(problem, space, corners, size, layer)
+    works = {name: inference(problem.family, config, plain, buckets, round(size)) for name, config in configs.items()}
     counts = {name: _numbers(found) for name, found in tensors.items()}
     weights = {name: _numbers(found, "linear") + _numbers(found, "convolution") for name, found in tensors.items()}
     return Parts(
         size=size,
         size_layer=layer,
-        saved_layer=_saved(problem, space, corners, size, layer),
+        saved_layer=saved_layer,
+        saved_all=saved_all,
         rows=_tables(problem, space, corners, size),
         parameters=counts["near"],
         parameters_layer=(counts["far"] - counts["near"]) / deeper,
@@ -83,6 +89,7 @@ def _corners(problem: Problem, space: Space, core: Core, where: str) -> _Corners
     tensors = {place: problem.family.tensors(config) for place, config in configs.items()}
     macs = {place: problem.family.macs(config, length) for place, config in configs.items()}
     return _Corners(
+        configs={name: configs[place] for name, place in at.items()},
         tensors={name: tensors[place] for name, place in at.items()},
         macs={name: macs[place] for name, place in at.items()},
         layers=1 if first is None else (last or 0) - first,
@@ -90,17 +97,26 @@ def _corners(problem: Problem, space: Space, core: Core, where: str) -> _Corners
     )
 
 
-def _saved(problem: Problem, space: Space, corners: _Corners, size: float, layer: float) -> float:
-    """Bytes that one layer in 4 bits saves; of a network without numbered layers, all of them together."""
+def _saved(
+    problem: Problem, space: Space, corners: _Corners, size: float, layer: float
+) -> tuple[float, tuple[float, float]]:
+    """Bytes that one layer in 4 bits saves, and what all of them save beyond that; of a network without numbered
+    layers, all of them together."""
     if space.low is None:
-        return 0.0
-    small = {
-        name: _size(problem, corners.tensors[name], scheme_of(problem, corners.tensors[name], space.low, False, 10**6))
-        for name in (("near",) if space.depths[0] is None else ("near", "far"))
-    }
-    if space.depths[0] is None:
-        return size - small["near"]
-    return layer - (small["far"] - small["near"]) / corners.layers
+        return 0.0, (0.0, 0.0)
+
+    def small(name: str, layers: int) -> float:
+        tensors = corners.tensors[name]
+        return _size(problem, tensors, scheme_of(problem, tensors, space.low, False, layers))
+
+    every, first = 10**6, space.depths[0]
+    near = size - small("near", every)
+    if first is None:
+        return near, (0.0, 0.0)
+    far = size + corners.layers * layer
+    one = far - small("far", 1)
+    each = (far - small("far", every) - near) / corners.layers
+    return one, (near - first * each, each - one)
 
 
 def _tables(

@@ -139,6 +139,7 @@ def _column(
     base = parts.size + steps * parts.size_layer
     over = max([line.least / line.limit for line in fixed], default=0.0)
     least = base + min(table[place] for table in parts.rows for place in places) - layers * parts.saved_layer
+    least -= max(_all_low(parts, layers), 0.0)
     if not keep_all and (over > 1 or least > 1e6 * problem.size_limit_mb):
         return None
     column = _Column(
@@ -161,13 +162,18 @@ def _column(
     return _students(problem, space, parts, column)
 
 
+def _all_low(parts: Parts, layers: int) -> float:
+    """What storing all of so many layers in 4 bits saves beyond what each of them does."""
+    return (parts.saved_all[0] + layers * parts.saved_all[1]) if layers else 0.0
+
+
 def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> list[Entry]:
     """The inner loop: every vocabulary and number of 4-bit layers."""
     size_limit = 1e6 * problem.size_limit_mb
     loss = INT4_LOSS[space.low is not None and isinstance(space.low.grid.granularity, PerGroup)]
     _, depth, places, base, at, layers, latency, energy, memory_mb, slope, over, certain, memory, body, macs = column
     wanted = problem.profile.student.vocabulary  # as `costing.credited` has it
-    found: list[Entry] = []
+    all_low, found = _all_low(parts, layers), list[Entry]()
     for small in (False, True) if space.low else (False,):
         for place in places:
             vocabulary = space.vocabularies[place]
@@ -178,7 +184,7 @@ def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> 
             table = parts.embedding_row * (vocabulary or 1) if small else 0.0
             start = base + parts.rows[small][place]
             for low in range(layers + 1):
-                size = start - low * parts.saved_layer
+                size = start - low * parts.saved_layer - (all_low if low == layers else 0.0)
                 away = (size - at) / 1e6
                 stretch, state = max(over, size / size_limit), SURE if certain else POSSIBLE
                 for (need, want, limit), (low_slope, _, high_slope) in memory:
