@@ -300,6 +300,7 @@ def read_table() -> dict[str, dict[str, dict[str, float]]]:
     """graphs.toml, by format, mode and unknown."""
     if not TABLE.exists():
         return {}
+    graphs.formats.cache_clear()  # another fit may have written it in the meantime
     table: dict[str, dict[str, dict[str, float]]] = {}
     for name, known in graphs.formats().items():
         for mode, cells in known.items():

@@ -145,13 +145,13 @@ class Sizer:
     def _mentions(self, tensor: StoredTensor) -> int:
         """How often a graph has the tensor's name, beside what `numbers` counts."""
         if self.format == "onnx":
-            return numbers.onnx_names(tensor, self.scheme)
+            return numbers.onnx_names(tensor)
         return COREML_MENTIONS if self.format == "coreml" else 0
 
     def _names(self, tensor: StoredTensor) -> int:
         """How often `numbers` counts the tensor's name."""
         if self.format == "onnx":
-            return numbers.onnx_names(tensor, self.scheme)
+            return numbers.onnx_names(tensor)
         return {"gguf": 1, "tflite": int(tensor.kind != "float")}.get(self.format, 0)
 
 

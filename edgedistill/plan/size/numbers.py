@@ -87,14 +87,12 @@ def tflite_shared(lengths: frozenset[int]) -> int:
 
 
 def onnx(tensor: StoredTensor, file: File) -> Numbers:
-    """Protobuf messages with name, sizes and raw bytes. A static layer's bias is int32 codes and float32 scales."""
+    """Protobuf messages with name, sizes and raw bytes. A static layer's bias is int32 codes."""
     scheme, grid = file.scheme, tensor.grid(file.scheme)
     if grid is None:
         size = 4 * prod(tensor.shape)
-        if onnx_names(tensor, scheme) == 2:
-            codes = _message(f"{tensor.name}.codes", tensor.shape, size)
-            return Numbers(floats=codes, scales=_message(f"{tensor.name}.scales", tensor.shape, size))
-        return Numbers(floats=_message(tensor.name, tensor.shape, size))
+        static = scheme.activations == "static_int8" and "bias" in tensor.parts
+        return Numbers(floats=_message(f"{tensor.name}.codes" if static else tensor.name, tensor.shape, size))
     shape = scale_shape(tensor, grid)
     return Numbers(
         codes=_message(f"{tensor.name}.codes", tensor.shape, _packed(prod(tensor.shape), grid)),
@@ -102,10 +100,9 @@ def onnx(tensor: StoredTensor, file: File) -> Numbers:
     )
 
 
-def onnx_names(tensor: StoredTensor, scheme: QuantScheme) -> int:
+def onnx_names(tensor: StoredTensor) -> int:
     """How many initializers a tensor is: codes and scales are two."""
-    static = scheme.activations == "static_int8" and "bias" in tensor.parts and "conv" not in tensor.name
-    return 2 if static or tensor.kind != "float" else 1
+    return 1 if tensor.kind == "float" else 2
 
 
 def coreml(tensor: StoredTensor, file: File) -> Numbers:
