@@ -76,7 +76,6 @@ def exported_bytes(case: Case, padded: bool = True) -> int:
 
 
 def _tflite(frozen: quant.FrozenStudent, buckets: tuple[int, ...], out: Path) -> None:
-    from edgedistill.exporters.tflite import entry_points
     from edgedistill.exporters.tflite.carriers import carriers
     from edgedistill.exporters.tflite.decoding import entry_points
     from edgedistill.exporters.tflite.graph import convert
