@@ -108,6 +108,7 @@ def task(format_name: str) -> dict[str, Any]:
 def student(family: str, scheme: QuantScheme, task: dict[str, Any] | None = None) -> FrozenStudent:
     """Weights as large as trained ones, so that logits are of order 1; static ranges observed on random samples."""
     torch.manual_seed(0)
+    apart = torch.Generator().manual_seed(1)
     plugin = catalog.load_plugin("students", family)
     config = plugin.TINY.model_copy(update=WIDER.get(family, {}))
     model = part(family, "module").build(config)
@@ -115,6 +116,8 @@ def student(family: str, scheme: QuantScheme, task: dict[str, Any] | None = None
         for name, parameter in model.named_parameters():
             if "norm" not in name:
                 nn.init.normal_(parameter, std=0.1 if parameter.dim() == 1 else 1.2 / parameter[0].numel() ** 0.5)
+            else:  # as after training, no two are alike: a file would hold equal ones once
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=apart))
     quant.prepare(model, scheme, plugin.tensors(config)).train()
     random = np.random.default_rng(1)
     with torch.no_grad():
