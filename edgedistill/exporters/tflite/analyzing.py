@@ -24,7 +24,8 @@ NEWEST = (2, 17)
 SECONDS = 120
 _CODE = """
 import sys, tensorflow as tf
-print(tf.__version__)
+sys.stdout.write(tf.__version__ + "\\n")
+sys.stdout.flush()
 tf.lite.experimental.Analyzer.analyze(model_path=sys.argv[1], gpu_compatibility=True)
 """
 _WARNING, _FINE = "GPU COMPATIBILITY WARNING:", "looks compatible with GPU delegate"
