@@ -5,7 +5,7 @@ python bench/static_parity.py [--inputs 400] [--real-inputs 24]
 Random students of 4 layers with weights as large as trained ones, and two real networks: EfficientNet-lite0 as
 published, and all-MiniLM-L6-v2 with a random head. Ranges are observed on random inputs. For each input, the largest
 difference of any logit in steps. ONNX Runtime is asked twice: each operator as the file has it, and with its default
-optimization. Core ML is the program with its float32 constants put back, computed by the reference evaluator in float64;
+optimization. Core ML is the program with its float32 constants put back, computed by the evaluator in float64;
 what ships is fp16, reported beside.
 """
 

@@ -75,6 +75,7 @@ def test_a_damaged_stage_is_made_again_with_the_same_bytes(first: Path, tmp_path
     assert (tmp_path / "out" / "model.tflite").read_bytes() == (first / "out" / "model.tflite").read_bytes()
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_student(first: Path, tmp_path: Path) -> None:
     done = build(first / "store", tmp_path / "out", "--seed", "7")
     assert done.returncode == 0, done.stderr

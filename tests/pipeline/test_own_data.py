@@ -68,7 +68,7 @@ def save_classifier(folder: Path, labels: list[str], kind: str) -> None:
     tokenizer.save_pretrained(folder)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", pytest.param("roberta", marks=pytest.mark.slow)])
 def test_own_classifier_and_jsonl(tmp_path: Path, kind: str) -> None:
     labels = sorted({label for _, label in rows("train")}, reverse=True)  # another order than the data's
     save_classifier(tmp_path / "my_hf_model", labels, kind)

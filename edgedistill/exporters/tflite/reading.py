@@ -102,7 +102,7 @@ def names(model: Any, path: Path) -> dict[str, Stored]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise damaged from None
     for place in found.values():
-        known = type(place.buffer) is int and 0 < place.buffer < len(model.buffers)
+        known = type(place.buffer) is int and 0 < place.buffer < len(model.buffers) and isinstance(place.layout, str)
         if not known or model.buffers[place.buffer].data is None or place.layout not in CHANNEL_AXIS:
             raise damaged
     if len({place.buffer for place in found.values()}) < len(found):

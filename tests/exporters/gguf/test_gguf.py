@@ -23,7 +23,7 @@ from edgedistill.exporters.gguf import layouts, running
 from edgedistill.exporters.gguf.parsing import F32, Q4_0, Q8_0, Parsed, parse
 from edgedistill.exporters.gguf.running import open_file
 from edgedistill.exporters.gguf.writing import write
-from edgedistill.plan.size import linear_size
+from edgedistill.plan.size import file_size
 from edgedistill.quant import freeze
 from edgedistill.specs import QuantScheme
 from edgedistill.students import llama, part
@@ -124,8 +124,7 @@ def test_two_processes_write_the_same_bytes(made: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_size_is_the_predicted_one(made: Any, name: str, scheme: str) -> None:
     frozen, path = made(name, scheme)
-    without_tokenizer = gguf.SIZE | {"piece_bytes": 0}
-    size = linear_size(without_tokenizer, frozen.tensors, frozen.scheme).total_mb
+    size = file_size("gguf", frozen.tensors, frozen.scheme, [8], config=CONFIGS[name], tokenizer_bytes=0).total_mb
     assert size == pytest.approx(path.stat().st_size / 1e6, rel=0.01)
 
 
@@ -227,8 +226,4 @@ def test_what_the_planner_reads_are_literals() -> None:
         assert scheme.misfit(about["HOLDS"]) is None
     assert about["COMPUTES"] == {"dynamic_int8": "float", "float": "float"}
     assert about["REQUIRES"] == ("gguf", "llama_cpp")
-    assert set(about["SIZE"]) == {
-        "piece_bytes", "scale_bytes", "code_block_bytes", "float_bytes", "file_bytes", "quantized_bytes",
-        "float_tensor_bytes",
-    }  # fmt: skip
     assert Q4_0 != Q8_0
