@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from edgedistill.data.tokenizer import parse_tokenizer
 from edgedistill.errors import StageError
 
 # tokens that end an answer or a text, as published models name them
@@ -36,11 +37,9 @@ def library(description: Mapping[str, Any]) -> Any:
     Raises:
         StageError: if it is none.
     """
-    from tokenizers import Tokenizer
-
     try:
-        tokenizer = Tokenizer.from_str(json.dumps(description))
-    except Exception as error:  # all that the library raises
+        tokenizer = parse_tokenizer(json.dumps(description))
+    except ValueError as error:
         raise StageError(f"the student's tokenizer_json is not one of the tokenizers library: {error}.") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -80,26 +80,14 @@ def _is_the_target(target: Target, seen: Measurement) -> bool:
 def latency(host: Measurement, limit: float) -> Check:
     """The 95th percentile, decided when its bounds are on one side of the limit."""
     launches = len(_by_launch(host))
-    verdict = Verdict.INCONCLUSIVE
+    low, high = 0.0, inf
     if launches < LAUNCHES_MIN or len(host.samples_ms) < SAMPLES_MIN:
         seen = f"{launches} launches and {len(host.samples_ms)} inferences"
         note = f"{seen}; deciding needs {LAUNCHES_MIN} and {SAMPLES_MIN}"
     else:
         low, high = p95_bounds(host)
-        if high <= limit:
-            verdict = Verdict.PASS
-        elif low > limit:
-            verdict = Verdict.FAIL
         note = f"95% CI {low:.3g} to {high:.3g} ms over {launches} launches, {len(host.samples_ms)} inferences"
-    return Check(
-        name="latency_p95_ms",
-        verdict=verdict,
-        unit="ms",
-        measured=host.latency_p95_ms,
-        limit=limit,
-        provenance=Provenance.MEASURED,
-        note=note,
-    )
+    return _check("latency_p95_ms", "ms", host.latency_p95_ms, (low, high), limit, note)
 
 
 def memory(host: Measurement, limit: float) -> Check:
@@ -108,21 +96,8 @@ def memory(host: Measurement, limit: float) -> Check:
     if peak is None:
         raise StageError("the measurement holds no peak memory")
     added = peak - baseline
-    verdict = Verdict.INCONCLUSIVE
-    if peak <= limit:
-        verdict = Verdict.PASS
-    elif added > limit:
-        verdict = Verdict.FAIL
     note = f"whole process with Python; {added:.3g} MB of it since the file was loaded"
-    return Check(
-        name="peak_memory_mb",
-        verdict=verdict,
-        unit="MB",
-        measured=host.peak_memory_mb,
-        limit=limit,
-        provenance=Provenance.MEASURED,
-        note=note,
-    )
+    return _check("peak_memory_mb", "MB", peak, (added, peak), limit, note)
 
 
 def energy(seen: Measurement, limit: float) -> Check:
@@ -130,18 +105,16 @@ def energy(seen: Measurement, limit: float) -> Check:
     metered = seen.energy
     if metered is None or metered.energy_mj is None:
         raise StageError("the measurement holds no energy")
-    step = metered.resolution_mj or 0.0
-    verdict = Verdict.INCONCLUSIVE
-    if metered.energy_mj + step <= limit:
-        verdict = Verdict.PASS
-    elif metered.energy_mj - step > limit:
-        verdict = Verdict.FAIL
+    found, step = metered.energy_mj, metered.resolution_mj or 0.0
+    note = f"whole device, {metered.source or 'meter not named'}; known to within {step:.3g} mJ"
+    return _check("energy_mj", "mJ", found, (found - step, found + step), limit, note)
+
+
+def _check(name: str, unit: str, measured: float, bounds: tuple[float, float], limit: float, note: str) -> Check:
+    """A line that is decided when both bounds of the truth are on one side of the limit."""
+    low, high = bounds
+    verdict = Verdict.PASS if high <= limit else Verdict.FAIL if low > limit else Verdict.INCONCLUSIVE
     return Check(
-        name="energy_mj",
-        verdict=verdict,
-        unit="mJ",
-        measured=metered.energy_mj,
-        limit=limit,
-        provenance=Provenance.MEASURED,
-        note=f"whole device, {metered.source or 'meter not named'}; known to within {step:.3g} mJ",
-    )
+        name=name, verdict=verdict, unit=unit, measured=measured, limit=limit,
+        provenance=Provenance.MEASURED, note=note,
+    )  # fmt: skip

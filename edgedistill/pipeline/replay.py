@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from edgedistill import catalog
 from edgedistill.data import load_rows, make_splits
 from edgedistill.data.sources import is_builtin
+from edgedistill.data.tokenizer import parse_tokenizer
 from edgedistill.errors import DataError, SpecError, VerificationError, did_you_mean
 from edgedistill.pipeline import executed, proofs
 from edgedistill.pipeline.golden import GoldenSample
@@ -136,12 +137,10 @@ def read_tokenizer(path: Path) -> Any:
     Raises:
         SpecError: the file is missing, or is none.
     """
-    from tokenizers import Tokenizer
-
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception for a damaged file
-        raise SpecError(f"{path}: not a tokenizer: {str(error)[:200]}.") from None
+        return parse_tokenizer(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # text that is not UTF-8 is a ValueError too
+        raise SpecError(f"{path}: not a tokenizer: {error}.") from None
 
 
 def _check_ids(bundle: Bundle, frozen: Any, tokenizer: Any, samples: tuple[GoldenSample, ...]) -> None:
