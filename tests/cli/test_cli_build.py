@@ -26,14 +26,20 @@ def test_dry_run_of_a_new_build_writes_nothing(cli, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_preview_has_the_very_keys_of_the_build(cli, tiny_bundle, tiny_store):
+def test_preview_has_the_very_keys_of_the_build(cli, tiny_bundle, tiny_store, tmp_path):
     before = tree(tiny_store)
     done = cli("build", *SELECT, "--store", tiny_store, "--dry-run", "--json")
     stages = json.loads(done.stdout)["stages"]
     assert all(stage["done"] for stage in stages)
-    made = {f"{path.parent.parent.name}/{path.parent.name}" for path in tiny_store.glob("*/*/done.json")}
-    assert {f"{stage['name'].replace(':', '-')}/{stage['key']}" for stage in stages} == made
+    assert all((tiny_store / stage["name"].replace(":", "-") / stage["key"] / "done.json").is_file() for stage in stages)
     assert tree(tiny_store) == before
+    built = json.loads(cli("build", *SELECT, "--store", tiny_store, "--out", tmp_path / "b", "--json").stdout)
+    assert all(stage["cached"] for stage in built["stages"] if stage["name"] != "measure")
+    assert {stage["name"] for stage in built["stages"]} - {"measure"} == {stage["name"] for stage in stages}
+    lineage = json.loads((tiny_bundle / "manifest.json").read_text())["lineage"][-1]["stages"]
+    keys = {f"{stage['name'].replace(':', '-')}:{stage['key']}" for stage in stages}
+    assert len(lineage) > 5
+    assert set(lineage) <= keys
     assert "already done" in cli("build", *SELECT, "--store", tiny_store, "--dry-run").stdout
 
 
