@@ -1,7 +1,9 @@
-"""The one reader of a tokenizer.json, which may come from outside."""
+"""The one reader of a tokenizer.json, which may come from outside; nothing heavy is imported."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 
@@ -17,3 +19,30 @@ def parse_tokenizer(text: str) -> Any:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception for a damaged description
         raise ValueError(str(error)[:200]) from None
+
+
+def plain_tokenizer(folder: Path) -> Any | None:
+    """A model folder's tokenizer read without transformers: its tokenizer.json, or the WordPiece of a vocab.txt.
+
+    None where it takes transformers to make one, or what is there cannot be read. It splits texts as the folder's own
+    does, but may add other special tokens around them.
+    """
+    from tokenizers.implementations import BertWordPieceTokenizer  # type: ignore[attr-defined]
+
+    try:
+        if (folder / "tokenizer.json").is_file():
+            return parse_tokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        if not (folder / "vocab.txt").is_file():
+            return None
+        text = (folder / "vocab.txt").read_text(encoding="utf-8")
+        about = folder / "tokenizer_config.json"
+        given = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+        words = BertWordPieceTokenizer(
+            {word: index for index, word in enumerate(text.removesuffix("\n").split("\n"))},
+            lowercase=bool(given.get("do_lower_case", True)),
+            strip_accents=given.get("strip_accents"),
+            handle_chinese_chars=bool(given.get("tokenize_chinese_chars", True)),
+        )
+        return parse_tokenizer(words.to_str())
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedistill import catalog
 from edgedistill.data import fingerprint, read_splits
-from edgedistill.errors import SpecError, TeacherError
 from edgedistill.pipeline import arms, bundle, history, mixed, proofs, steps, verdict
 from edgedistill.pipeline.assistants import train_assistants
+from edgedistill.pipeline.known import count_pieces, resolved_fit, resolved_start
 from edgedistill.pipeline.trained import Trained
 from edgedistill.plan import make_plan
-from edgedistill.specs import FitSpec, GateResult, Plan, Profile, Progress, Silent, StudentSpec, Target
+from edgedistill.specs import FitSpec, GateResult, Plan, Profile, Progress, Silent, Target
 from edgedistill.store import Finished, Store, key_of
 from edgedistill.teachers import Located, locate
 
@@ -145,33 +144,9 @@ def _train(
         calibrations=history.calibrations(run.store.root, (target, *fleet)),
         builds=history.kept(evidence.folder),
         request=request,
+        pieces=count_pieces(profile, located, splits.train),
     )
     return plan, train(run, plan, plan.profile, located, fit, data), located, fit
-
-
-def resolved_fit(fit: FitSpec, located: Located, labels: tuple[str, ...]) -> FitSpec:
-    """The fit that is really done: `auto` is `none` for a classifier that has labels of its own, otherwise `head`."""
-    if fit.method != "auto":
-        return fit
-    return fit.model_copy(update={"method": "none" if located.is_classifier else "head"})
-
-
-def resolved_start(student: StudentSpec, config: dict[str, Any], located: Located) -> StudentSpec:
-    """The start that is really taken, known before anything slow: `auto` is `layers` where they fit, else `embeddings`.
-
-    Raises:
-        TeacherError, SpecError: `layers` was asked for, and this student cannot be cut from this teacher.
-    """
-    if student.init not in ("auto", "layers"):
-        return student
-    family = catalog.load_plugin("students", student.family)
-    try:
-        family.check_layers(family.Config(**config), located.config)
-    except (TeacherError, SpecError):
-        if student.init == "layers":
-            raise
-        return student.model_copy(update={"init": "embeddings"})
-    return student.model_copy(update={"init": "layers"})
 
 
 def train(run: _Run, plan: Plan, profile: Profile, located: Located, fit: FitSpec, data: Finished) -> Trained:
@@ -297,4 +272,4 @@ def _references(run: _Run, profile: Profile, trained: Trained) -> Finished:
     )  # fmt: skip
 
 
-__all__ = ["BuildResult", "build", "distil_stages", "resolved_fit", "train"]
+__all__ = ["BuildResult", "build", "distil_stages", "train"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgedistill.data import read_splits
 from edgedistill.pipeline import steps
+from edgedistill.pipeline.known import resolved_start
 from edgedistill.pipeline.trained import Taught
 from edgedistill.plan.stages import assistant_lessons
 from edgedistill.specs import Assistant, Plan, Profile, Progress
@@ -45,7 +46,7 @@ def _train(
     located: Located,
     inputs: tuple[Finished, Finished, Finished],
 ) -> Taught:
-    from edgedistill.pipeline import distil_stages, resolved_start
+    from edgedistill.pipeline import distil_stages
 
     data, teacher, recorded = inputs
     config = dict(one.config)

@@ -15,6 +15,7 @@ from typing import Any
 from edgedistill import catalog, pipeline
 from edgedistill.data import make_splits
 from edgedistill.pipeline import arms, history, steps
+from edgedistill.pipeline.known import count_pieces, resolved_fit
 from edgedistill.plan import make_plan
 from edgedistill.plan.effort import efforts, host_speed
 from edgedistill.plan.quality import TEACHER
@@ -94,11 +95,12 @@ def preview(
     data = pipeline._data(recorder, profile, base)
     builds = tuple(one.build for one in history.records(store))
     if located:
-        fit = pipeline.resolved_fit(profile.teacher.fit, located, splits.labels)
+        fit = resolved_fit(profile.teacher.fit, located, splits.labels)
         request = history.request_of(profile, located, fit, data.key)
         evidence = pipeline._evidence(recorder, profile, everyone, request, store)
         builds = history.kept(evidence.folder) if evidence.cached else builds
     size = located.parameters if located else None
+    pieces = count_pieces(profile, located, splits.train) if located else None
     plan = make_plan(
         target,
         profile,
@@ -109,6 +111,7 @@ def preview(
         calibrations=history.calibrations(store, everyone),
         builds=builds,
         request=request,
+        pieces=pieces,
     )
     if located:
         _after_the_data(recorder, plan, plan.profile, located, splits.labels, data, baselines)
@@ -127,7 +130,7 @@ def _after_the_data(
     baselines: bool,
 ) -> None:
     """The same calls in the same order as `pipeline.build`."""
-    fit = pipeline.resolved_fit(profile.teacher.fit, located, labels)
+    fit = resolved_fit(profile.teacher.fit, located, labels)
     try:
         trained = pipeline.train(run, plan, profile, located, fit, data)
     except FileNotFoundError:  # the keys behind a measurement that was not made depend on what it will say

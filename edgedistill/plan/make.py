@@ -15,6 +15,7 @@ from edgedistill.plan.problem import UNITS, Problem, members
 from edgedistill.plan.quality import FinishedBuild, quality_model
 from edgedistill.plan.search import Found, search
 from edgedistill.plan.stages import check_losses, stages
+from edgedistill.plan.vocabulary import most_pieces, within
 from edgedistill.predict import Calibration
 from edgedistill.specs import Budget, Candidate, Plan, Profile, Target
 
@@ -41,11 +42,13 @@ def make_plan(
     calibrations: Mapping[str, Calibration] | None = None,
     builds: Sequence[FinishedBuild] = (),
     request: str = "",
+    pieces: int | None = None,
 ) -> Plan:
     """Choose the student and lay out the stages; the same plan for the same input, nothing is read but plug-ins.
 
-    `fleet` are further devices whose budgets must hold too. `rows` (training texts), `classes` and
-    `teacher_parameters` sharpen the plan when they are known already. `calibrations` say by target what was measured
+    `fleet` are further devices whose budgets must hold too. `rows` (training texts), `classes`,
+    `teacher_parameters` and `pieces` (of those texts, at most as many as a student may keep) sharpen the plan when they
+    are known already. `calibrations` say by target what was measured
     on it; `builds` are finished ones, of which those with the same `request` differ in the student only.
 
     Raises:
@@ -53,6 +56,9 @@ def make_plan(
         InfeasibleError: if every candidate violates the budget; the message holds the smallest relaxation.
     """
     everyone = (target, *fleet)
+    asked = most_pieces(profile.student)
+    if pieces is not None:
+        profile = profile.model_copy(update={"student": within(profile.student, pieces)})
     budgets = [one.budget.tightened(profile.budget) for one in everyone]
     families = [check(one, profile) for one in everyone]
     check_losses(profile)  # refuses a wrong loss before it judges the budget
@@ -64,6 +70,8 @@ def make_plan(
     notes = [*_choice(problem, found), *_gaps(problem, chosen), *([why] if why else []), *method]
     if classes is None and chosen.config.get("classes") == families[0].Config.model_fields["classes"].default:
         notes.append(f"the number of classes is not known yet: sizes are those for {chosen.config['classes']}")
+    if pieces is not None and pieces < asked:
+        notes.append(f"the training texts have {pieces} word pieces of the teacher's, of the {asked} asked for at most")
     device = target.model_copy(update={"formats": problem.formats})
     resolved = with_choice(profile, chosen)
     budget = budgets[0].model_copy(update={"size_mb": min((b.size_mb for b in budgets if b.size_mb), default=None)})

@@ -17,12 +17,14 @@ pieces and then goes on token by token.
 Its `module.py` defines `build(config) -> Module` whose forward takes the inputs of a signature, in order, and returns
 `Outputs`. A family that can be distilled into also defines `check_layers(config, teacher)` (raises where a student
 cannot start from the layers of the teacher's config.json) and a `start.py` with
-`start(config, init, limit, tokenizer, body, texts) -> Started`: the student before training.
+`start(config, init, limit, tokenizer, body, texts) -> Started`: the student before training. Where that keeps some of
+the teacher's pieces, `vocabulary.py` has `pieces(tokenizer, texts, limit) -> int`, how many, without torch.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal, NamedTuple
 
@@ -95,6 +97,12 @@ class Signature(NamedTuple):
     outputs: tuple[Port, ...]
 
 
-def part(family: str, name: Literal["module", "start"]) -> ModuleType:
-    """The heavy half of a family, imported when it is needed; the family's name was checked by the catalog."""
+def part(family: str, name: Literal["module", "start", "vocabulary"]) -> ModuleType:
+    """A part of a family beside its folder, imported when it is needed; the catalog checked the family's name."""
     return import_module(f"edgedistill.students.{family}.{name}")
+
+
+def vocabulary_part(family: str) -> ModuleType | None:
+    """The family's `vocabulary.py`; None where it keeps none of its teacher's pieces."""
+    found = find_spec(f"edgedistill.students.{family}.vocabulary")
+    return part(family, "vocabulary") if found else None

@@ -31,7 +31,9 @@ def test_preview_has_the_very_keys_of_the_build(cli, tiny_bundle, tiny_store, tm
     done = cli("build", *SELECT, "--store", tiny_store, "--dry-run", "--json")
     stages = json.loads(done.stdout)["stages"]
     assert all(stage["done"] for stage in stages)
-    assert all((tiny_store / stage["name"].replace(":", "-") / stage["key"] / "done.json").is_file() for stage in stages)
+    assert all(
+        (tiny_store / stage["name"].replace(":", "-") / stage["key"] / "done.json").is_file() for stage in stages
+    )
     assert tree(tiny_store) == before
     built = json.loads(cli("build", *SELECT, "--store", tiny_store, "--out", tmp_path / "b", "--json").stdout)
     assert all(stage["cached"] for stage in built["stages"] if stage["name"] != "measure")

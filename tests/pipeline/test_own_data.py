@@ -87,7 +87,7 @@ def test_own_classifier_and_jsonl(tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "out" / "labels.txt").read_text().split() == sorted(labels)
 
 
-def test_own_parquet_with_held_out_csv_and_the_default_encoder(tmp_path: Path) -> None:
+def test_own_parquet_with_held_out_csv_and_the_default_encoder_is_planned_with_its_own_pieces(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -95,11 +95,24 @@ def test_own_parquet_with_held_out_csv_and_the_default_encoder(tmp_path: Path) -
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "my.parquet")
     with (tmp_path / "check.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows("held_out")])
-    done = build("--data", "my.parquet", "--held-out", "check.csv", cwd=tmp_path)
+    tiny = (ROOT / "profiles" / "tiny.toml").read_text()
+    assert "vocabulary = 400" in tiny
+    (tmp_path / "wide.toml").write_text(tiny.replace("vocabulary = 400", "vocabulary = 9000"))
+    done = build("--data", "my.parquet", "--held-out", "check.csv", "--profile", "wide.toml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["data"]["rows"]["held_out"] == 100
     assert manifest["teacher_quality"]["accuracy"] > 0.8
+    planned = manifest["plan"]["chosen"]
+    kept = len((tmp_path / "out" / "vocab.txt").read_text().splitlines())
+    assert 400 < planned["config"]["vocabulary"] == kept < 9000
+    assert manifest["artifacts"][0]["size_mb"] == pytest.approx(planned["size"]["total_mb"], rel=0.015)
+    shown = subprocess.run(
+        [sys.executable, "-m", "edgedistill", "plan", "--target", "pixel8", "--profile", "wide.toml", "--data",
+         "my.parquet", "--held-out", "check.csv", "--store", "new", "--json"],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert json.loads(shown.stdout)["plan"]["chosen"] == planned  # without torch, and before anything was built
 
 
 def test_a_classifier_that_lacks_a_label_is_refused_before_training(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from edgedistill.students.bert import vocabulary
 from edgedistill.students.bert.vocabulary import SAFETY, SPECIAL, Trimmed, trim
 
 Subword = Callable[[str], Tokenizer]
@@ -41,6 +42,17 @@ def test_everything_that_can_be_typed_is_written_also_without_a_wordpiece_teache
     subword: Subword, texts: list[str], kind: str, limit: int
 ) -> None:
     assert_can_write_everything_typable(trim(subword(kind), texts, limit))
+
+
+@pytest.mark.parametrize("limit", [100, 400, 10**6])
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_the_pieces_are_counted_as_they_are_kept(
+    wordpiece: Tokenizer, subword: Subword, texts: list[str], kind: str, limit: int
+) -> None:
+    def teacher() -> Tokenizer:
+        return Tokenizer.from_str((wordpiece if kind == "wordpiece" else subword(kind)).to_str())
+
+    assert vocabulary.pieces(teacher(), texts, limit) == len(trim(teacher(), texts, limit).sources)
 
 
 def test_special_tokens_come_first_and_frame_every_text(wordpiece: Tokenizer, texts: list[str]) -> None:

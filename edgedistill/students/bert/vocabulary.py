@@ -38,19 +38,35 @@ def trim(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
     if not isinstance(teacher.model, models.WordPiece):
         return _trained(teacher, texts, limit)
     vocabulary = teacher.get_vocab(with_added_tokens=True)
-    teacher.no_truncation()
-    used = Counter(piece for item in teacher.encode_batch(list(texts)) for piece in item.tokens)
-    safety = {piece for piece in vocabulary if piece.removeprefix(CONTINUES) in SAFETY}
-    characters = Counter(form for piece in used.elements() if piece not in SPECIAL for form in _characters(piece))
-    ranked = [piece for piece in (*_ranked(characters), *_ranked(used)) if piece in vocabulary]
-    kept = list(dict.fromkeys([*SPECIAL, *sorted(safety), *ranked]))[: max(limit, len(SPECIAL) + len(safety))]
-    # in the teacher's order, so that the file reads like the vocabulary it came from
-    kept = [*SPECIAL, *sorted(set(kept) - set(SPECIAL), key=vocabulary.__getitem__)]
+    kept = _kept(teacher, texts, limit)
     sources = tuple((vocabulary[piece],) if piece in vocabulary else () for piece in kept)
     return _counted(_wordpiece(kept, teacher.normalizer, teacher.pre_tokenizer), sources, texts)
 
 
-def _trained(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
+def pieces(teacher: Tokenizer, texts: Sequence[str], limit: int) -> int:
+    """How many pieces `trim` would keep, without making the tokenizer."""
+    if not isinstance(teacher.model, models.WordPiece):
+        return len(_train(texts, limit)[1])
+    return len(_kept(teacher, texts, limit))
+
+
+def _kept(teacher: Tokenizer, texts: Sequence[str], limit: int) -> list[str]:
+    vocabulary = teacher.get_vocab(with_added_tokens=True)
+    teacher.no_truncation()
+    used = Counter(piece for item in teacher.encode_batch(list(texts)) for piece in item.tokens)
+    safety = {piece for piece in vocabulary if piece.removeprefix(CONTINUES) in SAFETY}
+    characters: Counter[str] = Counter()
+    for piece, times in used.items():
+        for form in () if piece in SPECIAL else _characters(piece):
+            characters[form] += times
+    ranked = [piece for piece in (*_ranked(characters), *_ranked(used)) if piece in vocabulary]
+    kept = list(dict.fromkeys([*SPECIAL, *sorted(safety), *ranked]))[: max(limit, len(SPECIAL) + len(safety))]
+    # in the teacher's order, so that the file reads like the vocabulary it came from
+    return [*SPECIAL, *sorted(set(kept) - set(SPECIAL), key=vocabulary.__getitem__)]
+
+
+def _train(texts: Sequence[str], limit: int) -> tuple[Tokenizer, list[str]]:
+    """A WordPiece tokenizer trained on the texts, and its pieces in order."""
     raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     typable = sorted({letter.lower() for letter in SAFETY})
@@ -65,7 +81,11 @@ def _trained(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
     )
     raw.train_from_iterator(texts, trainer)
     vocabulary = raw.get_vocab(with_added_tokens=True)
-    kept = [*SPECIAL, *sorted(set(vocabulary) - set(SPECIAL))]
+    return raw, [*SPECIAL, *sorted(set(vocabulary) - set(SPECIAL))]
+
+
+def _trained(teacher: Tokenizer, texts: Sequence[str], limit: int) -> Trimmed:
+    raw, kept = _train(texts, limit)
     sources = []
     for piece in kept:
         text = "" if piece in SPECIAL else piece.removeprefix(CONTINUES)
