@@ -166,8 +166,8 @@ def _number(name: str, value: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        stem = re.match(r"[+-]?[\d.]+(?:e[+-]?\d+)?", value, re.IGNORECASE)
-        hint = f"{name}={stem.group()}" if stem else f"{name}=8"
+        stem = re.match(r"\d+(?:\.\d+)?(?![\d.e])", value, re.IGNORECASE)
+        hint = f"{name}={stem.group() if stem else 8}"
         raise SpecError(f"--budget {name}={value}: {value!r} is not a number. It is in {unit}; write {hint}.")
     if number <= 0:
         raise SpecError(f"--budget {name}={value}: a limit is above 0. It is in {unit}.")
