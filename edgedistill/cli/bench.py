@@ -11,7 +11,7 @@ from edgedistill.cli import options, output
 
 if TYPE_CHECKING:
     from edgedistill.pipeline.recheck import Bundle
-    from edgedistill.specs import Measurement
+    from edgedistill.specs import Energy, Measurement
 
 HEADER = ("signature", "p50 ms", "p95 ms", "p95 low", "p95 high", "first ms", "load ms", "peak MB", "inferences")
 
@@ -133,8 +133,7 @@ def _notes(seen: Measurement) -> list[str]:
     if seen.tokens_per_s:
         lines.append(", ".join(f"{key} {value:.1f} tokens/s" for key, value in seen.tokens_per_s.items()))
     if seen.energy and seen.energy.energy_mj is not None:
-        step = f" ± {seen.energy.resolution_mj:.2g}" if seen.energy.resolution_mj else ""
-        lines.append(f"{seen.energy.energy_mj:.3g}{step} mJ per inference ({seen.energy.source})")
+        lines += _energy(seen.energy)
     if seen.sustained:
         ends = f"first window {seen.sustained.first_ms:.3f} ms, last {seen.sustained.last_ms:.3f} ms"
         lines.append(f"{seen.sustained.seconds:.0f} s without a pause: {ends}, {seen.sustained.ratio:.2f}x")
@@ -143,6 +142,21 @@ def _notes(seen: Measurement) -> list[str]:
         for item in seen.placement
     ]
     return lines
+
+
+def _energy(metered: Energy) -> list[str]:
+    """Energy, idle power included, between its bounds; and what is above idle power."""
+    told = f"{metered.energy_mj:.3g} mJ per inference"
+    if metered.low_mj is not None and metered.high_mj is not None:
+        told += f" ({metered.low_mj:.3g} to {metered.high_mj:.3g})"
+    elif metered.resolution_mj:
+        told += f" ± {metered.resolution_mj:.2g}"
+    if metered.idle_mw is not None:
+        above = f"{metered.above_idle_mj:.3g} mJ" if metered.above_idle_mj else "not to be told apart from 0"
+        told += f", idle power included; above the {metered.idle_mw / 1e3:.3g} W of idling: {above}"
+    every = f", read every {metered.interval_ms:.0f} ms" if metered.interval_ms else ""
+    lines = [told, f"metered by {metered.source}{every}: {metered.covers or 'whole device'}"]
+    return lines + ([metered.note] if metered.note else [])
 
 
 def _figures(seen: Measurement) -> dict[str, float | None]:

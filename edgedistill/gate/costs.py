@@ -106,8 +106,10 @@ def energy(seen: Measurement, limit: float) -> Check:
     if metered is None or metered.energy_mj is None:
         raise StageError("the measurement holds no energy")
     found, step = metered.energy_mj, metered.resolution_mj or 0.0
-    note = f"whole device, {metered.source or 'meter not named'}; known to within {step:.3g} mJ"
-    return _check("energy_mj", "mJ", found, (found - step, found + step), limit, note)
+    low = found - step if metered.low_mj is None else min(found, metered.low_mj)
+    high = found + step if metered.high_mj is None else max(found, metered.high_mj)
+    seen_by = f"{metered.source or 'meter not named'}, {metered.covers or 'whole device'}"
+    return _check("energy_mj", "mJ", found, (low, high), limit, f"{low:.3g} to {high:.3g} mJ by {seen_by}")
 
 
 def _check(name: str, unit: str, measured: float, bounds: tuple[float, float], limit: float, note: str) -> Check:

@@ -25,8 +25,10 @@ from edgedistill.parsers import (
     mlperf,
     odpm,
     op_profile,
+    pmic,
     powermetrics,
     protobuf,
+    tegrastats,
     xctest,
 )
 from edgedistill.parsers._text import LONGEST
@@ -41,6 +43,8 @@ KINDS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("benchmark_model", r"Inference timings in us|\bcount=\d+ .*(?:curr|avg)=|footprint.*\(MB\)|model file size \(MB\)"
      r"|Benchmarking failed", benchmark_model.parse),
     ("llama_bench", r'"?n_gen"?|\|\s*t/s\s*\|', llama_bench.parse),
+    ("tegrastats", r"\bRAM \d+/\d+(?:MB|kB)\b.*\bCPU \[", tegrastats.parse),
+    ("pmic", r"_[AV] (?:current|volt)\(\d+\)=", pmic.parse),
     ("op_profile", r"node type, first, avg_ms|= Run Order =", op_profile.parse),
     ("odpm", r"^(?:CH\d+)?\(T=\d+\)\[", odpm.parse),
     ("dumpsys_thermal", r"Temperature\{mValue|^Thermal Status:", dumpsys_thermal.parse),

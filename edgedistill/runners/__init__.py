@@ -49,7 +49,8 @@ class Timing:
 
     Warm-up and measurement each go on until both their count and their time are reached; `runs_max` and `cap_s` end
     either early. `timeout_s` is for the whole process, import and load included. `sustained_s` adds a long run without
-    a pause after each launch's measurement; its time is not part of `timeout_s`.
+    a pause after each launch's measurement; its time is not part of `timeout_s`. On a device with an energy meter each
+    launch also pauses for `energy_s` and runs for `energy_s`, with the meter read; 0: never.
     """
 
     warmup_runs: int = 3
@@ -60,6 +61,7 @@ class Timing:
     cap_s: float = 10.0
     timeout_s: float = 60.0
     sustained_s: float = 0.0
+    energy_s: float = 2.0
 
     def __post_init__(self) -> None:
         """Raises SpecError when a launch could end without a sample."""

@@ -1,85 +1,142 @@
-"""Energy per inference, from the counters that the measuring program read around its samples.
+"""Energy per inference of all launches, from what the measuring program read while it paused and while it ran.
 
-Power rails (Pixel) and packages (RAPL) meter in microjoules. A battery gauge counts charge in steps of about a
-milliampere-hour: its figure is told only when several steps fit into the measurement, and never while it charges.
+The figure is everything that the meter saw, idle power included, as a battery pays for it; beside it stands what is
+above the idle power of the pause just before. What was not metered is None, never 0, and `note` says why.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgedistill.errors import DataError
-from edgedistill.parsers import odpm
+from edgedistill.runners._meters import Meter, Readings, Track, meters
+from edgedistill.runners._meters._spent import Spent, spent
+from edgedistill.runners._perfetto import Recorded
 from edgedistill.specs import Energy
 
-RAIL_STEP_MJ, GAUGE_STEPS_MIN = 0.001, 5
-GAUGE_FREE = ("Discharging", "Not charging")
+NO_METER = "no power meter that may be read"
+CHARGED = "the battery is being charged: a cable feeds the device, use wireless adb"
 
 
-def energy_of(answers: Sequence[Mapping[str, Any]], charging: bool | None) -> Energy:
-    """The median over launches; `energy_mj` is None where nothing could be metered, and `note` says why."""
-    counts = [len(answer["samples_ns"]) for answer in answers]
-    rails = [_rails(answer["meters"]) for answer in answers]
-    if rails and all(rails):
-        each = [{name: mj / count for name, mj in seen.items()} for seen, count in zip(rails, counts, strict=True)]
-        names = sorted(set.intersection(*(set(seen) for seen in each)))
-        by_rail = {name: statistics.median(seen[name] for seen in each) for name in names}
-        total = statistics.median(sum(seen.values()) for seen in each)
-        kinds = (("package", "RAPL"), ("hwmon", "hwmon energy counters"))
-        source = next((told for word, told in kinds if names[0].startswith(word)), "power rails (ODPM)")
-        if total > 0:
-            step = RAIL_STEP_MJ * len(names) / min(counts)
-            return Energy(energy_mj=total, source=source, resolution_mj=step, rails_mj=by_rail)
-        return Energy(energy_mj=None, source=source, note="the counters did not move during the measurement")
-    if charging:
-        return Energy(energy_mj=None, note="the battery is being charged: a cable feeds the device, use wireless adb")
-    return _gauge(answers, counts)
+@dataclass(frozen=True)
+class Metered:
+    """One launch by one meter: what the runs took, and the idle power before them, in mW."""
+
+    meter: Meter
+    busy: Spent
+    runs: int
+    seconds: float
+    idle_mw: float | None
+    track: Track
+
+    @property
+    def step(self) -> float:
+        """The smallest difference that the meter can show in these runs, in mJ."""
+        return self.track.step if self.track.cumulative else self.track.step * self.seconds
+
+    @property
+    def above_idle(self) -> float | None:
+        """mJ above idle power; None where the difference drowns in the meter's own uncertainty."""
+        if self.idle_mw is None:
+            return None
+        above = self.busy.total - self.idle_mw * self.seconds
+        return above if above > (self.busy.high - self.busy.low) / 2 else None
 
 
-def _rails(meters: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
-    """Millijoules by rail of one launch; empty without rails, or when a counter ran backwards."""
-    spent: dict[str, float] = {}
-    before, after = meters["before"], meters["after"]
-    for path in sorted(before.keys() & after.keys()):
+def energy_of(
+    launches: Sequence[Mapping[str, Any] | None], charging: bool | None, recorded: Sequence[Recorded | None] = ()
+) -> Energy:
+    """The median over the launches that were metered by the first meter that tells something. A launch is the windows
+    and the readings of the measuring program, None without any; `recorded` is what Perfetto saw of it.
+
+    A long run without a pause counts alone, where there is one: it is the longest, of the warmest device.
+    """
+    traces = recorded or [None] * len(launches)
+    told = [(launch, trace or Recorded()) for launch, trace in zip(launches, traces, strict=True) if launch]
+    told = told[-1:] if told and told[-1][0].get("sustained") else told
+    notes = [trace.why for trace in traces if trace and trace.why]
+    for meter in meters():
+        kept, why = _by(meter, told, charging)
+        if kept:
+            missed = len(told) - len(kept)
+            return _summary(kept, f"{missed} of {len(told)} launches were not metered: {why}" if missed else "")
+        notes += [why] if why else []
+    return Energy(energy_mj=None, note=notes[-1] if notes else CHARGED if charging else NO_METER)
+
+
+def _by(
+    meter: Meter, told: Sequence[tuple[Mapping[str, Any], Recorded]], charging: bool | None
+) -> tuple[list[Metered], str]:
+    """The launches that one meter tells, and why not the others; no reason when it is not there."""
+    kept, why = list[Metered](), ""
+    for launch, recorded in told:
         try:
-            if path.endswith("/energy_value"):
-                spent |= odpm.difference_mj(odpm.parse(before[path]), odpm.parse(after[path]))
-            elif path.endswith("/energy_uj") and ":" in path and path.count(":") == 1:  # packages, not their parts
-                used = int(after[path]) - int(before[path])
-                if used < 0:  # wrapped; the launch is short, so it is left out rather than guessed
-                    return {}
-                spent[f"package {path.split('/')[-2]}"] = used / 1e3
-            elif "/hwmon/" in path:  # microjoules, as the kernel's hwmon interface has it
-                used = int(after[path]) - int(before[path])
-                if used < 0:
-                    return {}
-                spent["/".join(path.split("/")[-2:])] = used / 1e3
-        except (DataError, ValueError):
-            return {}
-    return spent
+            track = meter.track(readings_of(launch, recorded))
+            if track is None:
+                continue
+            if charging and meter.BATTERY:
+                raise DataError(CHARGED)
+            kept.append(_metered(meter, track, launch))
+        except DataError as error:
+            why = str(error)
+    return kept, why
 
 
-def _gauge(answers: Sequence[Mapping[str, Any]], counts: Sequence[int]) -> Energy:
-    """From the battery's charge counter (microampere-hours) and voltage (microvolts), if it moved enough."""
-    used: list[float] = []
-    for answer, count in zip(answers, counts, strict=True):
-        before, after = answer["meters"]["before"], answer["meters"]["after"]
-        folder = next((path.rsplit("/", 1)[0] for path in before if path.endswith("/charge_counter")), None)
-        if folder is None:
-            return Energy(energy_mj=None, note="no power meter that may be read")
-        if after.get(f"{folder}/status", "Discharging").strip() not in GAUGE_FREE:
-            return Energy(energy_mj=None, note="the battery is being charged")
-        try:
-            charge = int(before[f"{folder}/charge_counter"]) - int(after[f"{folder}/charge_counter"])
-            volts = int(after[f"{folder}/voltage_now"]) / 1e6
-        except (KeyError, ValueError):
-            return Energy(energy_mj=None, note="the battery gauge could not be read")
-        used.append(charge * 3.6e-3 * volts * 1e3 / count)
-    source, step = "battery gauge", 1000 * 3.6e-3 * 3.85 * 1e3 / min(counts)  # steps of 1 mAh at a nominal voltage
-    total = statistics.median(used)
-    if total < GAUGE_STEPS_MIN * step:
-        note = f"the gauge moved less than {GAUGE_STEPS_MIN} steps: measure longer, e.g. --sustained 600"
-        return Energy(energy_mj=None, source=source, resolution_mj=step, note=note)
-    return Energy(energy_mj=total, source=source, resolution_mj=step)
+def readings_of(launch: Mapping[str, Any], recorded: Recorded) -> Readings:
+    """The program's JSON as values; each moment's texts by path, with those that were read once.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        names, once = launch["names"], dict(launch["once"])
+        moments = [(int(time_ns) / 1e9, {names[place]: str(text) for place, text in texts})
+                   for time_ns, texts in launch["readings"]]  # fmt: skip
+        offset_s = launch["boot_offset_ns"] / 1e9
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise DataError("what the program read of the meters is damaged") from None
+    moments.sort(key=lambda moment: moment[0])
+    texts = tuple({**once, **texts} for _, texts in moments)
+    return Readings(tuple(time_s for time_s, _ in moments), texts, offset_s, recorded.trace, recorded.battery_v)
+
+
+def _metered(meter: Meter, track: Track, launch: Mapping[str, Any]) -> Metered:
+    begin, end = (value / 1e9 for value in launch["busy_ns"])
+    busy = spent(track, begin, end)
+    if slack := launch.get("slack_ns", 0) / 1e9:  # the window may lie that much earlier
+        early = spent(track, begin - slack, end - slack)
+        busy = replace(busy, low=min(busy.low, early.low), high=max(busy.high, early.high))
+    if busy.total <= 0:
+        raise DataError("the meter did not move during the measurement")
+    paused, resumed = (value / 1e9 for value in launch["idle_ns"])
+    try:
+        idle_mw = spent(track, paused, resumed).total / (resumed - paused)
+    except DataError:  # too short for this meter; the figure itself does not need it
+        idle_mw = None
+    return Metered(meter, busy, launch["runs"], end - begin, idle_mw, track)
+
+
+def _summary(kept: Sequence[Metered], note: str) -> Energy:
+    """Per inference. Bounds are the lowest and the highest of all launches."""
+    first, counted = kept[0], kept[0].track.counted
+    idle = [one.idle_mw for one in kept if one.idle_mw is not None]
+    above = [one.above_idle / one.runs for one in kept if one.above_idle is not None]
+    names = sorted(set.intersection(*(set(one.busy.rails) for one in kept)))
+    interval = [one.busy.interval_s for one in kept if one.busy.interval_s]
+    return Energy(
+        energy_mj=statistics.median(one.busy.total / one.runs for one in kept),
+        low_mj=min(one.busy.low / one.runs for one in kept),
+        high_mj=max(one.busy.high / one.runs for one in kept),
+        above_idle_mj=statistics.median(above) if len(above) == len(kept) else None,
+        idle_mw=statistics.median(idle) if idle else None,
+        source=first.meter.NAME,
+        covers=f"{first.meter.COVERS}: {' + '.join(counted)}" if 1 < len(counted) < 6 else first.meter.COVERS,
+        resolution_mj=max(one.step / one.runs for one in kept),
+        window_s=statistics.median(one.seconds for one in kept),
+        interval_ms=statistics.median(interval) * 1e3 if interval else None,
+        rails_mj={name: statistics.median(one.busy.rails[name] / one.runs for one in kept) for name in names},
+        note=note,
+    )

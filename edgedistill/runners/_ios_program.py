@@ -128,7 +128,7 @@ async def launch(job: dict[str, Any]) -> dict[str, Any]:
         "first_ns": round(first.samples[0] * 1e6),
         "samples_ns": [round(value * 1e6) for value in samples],
         "measured_ns": round((time.monotonic() - start) * 1e9),
-        "meters": {"before": {}, "after": {}},
+        "meters": None,
         "outputs": outputs,
         "tokens_per_s": {},
         "sustained": await sustained(benchmarker, feeds, job["sustained_s"]) if job["sustained_s"] else None,

@@ -13,6 +13,8 @@ from typing import Any
 from edgedistill.errors import InfrastructureError, SpecError
 from edgedistill.runners import How, Job, Timing
 from edgedistill.runners._energy import energy_of
+from edgedistill.runners._meters import wanted
+from edgedistill.runners._perfetto import Recorded
 from edgedistill.specs import (
     Conditions,
     Fingerprint,
@@ -47,6 +49,8 @@ class ToolRun:
     tokens_per_s: dict[str, float] = field(default_factory=dict)
     placement: tuple[Placement, ...] = ()
     version: str = ""
+    ended_s: float | None = None  # time since boot, at most `slack_s` after the program's last inference
+    slack_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,12 @@ class Seen:
     before: Conditions
     after: Conditions
     tool: ToolRun | None = None
+    power: Recorded | None = None
+
+
+def charging(seen: Sequence[Seen]) -> bool:
+    """Whether a cable fed the device before or after any launch."""
+    return any(state.charging for launch in seen for state in (launch.before, launch.after))
 
 
 def pack_program(folder: Path) -> Path:
@@ -102,10 +112,13 @@ def interleaved(
     return seen
 
 
-def question(job: Job, model: str, nonce: str, timing: Timing, how: How, *, first: bool, last: bool) -> str:
+def question(
+    job: Job, model: str, nonce: str, timing: Timing, how: How, *, first: bool, last: bool, traced: bool = False
+) -> str:
     """The program's job, as JSON; `model` is the file's path where the program runs.
 
     The first launch also answers the samples; the last one, when the device is warmest, also runs the long run.
+    `traced`: somebody else meters this launch as well, so that it pauses and runs for the meters in any case.
     """
     return json.dumps({
         **asdict(timing),
@@ -119,6 +132,8 @@ def question(job: Job, model: str, nonce: str, timing: Timing, how: How, *, firs
         "inputs": {key: list(samples) for key, samples in job.inputs.items()},
         "answers": first and job.expected is not None,
         "decode_tokens": job.decode_tokens,
+        "meters": wanted(),
+        "traced": traced,
     })  # fmt: skip
 
 
@@ -179,7 +194,7 @@ def summarize(
             key: statistics.median(answer["tokens_per_s"][key] for answer in answers if key in answer["tokens_per_s"])
             for key in speeds
         },
-        energy=energy_of(answers, seen[0].before.charging),
+        energy=energy_of([answer["meters"] for answer in answers], charging(seen), [launch.power for launch in seen]),
         placement=_placement(answers[0]),
         sustained=_sustained(answers),
         outputs=_compare(job, answers[0]["outputs"]),

@@ -18,6 +18,7 @@ from edgedistill.runners._launches import (
     JOB_IS_WRONG,
     PACKAGE_IS_MISSING,
     Seen,
+    ToolRun,
     check_jobs,
     decode,
     interleaved,
@@ -26,6 +27,7 @@ from edgedistill.runners._launches import (
     question,
     summarize,
 )
+from edgedistill.runners._perfetto import Recorded, available, record
 from edgedistill.runners._session import Session, Transport, opened
 from edgedistill.runners._toolruns import summarize_tool
 from edgedistill.runners._tools import KINDS, Tool, bring, find
@@ -55,6 +57,7 @@ class Ready:
     timing: Timing
     how: How
     launches: int
+    traced: bool  # Perfetto is there to record power
 
 
 def measure_on(
@@ -100,7 +103,9 @@ def _prepare(session: Session, jobs: Mapping[str, Job], timing: Timing, how: How
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
         program = session.push(pack_program(Path(folder)))
     models = {name: pushed[job.model] for name, job in jobs.items()}
-    return Ready(session, facts, program, tools, models, timing, how, launches)
+    return Ready(
+        session, facts, program, tools, models, timing, how, launches, timing.energy_s > 0 and available(session)
+    )
 
 
 def _tool_for(session: Session, how: How, format_name: str) -> Tool | None:
@@ -143,20 +148,31 @@ def _steady_launch(ready: Ready, name: str, job: Job, turn: int) -> Seen:
     """A launch during which the device did not begin to throttle; one that did says nothing and is repeated."""
     for _ in range(RETRIES + 1):
         before = settle(ready.session, ready.how)
-        tool = ready.tools.get(job.format)
-        told = (
-            tool_run(ready.session, tool, job, ready.models[name], ready.timing, ready.how, first=turn == 0)
-            if tool
-            else None
-        )
-        answer = {} if tool else _launch(ready, name, job, turn)
+        answer, told, power = _once(ready, name, job, turn)
         after = read_conditions(ready.session)
         if (after.thermal_status or 0) <= (before.thermal_status or 0) or ready.timing.sustained_s:
-            return Seen(answer, before, after, told)
+            return Seen(answer, before, after, told, power)
     raise InfrastructureError(
         f"{ready.session.name}: it begins to throttle in every launch (thermal status {after.thermal_status}). "
         "Cool it, take it out of its case, or measure with fewer threads."
     )
+
+
+def _once(ready: Ready, name: str, job: Job, turn: int) -> tuple[dict[str, Any], ToolRun | None, Recorded | None]:
+    """One launch, by our program or by a tool, recorded by Perfetto where it is there."""
+    tool = ready.tools.get(job.format)
+
+    def launch() -> tuple[dict[str, Any], ToolRun | None]:
+        if not tool:
+            return _launch(ready, name, job, turn), None
+        model, first = ready.models[name], turn == 0
+        return {}, tool_run(ready.session, tool, job, model, ready.timing, ready.how, first=first, traced=ready.traced)
+
+    if not ready.traced:
+        return *launch(), None
+    limit_s = ready.timing.timeout_s + ready.timing.sustained_s
+    done, power = record(ready.session, limit_s, launch, pause=tool is not None)
+    return *done, power
 
 
 def settle(session: Session, how: How) -> Conditions:
@@ -195,7 +211,9 @@ def _launch(ready: Ready, name: str, job: Job, turn: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgedistill-") as folder:
         asked, got = Path(folder, "job.json"), Path(folder, "answer.json")
         asked.write_text(
-            question(job, ready.models[name], nonce, ready.timing, ready.how, first=turn == 0, last=last),
+            question(
+                job, ready.models[name], nonce, ready.timing, ready.how, first=turn == 0, last=last, traced=ready.traced
+            ),
             encoding="utf-8",
         )
         remote = session.push(asked)

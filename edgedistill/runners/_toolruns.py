@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from edgedistill.runners import Job
-from edgedistill.runners._launches import Seen, ToolRun
+from edgedistill.runners._energy import energy_of
+from edgedistill.runners._launches import Seen, ToolRun, charging
+from edgedistill.runners._perfetto import IDLE_S
 from edgedistill.specs import Energy, Fingerprint, Launch, Measurement, Provenance
 from edgedistill.store import digest_of
 
@@ -41,9 +44,26 @@ def summarize_tool(
         launches=tuple(_launch(launch, run) for launch, run in zip(seen, runs, strict=True)),
         fingerprint=named,
         tokens_per_s={key: statistics.median(run.tokens_per_s[key] for run in runs) for key in speeds},
-        energy=Energy(energy_mj=None, note=NO_ENERGY),
+        energy=_energy(seen),
         placement=runs[0].placement,
     )
+
+
+def _energy(seen: Sequence[Seen]) -> Energy:
+    """What Perfetto recorded while the program's inferences ran: its last act, as long as their count and mean say."""
+    windows: list[dict[str, Any] | None] = []
+    for launch in seen:
+        run = launch.tool
+        if launch.power is None or run is None or run.ended_s is None or not run.summary or not run.summary.count:
+            return Energy(energy_mj=None, note=launch.power.why if launch.power and launch.power.why else NO_ENERGY)
+        end, length = round(run.ended_s * 1e9), round(run.summary.count * run.summary.mean_ms * 1e6)
+        start = launch.power.started_s * 1e9
+        windows.append({
+            "names": [], "once": {}, "readings": [], "boot_offset_ns": 0, "runs": run.summary.count,
+            "idle_ns": [start, start + IDLE_S * 1e9], "busy_ns": [end - length, end],
+            "slack_ns": round(run.slack_s * 1e9),
+        })  # fmt: skip
+    return energy_of(windows, charging(seen), [launch.power for launch in seen])
 
 
 def _middle(run: ToolRun) -> tuple[float, bool]:

@@ -16,6 +16,7 @@ from edgedistill.errors import DataError, InfrastructureError, MissingDependency
 from edgedistill.parsers import benchmark_model, litert_benchmark, llama_bench, protobuf
 from edgedistill.runners import How, Job, Timing
 from edgedistill.runners._launches import ToolRun
+from edgedistill.runners._perfetto import uptime
 from edgedistill.runners._session import Session
 from edgedistill.specs import Placement
 
@@ -85,8 +86,10 @@ def find(session: Session, format_name: str) -> Tool | None:
     return None
 
 
-def run(session: Session, tool: Tool, job: Job, model: str, timing: Timing, how: How, *, first: bool) -> ToolRun:
-    """One launch.
+def run(
+    session: Session, tool: Tool, job: Job, model: str, timing: Timing, how: How, *, first: bool, traced: bool = False
+) -> ToolRun:
+    """One launch; `traced`: it also tells when it ended, for who meters it.
 
     Raises:
         StageError: the tool cannot run the file. InfrastructureError: the device was lost, or the output is not whole.
@@ -97,6 +100,7 @@ def run(session: Session, tool: Tool, job: Job, model: str, timing: Timing, how:
     argv, out = _command(tool, job, model, timing, place)
     environment = {"LD_LIBRARY_PATH": tool.libraries} if tool.libraries else {}
     ended = session.run([*pinned, *argv], environment=environment, timeout_s=timing.timeout_s, watch=True)
+    ended_s, slack_s = uptime(session) if traced and tool.kind == "benchmark_model" else (None, 0.0)
     _check(session, tool, job, ended.status, ended.stdout + ended.stderr)
     try:
         told = _read(session, tool, ended.stdout, ended.stderr, out)
@@ -104,7 +108,7 @@ def run(session: Session, tool: Tool, job: Job, model: str, timing: Timing, how:
     except DataError as error:
         raise InfrastructureError(f"{session.name}: {tool.kind}: {error}.") from None
     peak = ended.peak_kb * 1024 / 1e6 if ended.peak_kb else told.peak_mb
-    return replace(told, peak_mb=peak, placement=profiled)
+    return replace(told, peak_mb=peak, placement=profiled, ended_s=ended_s, slack_s=slack_s)
 
 
 def _command(tool: Tool, job: Job, model: str, timing: Timing, out: str) -> tuple[list[str], str]:

@@ -85,13 +85,25 @@ class Launch(Spec):
 
 
 class Energy(Spec):
-    """Energy of one inference, whole device, idle power not taken off. `energy_mj` is None, never 0, where it was not
-    metered: `note` says why. `resolution_mj` is the smallest difference the meter can show, per inference.
+    """Energy of one inference, as far as the meter sees, idle power not taken off. `energy_mj` is None, never 0, where
+    it was not metered: `note` says why. `low_mj` and `high_mj` are its bounds by the meter's resolution and samples.
+
+    `above_idle_mj` is what is above `idle_mw`, the power of a pause just before; None where the difference cannot be
+    told. `resolution_mj` is the smallest difference that the meter can show, per inference; `covers` is the part of
+    the device that it sees, `interval_ms` the time between its readings, `window_s` what was metered of each launch.
+    `rails_mj` may hold rails that are parts of others.
     """
 
     energy_mj: Positive | None
+    low_mj: Annotated[float, Field(ge=0)] | None = None
+    high_mj: Positive | None = None
+    above_idle_mj: Positive | None = None
+    idle_mw: float | None = None
     source: str = ""
+    covers: str = ""
     resolution_mj: Positive | None = None
+    window_s: Positive | None = None
+    interval_ms: Positive | None = None
     rails_mj: Mapping[str, float] = {}
     note: str = ""
 

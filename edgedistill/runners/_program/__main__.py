@@ -17,19 +17,11 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
+from .metering import Metering
 from .runtimes import PACKAGES, RUNTIMES, JobError
 
 JOB_IS_WRONG, PACKAGE_IS_MISSING = 64, 65
 STATUS = Path("/proc/self/status")
-# Counters that only grow: Pixel power rails, packages, meters of boards. A battery gauge's steps are read as well.
-METERS = (
-    "/sys/bus/iio/devices/iio:device*/energy_value",
-    "/sys/class/powercap/*/energy_uj",
-    "/sys/class/hwmon/hwmon*/energy*_input",
-    "/sys/class/power_supply/*/charge_counter",
-    "/sys/class/power_supply/*/voltage_now",
-    "/sys/class/power_supply/*/status",
-)
 
 
 def to_samples(bound: Any, inputs: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -107,16 +99,27 @@ def sustain(bound: Any, samples: list[Any], seconds: float) -> dict[str, Any]:
             times.append(time_one(bound, samples[turn % len(samples)]))
             turn += 1
         medians.append(statistics.median(times))
-    return {"seconds": seconds, "window_s": window, "medians_ns": medians}
+    return {"seconds": seconds, "window_s": window, "medians_ns": medians, "runs": turn}
 
 
-def meters() -> dict[str, str]:
-    """The text of every readable energy counter, by its path."""
-    found = {}
-    for path in sorted(path for pattern in METERS for path in map(str, Path("/").glob(pattern[1:]))):
-        with contextlib.suppress(OSError, UnicodeDecodeError):  # root only on many devices
-            found[path] = Path(path).read_text()
-    return found
+def metered(bound: Any, samples: list[Any], job: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What the energy meters said, and the long run. Both are apart from the timed samples, which nothing disturbs.
+
+    The long run is what is metered, where there is one; else a run of `energy_s` just for the meters.
+    """
+    metering = Metering(job, job["sustained_s"] or job["energy_s"])
+    if not metering.found:
+        return None, sustain(bound, samples, job["sustained_s"]) if job["sustained_s"] else None
+    long: list[dict[str, Any]] = []
+
+    def run() -> int:
+        if job["sustained_s"]:
+            long.append(sustain(bound, samples, job["sustained_s"]))
+            return int(long[0]["runs"])
+        return len(repeat(bound, samples, 1, job["energy_s"], {"runs_max": sys.maxsize, "cap_s": 2 * job["energy_s"]}))
+
+    told = metering.during(job["energy_s"], run)
+    return {**told, "sustained": bool(long)}, long[0] if long else None
 
 
 def pin(mask: str) -> None:
@@ -157,10 +160,13 @@ def launch(job: dict[str, Any]) -> dict[str, Any]:
     outputs = answers_of(bound, samples) if job["answers"] else []
     gc.disable()
     repeat(bound, samples, job["warmup_runs"], job["warmup_s"], job)
-    before, begun = meters(), perf_counter_ns()
+    begun = perf_counter_ns()
     times = repeat(bound, samples, job["runs_min"], job["time_s"], job)
-    measured_ns, after = perf_counter_ns() - begun, meters()
+    measured_ns = perf_counter_ns() - begun
     speed = getattr(bound, "tokens_per_s", None)
+    tokens_per_s = speed(samples[0], job["decode_tokens"]) if speed and job["decode_tokens"] else {}
+    peak = peak_kb()  # before the meters' own machinery is loaded
+    energy, long = metered(bound, samples, job)
     return {
         "nonce": job["nonce"],
         "runtime": list(bound.runtime),
@@ -169,12 +175,12 @@ def launch(job: dict[str, Any]) -> dict[str, Any]:
         "first_ns": first_ns,
         "samples_ns": times,
         "measured_ns": measured_ns,
-        "meters": {"before": before, "after": after},
+        "meters": energy,
         "outputs": outputs,
-        "tokens_per_s": speed(samples[0], job["decode_tokens"]) if speed and job["decode_tokens"] else {},
-        "sustained": sustain(bound, samples, job["sustained_s"]) if job["sustained_s"] else None,
+        "tokens_per_s": tokens_per_s,
+        "sustained": long,
         "baseline_kb": baseline_kb,
-        "peak_kb": peak_kb(),
+        "peak_kb": peak,
         "involuntary_switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
     }
 
