@@ -1,23 +1,27 @@
-"""Energy meters of boards, through a real ssh server. The hardware is missing: a folder stands for /sys, scripts for
-`vcgencmd` and `tegrastats`; their form is that of published outputs, their figures are ours.
+"""Energy meters of boards, through a real ssh server, and of phones, through Google's adb program.
+
+The hardware is missing: a folder stands for /sys, scripts for `vcgencmd`, `tegrastats` and `perfetto`; their form is
+that of published outputs, their figures are ours.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from phones import QUICK, put
-from test_ssh import SSHD, Board
+from fake_adbd import FakeAdbd
+from phones import BATTERY, QUICK, left_over, put
+from test_ssh import SSHD, Board, board, keys  # noqa: F401
 
-from edgedistill.runners import How, Job, ssh
-from edgedistill.specs import Energy
+from edgedistill.runners import How, Job, adb, host, ssh
+from edgedistill.specs import Energy, Measurement
 
-pytestmark = pytest.mark.skipif(not SSHD, reason="needs an ssh server: apt install openssh-server")
-METERED = replace(QUICK, energy_s=1.5)
+needs_sshd = pytest.mark.skipif(not SSHD, reason="needs an ssh server: apt install openssh-server")
+METERED = replace(QUICK, energy_s=1.2)
 Arrange = Callable[[Path, Path], None]
 
 
@@ -28,26 +32,17 @@ def files(sysfs: Path, values: dict[str, object]) -> None:
         path.write_text(f"{value}\n")
 
 
-def measure(board: Board, job: Job, sysfs: Path, arrange: Arrange) -> Energy:
-    sysfs.mkdir()
-    programs = board.folder / "bin"
-    arrange(sysfs, programs)
-    put(programs / "boardpython", f'EDGEDISTILL_SYSFS={sysfs} exec {sys.executable} "$@"')
-    told = How(where=board.where, python="boardpython")
-    try:
-        seen = ssh.measure_many({"m": job}, launches=1, timing=METERED, how=told)["m"]
-    finally:
-        for name in ("vcgencmd", "tegrastats"):
-            (programs / name).unlink(missing_ok=True)
-    assert seen.energy is not None
-    runs = seen.energy
-    # whatever the meter: the average power times the time is what all runs took
-    if runs.energy_mj is not None:
-        assert runs.low_mj is not None
-        assert runs.high_mj is not None
-        assert runs.low_mj <= runs.energy_mj <= runs.high_mj
-        assert runs.window_s == pytest.approx(METERED.energy_s, rel=0.3)
-    return runs
+def check(seen: Energy | None) -> Energy:
+    """What holds whatever the meter is: it tells something, within its bounds, of the time that it was asked for."""
+    assert seen is not None
+    assert seen.energy_mj is not None, seen.note
+    assert seen.low_mj is not None
+    assert seen.high_mj is not None
+    assert seen.low_mj <= seen.energy_mj <= seen.high_mj
+    assert seen.window_s == pytest.approx(METERED.energy_s, rel=0.3)
+    assert seen.resolution_mj is not None
+    assert seen.resolution_mj < seen.energy_mj / 10
+    return seen
 
 
 def orin(sysfs: Path, _: Path) -> None:
@@ -101,13 +96,11 @@ echo '    3V3_SYS_A current(1)=0.25000000A
     ("arrange", "watts", "source", "rails"),
     [
         (orin, 5.0, "INA3221", {"VDD_IN", "VDD_CPU_GPU_CV"}),
-        (agx_orin, 11.0, "INA3221", {"VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"}),
-        (nano, 5.0, "INA3221", {"POM_5V_IN", "POM_5V_GPU"}),
-        (tegra, 5.0, "INA3221 (tegrastats)", {"VDD_IN", "VDD_SOC"}),
         (pi, 5.0, "PMIC (vcgencmd)", {"3V3_SYS", "VDD_CORE"}),
     ],
-    ids=["orin", "agx-orin", "nano", "tegrastats", "pi5"],
+    ids=["orin", "pi5"],
 )
+@needs_sshd
 def test_boards(
     board: Board,
     job: Job,
@@ -115,16 +108,110 @@ def test_boards(
     arrange: Arrange,
     watts: float,
     source: str,
-    rails: set[str],
+    rails: set[str],  # noqa: F811
 ) -> None:
-    seen = measure(board, job, tmp_path / "sys", arrange)
-    assert seen.energy_mj is not None, seen.note
-    assert seen.source == source
-    assert set(seen.rails_mj) == rails
+    (tmp_path / "sys").mkdir()
+    arrange(tmp_path / "sys", board.folder / "bin")
+    put(board.folder / "bin" / "boardpython", f'EDGEDISTILL_SYSFS={tmp_path}/sys exec {sys.executable} "$@"')
+    told = How(where=board.where, python="boardpython")
+    try:
+        seen = check(ssh.measure_many({"m": job}, launches=1, timing=METERED, how=told)["m"].energy)
+    finally:
+        (board.folder / "bin" / "vcgencmd").unlink(missing_ok=True)
+    assert (seen.source, set(seen.rails_mj)) == (source, rails)
     assert seen.idle_mw == pytest.approx(1000 * watts, rel=1e-6)
-    # constant power: nothing is above idle, and that is said as None
-    assert seen.above_idle_mj is None
+    assert seen.above_idle_mj is None  # the power is the same all the time: nothing is above idle, and that is no 0
     assert seen.interval_ms is not None
     assert 30 < seen.interval_ms < 400
-    assert seen.resolution_mj is not None
-    assert seen.resolution_mj < seen.energy_mj / 10
+
+
+@pytest.mark.parametrize(
+    ("arrange", "watts", "source"),
+    [(agx_orin, 11.0, "INA3221"), (nano, 5.0, "INA3221"), (tegra, 5.0, "INA3221 (tegrastats)")],
+    ids=["agx-orin", "nano", "tegrastats"],
+)
+def test_boards_of_other_kinds(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrange: Arrange, watts: float, source: str
+) -> None:
+    """The same program on this machine, where it needs no line."""
+    for name in ("sys", "bin"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("EDGEDISTILL_SYSFS", str(tmp_path / "sys"))
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    arrange(tmp_path / "sys", tmp_path / "bin")
+    seen = check(host.measure_many({"m": job}, launches=1, timing=METERED)["m"].energy)
+    assert seen.source == source
+    assert seen.idle_mw == pytest.approx(1000 * watts, rel=1e-6)
+
+
+def traced(
+    phone: FakeAdbd, job: Job, modes: str, *, tool: str = "", charging: bool = False, energy_s: float = 1.0
+) -> Measurement:
+    """A phone whose `perfetto` is ours; a cable feeds it where `charging`."""
+    here = Path(__file__).parent
+    put(phone.bin / "perfetto", f'FAKE_PERFETTO={modes} exec {sys.executable} {here / "fake_perfetto.py"} "$@"')
+    state = BATTERY if charging else BATTERY.replace("USB powered: true", "USB powered: false").replace("s: 5", "s: 3")
+    (phone.root / "battery.txt").write_text(state + "  voltage: 4000\n")
+    told = How(where=phone.serial, python=sys.executable, cool_down_s=0.0, tool=tool)
+    seen = adb.measure_many({"m": job}, launches=1, timing=replace(QUICK, energy_s=energy_s), how=told)["m"]
+    assert left_over(phone.root) == []
+    assert not list(phone.root.rglob("*.pftrace*"))
+    return seen
+
+
+def test_perfetto_meters_the_rails_of_a_phone(phone: FakeAdbd, job: Job) -> None:
+    seen = traced(phone, job, "rails+battery", charging=True).energy
+    assert seen is not None
+    assert seen.energy_mj is not None, seen.note
+    assert seen.source == "Perfetto, power rails"
+    assert set(seen.rails_mj) == {"S2M_VDD_CPUCL2", "VSYS_PWR_DISPLAY"}
+    assert seen.rails_mj["VSYS_PWR_DISPLAY"] == 0
+    assert seen.idle_mw == pytest.approx(2000, rel=0.02)
+    assert seen.low_mj is not None
+    assert seen.high_mj is not None
+    assert seen.low_mj < seen.energy_mj < seen.high_mj < 1.5 * seen.energy_mj
+    assert seen.interval_ms == pytest.approx(100, rel=0.5)
+
+
+def test_perfetto_falls_back_to_the_battery_while_nothing_charges(phone: FakeAdbd, job: Job) -> None:
+    seen = traced(phone, job, "battery").energy
+    assert seen is not None
+    assert seen.energy_mj is not None, seen.note
+    assert seen.source == "Perfetto, battery counters"
+    assert seen.idle_mw == pytest.approx(2000, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("modes", "charging", "note"),
+    [
+        ("battery", True, "wireless adb"),
+        ("refuse", False, "Could not connect to the traced socket"),
+        ("rails+cut", False, "cut off"),
+    ],
+)
+def test_what_perfetto_does_not_tell_is_none(phone: FakeAdbd, job: Job, modes: str, charging: bool, note: str) -> None:
+    seen = traced(phone, job, modes, charging=charging, energy_s=0.3)
+    assert seen.samples_ms
+    assert seen.energy is not None
+    assert seen.energy.energy_mj is None
+    assert note in seen.energy.note
+
+
+def test_perfetto_meters_a_program_that_prints_its_figures(phone: FakeAdbd, job: Job, tmp_path: Path) -> None:
+    """50 inferences of 40 ms are its last two seconds; loading and warming up before them do not count."""
+    put(
+        tmp_path / "benchmark_model",
+        """sleep 0.5
+echo 'INFO: count=1 curr=41000'
+sleep 2
+echo 'INFO: count=50 first=41000 curr=40000 min=39000 max=42000 avg=40000 std=10 p5=39000 median=40000 p95=41000'
+echo 'INFO: Inference timings in us: Init: 41750, First inference: 41000, Warmup (avg): 41000, Inference (avg): 40000'
+""",
+    )
+    seen = traced(phone, job, "rails", tool=str(tmp_path / "benchmark_model")).energy
+    assert seen is not None
+    assert seen.energy_mj == pytest.approx(2000 * 0.04, rel=0.03)
+    assert seen.idle_mw == pytest.approx(2000, rel=0.02)
+    assert seen.low_mj is not None
+    assert seen.high_mj is not None
+    assert 60 < seen.low_mj < seen.energy_mj < seen.high_mj < 100
