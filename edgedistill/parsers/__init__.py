@@ -18,17 +18,22 @@ from edgedistill.parsers import (
     benchmark_model,
     devicectl,
     dumpsys_battery,
+    dumpsys_meminfo,
     dumpsys_thermal,
     litert_benchmark,
     litert_lm,
     llama_bench,
+    llama_timings,
     mlperf,
     odpm,
     op_profile,
+    ort_perf_test,
+    perfetto,
     pmic,
     powermetrics,
     protobuf,
     tegrastats,
+    trtexec,
     xctest,
 )
 from edgedistill.parsers._text import LONGEST
@@ -36,23 +41,36 @@ from edgedistill.parsers._text import LONGEST
 # What a file of each kind holds and no other; the first that fits. The patterns are searched in the whole text.
 KINDS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("devicectl", r'"commandType"\s*:\s*"devicectl', devicectl.parse),
-    ("litert_benchmark", r'"latency"\s*:\s*\{|^ ?BENCHMARK RESULTS|^Inference \(avg\):', litert_benchmark.parse),
+    ("benchmark_model", r"Inference timings in us|\bcount=\d+ .*(?:curr|avg)=|footprint.*\(MB\)|model file size \(MB\)"
+     r"|Benchmarking failed", benchmark_model.parse),
+    ("litert_benchmark", r'"latency"\s*:\s*\{|= BENCHMARK RESULTS =|^ ?BENCHMARK RESULTS|^Inference \(avg\):',
+     litert_benchmark.parse),
     ("app_run", r'"metrics"\s*:\s*\{', app_run.parse),
     ("mlperf", r"^MLPerf Results Summary|^Scenario\s*:", mlperf.parse),
     ("litert_lm", r"(?:Prefill|Decode) Turn \d+:|Time to first token:|^EXIT_CODE=", litert_lm.parse),
-    ("benchmark_model", r"Inference timings in us|\bcount=\d+ .*(?:curr|avg)=|footprint.*\(MB\)|model file size \(MB\)"
-     r"|Benchmarking failed", benchmark_model.parse),
+    ("llama_timings", r"(?:^|[_ |])(?:prompt )?eval time =|\[ Prompt: .* t/s \|", llama_timings.parse),
     ("llama_bench", r'"?n_gen"?|\|\s*t/s\s*\|', llama_bench.parse),
     ("tegrastats", r"\bRAM \d+/\d+(?:MB|kB)\b.*\bCPU \[", tegrastats.parse),
     ("pmic", r"_[AV] (?:current|volt)\(\d+\)=", pmic.parse),
     ("op_profile", r"node type, first, avg_ms|= Run Order =", op_profile.parse),
+    ("dumpsys_meminfo", r"\bMEMINFO in pid \d+|^\s*TOTAL PSS:\s+\d+|^No process found for",
+     dumpsys_meminfo.parse),
+    ("ort_perf_test", r"^\s*(?:Average inference time cost|Session creation time cost|P50 Latency(?::| is))",
+     ort_perf_test.parse),
+    ("trtexec", r"GPU Compute(?: Time)?: min = |&&&& (?:RUNNING|PASSED|FAILED) TensorRT\.trtexec", trtexec.parse),
     ("odpm", r"^(?:CH\d+)?\(T=\d+\)\[", odpm.parse),
     ("dumpsys_thermal", r"Temperature\{mValue|^Thermal Status:", dumpsys_thermal.parse),
     ("dumpsys_battery", r"Battery Service state|^\s+(?:AC|USB) powered:", dumpsys_battery.parse),
     ("batterystats", r"^\d+,\d*,(?:[ilu],|h[,:\d])|^\d+,h,", batterystats.parse),
     ("xctest", r" measured \[", xctest.parse),
-    ("powermetrics", r"^(?:CPU|GPU|ANE|Combined|Package|Intel energy model).*Power", powermetrics.parse),
+    ("powermetrics", r"^(?:CPU|GPU|ANE|Combined|Package|Intel energy model).*[Pp]ower", powermetrics.parse),
 )  # fmt: skip
+
+BINARY: tuple[tuple[str, Callable[[bytes], Any]], ...] = (
+    ("benchmark_result", protobuf.parse),
+    ("op_profile", protobuf.parse_profile),
+    ("perfetto", perfetto.parse),
+)
 
 
 def kinds() -> list[str]:
@@ -113,11 +131,19 @@ def parse(data: bytes, kind: str = "") -> tuple[str, Any]:
 
 
 def _binary(data: bytes) -> tuple[str, Any]:
-    """benchmark_model's two binary files: a result, or an operator profile."""
-    try:
-        return "benchmark_result", protobuf.parse(data)
-    except DataError as first:
+    """benchmark_model's two binary files, a result or an operator profile, or a trace of Perfetto."""
+    reasons = []
+    for name, call in BINARY:
         try:
-            return "op_profile", protobuf.parse_profile(data)
-        except DataError:
-            raise first from None
+            return name, call(data)
+        except DataError as error:
+            reasons.append(error)
+    raise reasons[-1] if _all_packets(data) else reasons[0]
+
+
+def _all_packets(data: bytes) -> bool:
+    """A file of nothing but messages of the number 1 can only be a trace."""
+    try:
+        return {number for number, _ in protobuf.each_field(data)} == {1}
+    except DataError:
+        return False

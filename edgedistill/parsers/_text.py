@@ -9,15 +9,21 @@ from typing import Any
 
 from edgedistill.errors import DataError
 
-# 12, -3.5, 1.24027e+06 and, where a locale shaped it, 614,333: no tool here prints a thousands separator.
-NUMBER = r"[-+]?\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?"
-# `INFO: `, glog's `I0521 10:00:00.123456 123 file.cc:45] `, and two forms of logcat
+# 12, -3.5, 1.24027e+06, 1,234.5; 614,33 and 1.234,5 where a locale shaped them
+NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?:\.\d{3})+,\d+|\d+(?:[.,]\d+)?)(?:[eE][-+]?\d+)?"
+_CLOCK = r"\d\d:\d\d:\d\d(?:\.\d+)?"
+# What logs put in front of a line, the first that fits (logcat is the first); then what the tool itself puts there.
 _PREFIX = re.compile(
-    r"^(?:\d\d-\d\d \d\d:\d\d:\d\d\.\d+\s+\d+\s+\d+\s+[VDIWEF]\s+[^:]*:\s"
-    r"|(?:\d{4}-)?\d\d-\d\d \d\d:\d\d:\d\d\.\d+\s+\d+-\d+(?:/\S+)?\s+(?:[VDIWEF]/)?[\w.-]+(?:\s+\S+\s+[VDIWEF])?:?\s+"
-    r"|[VDIWEF]/[^(]{1,64}\(\s*\d+\):\s"
-    r"|[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+\s+\d+ [^\]]{1,200}\] )?(?:(?:INFO|WARNING|ERROR|VERBOSE):\s?)?"
+    rf"^(?:(?:\d{{4}}-)?\d\d-\d\d {_CLOCK}(?: [-+]\d{{4}})?(?:\s+\S{{1,32}})?\s+\d+\s+\d+\s+[VDIWEF]\s+[^:]*:\s"
+    rf"|(?:\d{{4}}-)?\d\d-\d\d {_CLOCK}\s+\d+-\d+(?:/\S+)?\s+(?:[VDIWEF]/)?[\w.-]+(?:\s+\S+\s+[VDIWEF])?:?\s+"  # Studio
+    rf"|(?:(?:\d{{4}}-)?\d\d-\d\d {_CLOCK}\s+)?[VDIWEF]/[^(:]{{1,64}}(?:\(\s*\d+\))?:\s"  # logcat -v time, brief, tag
+    r"|[IWEF]\d{4} \d\d:\d\d:\d+\.\d+\s+\d+ [^\]]{1,200}\] "  # glog, absl
+    rf"|\d{{4}}-\d\d-\d\d {_CLOCK}: [IWEF] [^\]]{{1,200}}\] "  # TensorFlow
+    rf"|\d{{4}}-\d\d-\d\dT{_CLOCK}(?:Z|[-+]\d\d:?\d\d)\s"  # a CI's log
+    r"|\d{1,4}\.\d\d\.\d{3}\.\d{3} [A-Z] "  # llama.cpp
+    r")?(?:(?:INFO|WARNING|ERROR|VERBOSE|DEBUG):\s?)?(?:\[[\w./\\-]{1,200}:\d{1,6}\] ?)?"
 )
+_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 LONGEST = 20_000_000  # characters; a log of a run is a thousand times smaller
 
 
@@ -30,6 +36,12 @@ def number(text: str, what: str = "number") -> float:
     cleaned = text.strip().strip('"')
     if not re.fullmatch(NUMBER, cleaned):
         raise DataError(f"{what}: {cleaned[:60]!r} is not a number")
+    if re.fullmatch(r"[-+]?\d{1,3},\d{3}", cleaned):
+        raise DataError(f"{what}: {cleaned!r} may be thousands or decimals: set LC_ALL=C for the tool")
+    if "." in cleaned and cleaned.rfind(",") > cleaned.rfind("."):
+        cleaned = cleaned.replace(".", "")  # 1.234,5
+    elif "." in cleaned or cleaned.count(",") > 1:
+        cleaned = cleaned.replace(",", "")  # 1,234.5 and 1,234,567
     value = float(cleaned.replace(",", "."))
     if not math.isfinite(value):
         raise DataError(f"{what}: {cleaned[:60]!r} is too large")
@@ -49,7 +61,7 @@ def whole(text: str, what: str = "number", low: int = 0) -> int:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines without what a log puts in front of each.
+    """The lines without colours and what a log puts in front of each.
 
     Raises:
         DataError: it is empty, or no text of a sensible length.
@@ -58,7 +70,8 @@ def lines_of(text: str) -> list[str]:
         raise DataError(f"{len(text)} characters: longer than the log of any run")
     if not text.strip():
         raise DataError("it is empty: the tool printed nothing, or the file was not pulled whole")
-    return [_PREFIX.sub("", line.rstrip(), count=1) for line in text.splitlines()]
+    plain = _ANSI.sub("", text) if "\x1b" in text else text
+    return [_PREFIX.sub("", line.rstrip(), count=1) for line in plain.splitlines()]
 
 
 def search(lines: list[str], pattern: str) -> re.Match[str] | None:

@@ -1,7 +1,8 @@
 """What TensorFlow Lite's and LiteRT's `benchmark_model` prints, of every version, on a console or in logcat.
 
 Old builds tell no percentiles, a single sample tells nothing else, averages may stand in scientific notation. The first
-`count=` line is the warm-up, the last one the measurement. Times are microseconds; megabytes are the tool's own 2^20.
+`count=` line is the warm-up, the next one the measurement; TensorFlow's own tool adds one with statistics. Times are
+microseconds; megabytes are the tool's own 2^20.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ MEBI = 2**20 / 1e6
 _COUNT = re.compile(r"\bcount=(\d{1,12})\b(?=.*\b(?:curr|avg|median|first)=)")
 _PAIR = re.compile(rf"\b(first|curr|min|max|avg|std|p5|median|p95)=({NUMBER})(?![\w.])")
 _TIMINGS = re.compile(r"(?i)\b(?:average )?inference timings in us:\s*(.+)$")
+SUMMARIES = ("Timings (microseconds)", "Memory (bytes)")  # of an operator profile
 _FAILURE = re.compile(r"(?i)benchmarking failed|failed to (?:initialize|load|apply|build|map|invoke|open|read)"
                       r"|model file not found|could not open|^aborted|segmentation fault|cannot execute|not found$"
                       r"|no such file")  # fmt: skip
@@ -45,8 +47,10 @@ def parse(text: str) -> BenchmarkRun:
         DataError: no measurement (with the tool's own reason, if it gives one), several runs, or impossible figures.
     """
     lines = lines_of(text)
-    counts = [line for line in lines if _COUNT.search(line) and not line.startswith("Timings (microseconds)")]
+    counts = [line for line in lines if _COUNT.search(line) and not line.lstrip().startswith(SUMMARIES)]
     timings = [found[1] for line in lines if (found := _TIMINGS.search(line))]
+    if len(counts) == 3 and len(timings) == 1 and "with stats" in timings[0]:
+        counts.pop()  # logging every operator slowed that one down
     if len(timings) > 1 or len(counts) > 2:
         runs = max(len(timings), (len(counts) + 1) // 2)
         raise DataError(f"holds {runs} runs of benchmark_model: give the log of one")
@@ -72,9 +76,9 @@ def parse(text: str) -> BenchmarkRun:
         init_ms=told.get("init", _initialized(lines)),
         first_inference_ms=told.get("first inference"),
         model_size_mb=_megabytes(lines, r"model file size \(MB\):\s*"),
-        init_memory_mb=_megabytes(lines, r"footprint.*\(MB\):.*\binit=", MEBI),
-        overall_memory_mb=_megabytes(lines, r"footprint.*\(MB\):.*\boverall=", MEBI),
-        peak_memory_mb=_megabytes(lines, r"peak memory footprint \(MB\)[^:]*:\s*", MEBI),
+        init_memory_mb=_megabytes(lines, r"(?:footprint.*\(MB\):.*\binit=|^Init footprint:\s*)", MEBI),
+        overall_memory_mb=_megabytes(lines, r"(?:footprint.*\(MB\):.*\boverall=|^Overall footprint:\s*)", MEBI),
+        peak_memory_mb=_megabytes(lines, r"(?:peak memory footprint \(MB\)[^:]*|^Peak memory usage[^:]*):\s*", MEBI),
         delegated=delegated,
         operators=operators,
         placement=op_profile.placement(operators, delegated),
@@ -85,6 +89,8 @@ def _named(text: str) -> dict[str, float]:
     """`Init: 5579, First inference: 1357602, Warmup (avg): 1.3576e+06, Inference (avg): 1.24027e+06`, in ms."""
     found = re.findall(rf"(Init|First inference|Warmup|Inference|no stats)(?: \(avg\))?:\s*({NUMBER})(?![\w.])", text)
     named = {name.lower(): number(value, name) / 1e3 for name, value in found}
+    if alone := re.match(rf"({NUMBER})\s*(?:,|$)", text):  # as the first version said it
+        named.setdefault("inference", number(alone[1], "inference") / 1e3)
     if "no stats" in named:  # as TensorFlow 1 called it
         named.setdefault("inference", named["no stats"])
     if "inference" not in named:
@@ -129,7 +135,7 @@ def _positive(told: dict[str, float], name: str) -> float:
 
 
 def _initialized(lines: list[str]) -> float | None:
-    found = search(lines, rf"Initialized session in ({NUMBER})ms")
+    found = search(lines, rf"Initialized session in ({NUMBER}) ?ms")
     return number(found[1], "init") if found else None
 
 

@@ -15,7 +15,8 @@ STATUS_WORDS = {"unknown": 1, "charging": 2, "discharging": 3, "not charging": 4
 class Battery(Spec):
     """The battery's state. `status` is Android's: 2 charging, 3 discharging, 4 not charging, 5 full.
 
-    `current_ma` is signed as the vendor has it; None where nothing is told.
+    `current_ma` is signed as the vendor has it; None where nothing is told. `present` is False on devices that have no
+    battery. `overridden`: somebody set these values by hand (`dumpsys battery unplug`); they say nothing about cables.
     """
 
     powered_by: tuple[str, ...]
@@ -25,11 +26,15 @@ class Battery(Spec):
     temperature_celsius: float | None = None
     charge_uah: float | None = None
     current_ma: float | None = None
+    present: bool = True
+    overridden: bool = False
 
     @property
     def charging(self) -> bool:
-        """Whether energy may flow in: it is plugged, or says that it charges. Then no energy can be told from it."""
-        return bool(self.powered_by) or self.status in (CHARGING, FULL)
+        """Whether energy may flow in: it is plugged, says that it charges, or what it says was set by hand. Then no
+        energy can be told from it.
+        """
+        return bool(self.powered_by) or self.status in (CHARGING, FULL) or self.overridden
 
 
 def parse(text: str) -> Battery:
@@ -39,8 +44,9 @@ def parse(text: str) -> Battery:
         DataError: status or level is missing or impossible.
     """
     facts: dict[str, str] = {}
-    powered = []
+    powered, overridden = [], False
     for line in lines_of(text):
+        overridden = overridden or "UPDATES STOPPED" in line
         found = re.match(r"^\s*([A-Za-z][\w ()./-]*?):\s*(\S.*?)\s*$", line)
         if line.strip().startswith("["):  # an event log begins
             break
@@ -68,6 +74,8 @@ def parse(text: str) -> Battery:
         temperature_celsius=None if temperature is None else temperature / 10,
         charge_uah=_told(facts, "charge counter", 1, 1e9),
         current_ma=_told(facts, "current now", -1e5, 1e5),
+        present=facts.get("present", "true").lower() != "false",
+        overridden=overridden,
     )
 
 

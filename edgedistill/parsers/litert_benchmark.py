@@ -1,4 +1,6 @@
-"""`litert-benchmark` of the ai-edge-litert package: its `--result_json` file, or what it prints. Rounded to 0.01 ms."""
+"""`litert-benchmark` of the ai-edge-litert package: its `--result_json` file, or what it prints. LiteRT's own
+`benchmark_model` ends with the same block, by itself where the rest was cut away. Rounded to 0.01 ms.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from edgedistill.parsers._text import NUMBER, as_number, lines_of, load_json, nu
 from edgedistill.specs import Spec, Summary
 
 RESOLUTION_MS = 0.01
-_LINE = re.compile(rf"^\s*(?:Inference|Warmup|Model) ?\(?([a-z0-9]+)\)?:\s*({NUMBER}) ms(?: \((\d{{1,9}}) runs\))?\s*$")
+_LINE = re.compile(
+    rf"^\s*(?:Inference|Warmup|Model) ?\(?([a-z0-9]+)\)?:\s*({NUMBER})(?: ms)?(?: \((\d{{1,9}}) runs\))?\s*$"
+)
 
 
 class LiteRTBenchmark(Spec):
@@ -72,10 +76,13 @@ def _from_text(text: str) -> LiteRTBenchmark:
         told[key] = number(found[2], key)
         if key == "avg" and found[3]:
             runs = float(found[3])
+    if sum(line.lstrip().startswith("Inference (avg)") for line in lines) > 1:
+        raise DataError("holds more than one run: give the output of one")
     accelerated = re.search(r"Fully accelerated:\s*(True|False)", text)
+    signature = re.search(r"Signature name:\s*(\S+)", text)
     return LiteRTBenchmark(
         model="",
-        signature="",
+        signature=signature[1] if signature else "",
         accelerators=(),
         fully_accelerated=accelerated[1] == "True" if accelerated else None,
         threads=None,

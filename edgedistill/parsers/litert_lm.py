@@ -57,7 +57,7 @@ def parse(text: str) -> Conversation:
     if not turns["Prefill"] and not turns["Decode"]:
         raise DataError(f"no finished turn of a conversation; its last line is {lines[-1].strip()[:120]!r}")
     first = search(lines, rf"Time to first token:\s*({NUMBER})\s*(m?s)\b")
-    total = search(lines, rf"Init Total:\s*({NUMBER})\s*ms")
+    total = search(lines, rf"(?:Init Total|Total init time):\s*({NUMBER})\s*ms")
     resident = sorted(
         int(found[1]) * 1024 / 1e6 for line in lines if (found := re.match(r"\s*VmRSS:\s+(\d{1,12}) kB", line))
     )

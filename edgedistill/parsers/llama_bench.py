@@ -14,7 +14,8 @@ from edgedistill.errors import DataError
 from edgedistill.parsers._text import NUMBER, as_number, lines_of, load_json, number
 from edgedistill.specs import Spec
 
-_SPEED = re.compile(rf"^({NUMBER})(?:\s*(?:±|\+/-|Â±|�+)\s*({NUMBER}))?$")
+# between them ±, in whatever a console's code page made of it
+_SPEED = re.compile(rf"^({NUMBER})(?:\s*[^\d\s.,]{{1,4}}\s*({NUMBER}))?$")
 _TEST = re.compile(r"^(?:pp\s?(\d{1,9}))?\s*\+?\s*(?:tg\s?(\d{1,9}))?(?:\s*@\s*d(\d{1,9}))?$")
 
 

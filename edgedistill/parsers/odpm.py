@@ -31,7 +31,7 @@ def parse(text: str) -> Rails:
         if not stripped or stripped.startswith("#"):
             continue
         if head := re.fullmatch(r"t=(\d{1,18})", stripped):
-            time_ms = int(head[1])
+            time_ms = int(head[1]) if time_ms is None else time_ms  # of both chips' files in one
             continue
         found = _RAIL.match(stripped)
         if not found or len(found[3]) > 18:

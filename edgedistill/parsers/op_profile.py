@@ -30,7 +30,8 @@ _APPLIED = re.compile(
     r"(?: by the delegate)?(?: w/ (\d{1,9}) delegate kernels)?"
 )
 _ROW = re.compile(
-    rf"^\s*(\S.*?)\s+({NUMBER})\s+({NUMBER})\s+({NUMBER})%\s+({NUMBER})%\s+({NUMBER})\s+(\d{{1,9}})(?:\s+(\S.*?))?\s*$"
+    rf"^\s*(\S.*?)\s+(?:{NUMBER}\t\s*)?({NUMBER})\s+({NUMBER})\s+({NUMBER})%\s+({NUMBER})%\s+({NUMBER})\s+(\d{{1,9}})"
+    r"(?:\s+(\S.*?))?\s*$"
 )
 SECTION = re.compile(r"^\s*=+ (Run Order|Top by Computation Time|Top by Memory Use|Summary by node type) =+\s*$")
 

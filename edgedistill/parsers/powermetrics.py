@@ -11,6 +11,8 @@ from edgedistill.specs import Spec
 
 _POWER = re.compile(rf"^\s*(.+?) Power(?: \([^)]*\))?:\s*({NUMBER})\s*(m?W)\s*$")
 
+_INTEL = re.compile(rf"^\s*Intel energy model derived package power[^:]*:\s*({NUMBER})\s*(m?W)\s*$")
+
 
 class PowerSample(Spec):
     """One interval; `power_mw` by unit (cpu, gpu, ane, combined)."""
@@ -34,6 +36,8 @@ def parse(text: str) -> tuple[PowerSample, ...]:
             samples.append({})
             elapsed.append(number(head[1]))
             pressures.append("")
+        elif found := _INTEL.match(line):
+            samples[-1].setdefault("combined", number(found[1]) * (1000.0 if found[2] == "W" else 1.0))
         elif found := _POWER.match(line):
             unit = {"package": "combined"}.get(found[1].lower(), found[1].lower())
             samples[-1].setdefault(unit, number(found[2]) * (1000.0 if found[3] == "W" else 1.0))

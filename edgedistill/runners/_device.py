@@ -102,11 +102,11 @@ def read_conditions(session: Session) -> Conditions:
     clocks = [int(line) / 1000 for line in parts.get("frequency", "").split() if line.isdigit()]
     load = re.match(r"\d+(\.\d+)?", parts.get("load", ""))
     charging: bool | None = None
-    if battery:
+    if battery and battery.present:
         charging = battery.charging
     elif supply[0]:
         charging = supply[0] not in ("Discharging", "Not charging")
-    percent = battery.level_percent if battery else None
+    percent = battery.level_percent if battery and battery.present else None
     if percent is None and len(supply) > 1 and supply[1].isdigit():
         percent = min(100.0, float(supply[1]))
     return Conditions(

@@ -108,7 +108,7 @@ def test_boards(
     arrange: Arrange,
     watts: float,
     source: str,
-    rails: set[str],  # noqa: F811
+    rails: set[str],
 ) -> None:
     (tmp_path / "sys").mkdir()
     arrange(tmp_path / "sys", board.folder / "bin")

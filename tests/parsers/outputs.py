@@ -138,3 +138,73 @@ ALL = {
     "xctest": XCTEST,
     "devicectl": DEVICECTL,
 }
+PMIC = """    3V7_WL_SW_A current(0)=0.05000000A
+   VDD_CORE_A current(7)=2.00000000A
+    3V7_WL_SW_V volt(8)=3.70000000V
+   VDD_CORE_V volt(15)=0.80000000V
+      EXT5V_V volt(24)=5.10000000V
+       BATT_V volt(25)=nanV
+"""
+TEGRASTATS = (
+    "01-02-2026 10:00:00 RAM 2000/7620MB (lfb 9x4MB) SWAP 10/3810MB (cached 0MB) CPU [5%@729,off,17%@1497] EMC_FREQ "
+    "1%@2133 GR3D_FREQ 31%@[305,0] NVENC 79%@166 VIC off APE 200 cpu@45.5C CV0@-256C tj@46C VDD_IN 5200mW/5100mW "
+    "VDD_CPU_GPU_CV 800mW/780mW NC 0mW/0mW\n"
+)
+LLAMA_TIMINGS = """0.07.869.454 I common_perf_print:    sampling time =       1.50 ms
+0.07.869.455 I common_perf_print:        load time =     250.00 ms
+0.07.869.460 I common_perf_print: prompt eval time =     400.00 ms /    10 tokens (   40.00 ms per token,    25.00 tokens per second)
+0.07.869.467 I common_perf_print:        eval time =    2000.00 ms /    30 runs   (   66.67 ms per token,    15.00 tokens per second)
+0.07.869.469 I common_perf_print:       total time =    2500.00 ms /    40 tokens
+"""  # noqa: E501
+MEMINFO = """Applications Memory Usage (in Kilobytes):
+Uptime: 539397 Realtime: 539397
+
+** MEMINFO in pid 1224 [com.example.app] **
+                   Pss  Private  Private  SwapPss      Rss     Heap     Heap     Heap
+                 Total    Dirty    Clean    Dirty    Total     Size    Alloc     Free
+                ------   ------   ------   ------   ------   ------   ------   ------
+  Native Heap    20000    19000        0       10    22000    30000    25000     5000
+        TOTAL   100000    90000     5000       40   180000    50000    40000    10000
+
+ App Summary
+                       Pss(KB)                        Rss(KB)
+         Native Heap:    20000                          22000
+           TOTAL PSS:   100000            TOTAL RSS:   180000       TOTAL SWAP PSS:       40
+"""
+ORT = """Session creation time cost: 0.25 s
+First inference time cost: 14 ms
+Total inference time cost: 1.2 s
+Total inference requests: 100
+Average inference time cost total: 12.1 ms
+Average inference time cost: 12.0 ms
+Total inference run time: 1.21 s
+Number of inferences per second: 82.6
+Avg CPU usage: 50 %
+Peak working set size: 50000000 bytes
+Avg CPU usage:50
+Peak working set size:50000000
+Runs:100
+Min Latency: 0.011 s
+Max Latency: 0.031 s
+P50 Latency: 0.0115 s
+P90 Latency: 0.013 s
+P95 Latency: 0.014 s
+P99 Latency: 0.03 s
+P999 Latency: 0.031 s
+"""
+TRTEXEC = """[02/01/2026-10:00:00] [I] === Performance summary ===
+[02/01/2026-10:00:00] [I] Throughput: 400.5 qps
+[02/01/2026-10:00:00] [I] Latency: min = 2.2 ms, max = 3.9 ms, mean = 2.5 ms, median = 2.4 ms, percentile(90%) = 2.7 ms, percentile(95%) = 2.8 ms, percentile(99%) = 3.5 ms
+[02/01/2026-10:00:00] [I] Enqueue Time: min = 0.1 ms, max = 0.9 ms, mean = 0.2 ms, median = 0.2 ms, percentile(90%) = 0.3 ms, percentile(95%) = 0.3 ms, percentile(99%) = 0.4 ms
+[02/01/2026-10:00:00] [I] GPU Compute Time: min = 2.0 ms, max = 3.5 ms, mean = 2.2 ms, median = 2.1 ms, percentile(90%) = 2.4 ms, percentile(95%) = 2.5 ms, percentile(99%) = 3.0 ms
+[02/01/2026-10:00:00] [I] Total Host Walltime: 3.0 s
+&&&& PASSED TensorRT.trtexec [TensorRT v8602] # trtexec --onnx=m.onnx
+"""  # noqa: E501
+ALL |= {
+    "pmic": PMIC,
+    "tegrastats": TEGRASTATS,
+    "llama_timings": LLAMA_TIMINGS,
+    "dumpsys_meminfo": MEMINFO,
+    "ort_perf_test": ORT,
+    "trtexec": TRTEXEC,
+}
