@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from edgedistill.errors import DataError
 from edgedistill.parsers._text import NUMBER, lines_of, number
@@ -62,5 +63,5 @@ def _summary(told: dict[str, float]) -> Summary:
     if mean <= 0:
         raise DataError("no mean above zero in the summary: it was cut off")
     names = {"min_ms": "min", "max_ms": "max", "p50_ms": "median", "p95_ms": "95"}
-    kept = {name: told[word] for name, word in names.items() if told.get(word, 0.0) > 0}
+    kept: dict[str, Any] = {name: told[word] for name, word in names.items() if told.get(word, 0.0) > 0}
     return Summary(mean_ms=mean, **kept)

@@ -102,7 +102,7 @@ echo '    3V3_SYS_A current(1)=0.25000000A
 )
 @needs_sshd
 def test_boards(
-    board: Board,
+    board: Board,  # noqa: F811
     job: Job,
     tmp_path: Path,
     arrange: Arrange,

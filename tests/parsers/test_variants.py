@@ -1,5 +1,6 @@
 """Forms that were found in the world: other versions, vendors, consoles and logs. Typed again, with figures of ours."""
 
+# ruff: noqa: E501 (lines of tools)
 from __future__ import annotations
 
 import struct
