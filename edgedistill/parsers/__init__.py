@@ -127,7 +127,25 @@ def parse(data: bytes, kind: str = "") -> tuple[str, Any]:
     if not name:
         start = text.strip()[:80]
         raise DataError(f"of no known tool ({', '.join(kinds())}); it begins with {start!r}")
-    return name, next(call for known, _, call in KINDS if known == name)(text)
+    call = next(call for known, _, call in KINDS if known == name)
+    value = call(text)
+    _check_end(text, call, value)
+    return name, value
+
+
+def _check_end(text: str, call: Callable[[str], Any], value: Any) -> None:
+    """Refuse a last number that may have lost digits: it counts, and its line has no end, as in a file that was cut."""
+    if not re.search(r"[\d.]\Z", text):
+        return
+    try:
+        same = call(text[: text.rfind("\n") + 1]) == value
+    except DataError:
+        same = False
+    if not same:
+        raise DataError(
+            f"the last line has no end ({text.splitlines()[-1].strip()[-60:]!r}): was it cut off? If it is whole, end "
+            "it with a line break"
+        )
 
 
 def _binary(data: bytes) -> tuple[str, Any]:

@@ -104,6 +104,8 @@ def _summary(line: str) -> Summary:
     count = _COUNT.search(line)
     values = {name: number(value, name) / 1e3 for name, value in _PAIR.findall(line)}
     runs = whole(count[1], "count", 1) if count else 1
+    if "avg" not in values and values.keys() & {"first", "min", "max"}:
+        raise DataError(f"a line without its average, which was cut off: {line.strip()[:120]!r}")
     mean = values.get("avg", values.get("curr" if "median" not in values else "median"))
     if mean is None or mean <= 0:
         raise DataError(f"no time above zero in {line.strip()[:120]!r}")

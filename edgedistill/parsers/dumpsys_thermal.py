@@ -36,13 +36,15 @@ def parse(text: str) -> Thermal:
     Raises:
         DataError: neither a status nor a temperature.
     """
-    section, told = "", None
+    section, told, heads = "", None, list[str]()
     values: dict[str, dict[str, tuple[float, str, int]]] = {}
-    for line in lines_of(text):
+    lines = lines_of(text)
+    for line in lines:
         if head := re.match(r"^\s*Thermal Status:\s*(\d)\s*$", line):
             told = int(head[1])
         elif re.match(r"^\s*[A-Z][\w ]+:\s*$", line):
             section = line.strip().lower()
+            heads.append(section)
         elif (found := _TEMPERATURE.search(line)) and found[1] != "NaN":
             kind = TYPES.get(int(found[2]), "other")
             values.setdefault(section, {})[found[3]] = (number(found[1]), kind, min(6, int(found[4][:2])))
@@ -51,6 +53,10 @@ def parse(text: str) -> Thermal:
     chosen = current or cached or next(iter(values.values()), {})
     if told is None and not chosen:
         raise DataError("neither a 'Thermal Status:' nor a 'Temperature{' line: not `dumpsys thermalservice`")
+    # Cached ones are all there is where the HAL is not ready, or tells none and goes on with something else.
+    final = "current temperatures" in section or not any("current temperatures" in head for head in heads)
+    if cached and not current and final and not re.search(r"HAL Ready:\s*false\b", text):
+        raise DataError("only temperatures of an earlier time: the dump was cut off before the current ones")
     # The service's own status counts; where only sensors are told, the worst of theirs.
     status = told if told is not None else max((item[2] for item in chosen.values()), default=0)
     if status > 6:

@@ -71,7 +71,7 @@ def parse(text: str) -> tuple[Operator, ...]:
 def operators(lines: Sequence[str]) -> tuple[Operator, ...]:
     """The nodes in the order they ran, of the inferences and not of the initialization; empty without a profile."""
     regular, section, rows = False, "", list[Operator]()
-    wanted = any("Operator-wise Profiling Info for Regular" in line for line in lines)
+    wanted = any("Profiling Info for" in line for line in lines)  # of both, or of none
     for line in lines:
         if "Profiling Info for" in line:
             regular = "Regular" in line

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 
 from edgedistill import parsers
 from edgedistill.errors import DataError
-from edgedistill.parsers import benchmark_model, llama_bench, odpm, protobuf
+from edgedistill.parsers import benchmark_model, llama_bench, odpm, perfetto, protobuf
+from edgedistill.specs import Spec
 
 RECORDED = Path(__file__).parent / "recorded"
 TEXTS = {**outputs.ALL, **{path.name: path.read_text()[-6000:] for path in RECORDED.iterdir()}}
+WHOLE = {path.name: path.read_text() for path in RECORDED.iterdir()}
 calm = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 times = st.floats(1.0, 1e9, allow_nan=False)
 
@@ -57,6 +60,129 @@ def test_a_damaged_output_is_a_value_or_one_clear_error(name: str) -> None:
         quietly(parsers.parse, whole.encode())
         for kind in parsers.kinds() if turn == 0 else ():
             quietly(parsers.parse, whole.encode(), kind)
+
+
+def leaves(value: Any) -> set[float]:
+    """All numbers in a parser's value."""
+    if isinstance(value, Spec):
+        value = value.model_dump()
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        return {number for item in value for number in leaves(item)}
+    return {float(value)} if isinstance(value, int | float) and not isinstance(value, bool) else set()
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "README.md"])
+def test_an_output_that_is_cut_off_tells_no_other_figure(name: str) -> None:
+    """Wherever a file ends, what is read of it stands in the whole one as well: no number that lost digits, no average
+    of less, no older figure in the place of a newer one.
+    """
+    text, draw = WHOLE.get(name, TEXTS[name]), random.Random(name)
+    kind, value = parsers.parse(text.encode())
+    known = leaves(value) | {0.0}  # lines that are counted: of none there are none
+    if kind == "batterystats":
+        known |= set(map(float, range(value.steps)))
+    for end in sorted(draw.sample(range(len(text)), min(len(text), 150))):
+        try:
+            seen, part = parsers.parse(text[:end].encode())
+        except DataError:
+            continue
+        assert seen == kind, text[max(0, end - 60) : end]
+        assert leaves(part) <= known, text[max(0, end - 60) : end]
+
+
+ODD_NUMBERS = ["-1", "0", "1e999", "9" * 25, "nan", "-nan", "inf", "1,234", "0x1f", "", "٣"]
+ODD_LINES = ["", "\x1b[31m", "{", "[]", "\x00", "ERROR: ", "\ufeff", "=" * 99]
+
+
+def odd(draw: st.DrawFn, text: str) -> str:
+    """A text of a tool with its lines moved, dropped or repeated, and its numbers changed into others."""
+    lines = text.splitlines()
+    for _ in range(draw(st.integers(1, 6))):
+        place = draw(st.integers(0, max(0, len(lines) - 1)))
+        what = draw(st.sampled_from(["drop", "repeat", "swap", "number", "unit", "join", "insert"]))
+        if what == "drop":
+            del lines[place : place + draw(st.integers(1, 4))]
+        elif what == "repeat":
+            lines[place:place] = lines[place : place + draw(st.integers(1, 4))]
+        elif what == "swap" and lines:
+            other = draw(st.integers(0, len(lines) - 1))
+            lines[place], lines[other] = lines[other], lines[place]
+        elif what == "number" and lines:
+            numbers = list(re.finditer(r"\d+(?:\.\d+)?", lines[place]))
+            if numbers:
+                found = draw(st.sampled_from(numbers))
+                value = draw(
+                    st.sampled_from(["-1", "0", "1e999", "9" * 25, "nan", "-nan", "inf", "1,234", "0x1f", "", "٣"])
+                )
+                lines[place] = lines[place][: found.start()] + value + lines[place][found.end() :]
+        elif what == "unit" and lines:
+            lines[place] = re.sub(
+                r"\b(ms|mW|MB|kB|us|s)\b", draw(st.sampled_from(["us", "W", "KiB", "h", ""])), lines[place]
+            )
+        elif what == "join" and lines:
+            lines[place : place + 2] = [" ".join(lines[place : place + 2])]
+        else:
+            lines.insert(place, draw(st.sampled_from(ODD_LINES)))
+    return draw(st.sampled_from(["\n", "\r\n", "\r"])).join(lines)
+
+
+@settings(calm, max_examples=400)
+@given(st.data(), st.sampled_from(sorted(TEXTS)), st.booleans())
+def test_odd_lines_and_numbers_are_a_value_or_one_clear_error(data: Any, name: str, named: bool) -> None:
+    text = data.draw(st.composite(odd)(TEXTS[name]))
+    kind = parsers.recognize(TEXTS[name]) if named else ""
+    quietly(parsers.parse, text.encode("utf-8", "surrogatepass"), kind)
+
+
+def perfetto_trace() -> bytes:
+    """Two rails and a battery over a second, as Google's library writes them."""
+    file = descriptor_pb2.FileDescriptorProto(name="trace.proto", package="p", syntax="proto2")
+
+    def message(name: str, *members: tuple[str, int, int, str]) -> None:
+        made = file.message_type.add(name=name)
+        for member, number, kind, of in members:
+            many = kind == 11 and member.endswith("s")
+            field = made.field.add(name=member, number=number, type=kind, label=3 if many else 1)  # type: ignore[arg-type]
+            if of:
+                field.type_name = of
+
+    message("Rail", ("index", 1, 13, ""), ("name", 2, 9, ""), ("subsystem", 3, 9, ""), ("rate", 4, 13, ""))
+    message("Energy", ("index", 1, 13, ""), ("time_ms", 2, 4, ""), ("uj", 3, 4, ""))
+    message("Rails", ("rails", 1, 11, ".p.Rail"), ("energys", 2, 11, ".p.Energy"))
+    message("Battery", ("charge", 1, 3, ""), ("percent", 2, 2, ""), ("current", 3, 3, ""), ("voltage", 7, 3, ""))
+    message("Packet", ("timestamp", 8, 4, ""), ("battery", 38, 11, ".p.Battery"), ("rail", 40, 11, ".p.Rails"))
+    message("Trace", ("packets", 1, 11, ".p.Packet"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)  # type: ignore[attr-defined]
+    trace: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName("p.Trace"))()
+    for n in range(10):
+        packet = trace.packets.add(timestamp=10**9 * n)
+        for index, name in enumerate(("S2M_VDD_CPUCL2", "S10M_VDD_TPU")):
+            if not n:
+                packet.rail.rails.add(index=index, name=name, subsystem="cpu", rate=1023)
+            packet.rail.energys.add(index=index, time_ms=1000 * n, uj=10**12 + 1000 * n * (index + 1))
+        packet.battery.charge, packet.battery.current, packet.battery.percent = 2_000_000, -250_000 - n, 50.5
+        packet.battery.voltage = 4_000_000
+    return bytes(trace.SerializeToString())
+
+
+def test_a_trace_is_read_as_it_was_written() -> None:
+    data = perfetto_trace()
+    kind, seen = parsers.parse(data)
+    assert kind == "perfetto"
+    assert {name: series[3] for name, series in seen.rails.items()} == {
+        "S2M_VDD_CPUCL2": (3.0, 10**12 + 3000), "S10M_VDD_TPU": (3.0, 10**12 + 6000)}  # fmt: skip
+    assert (seen.battery[3].time_s, seen.battery[3].current_ua, seen.battery[3].percent) == (3.0, -250_003, 50.5)
+    draw = random.Random(1)
+    for _ in range(400):
+        damaged = bytearray(data[: draw.randint(0, len(data))])
+        for _ in range(draw.randint(0, 4)):
+            if damaged:
+                damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        quietly(perfetto.parse, bytes(damaged))
+        quietly(parsers.parse, bytes(damaged))
 
 
 @calm

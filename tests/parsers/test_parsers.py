@@ -166,7 +166,10 @@ def test_thermal_takes_current_values_and_the_services_status() -> None:
     assert "TPU" not in seen.temperatures_celsius
     alone = outputs.THERMAL.replace("Thermal Status: 1\n", "")
     assert dumpsys_thermal.parse(alone).status == 2
-    cached = outputs.THERMAL.partition("HAL Ready")[0]
+    cut = outputs.THERMAL.partition("HAL Ready")[0]
+    with pytest.raises(DataError, match="cut off before the current ones"):
+        dumpsys_thermal.parse(cut)
+    cached = cut + "HAL Ready: false\n"
     assert dumpsys_thermal.parse(cached).temperatures_celsius == {"SKIN": 31.0, "CPU0": 30.0}
     for text in ("Can't find service: thermalservice\n", "Thermal Status: 9\n"):
         with pytest.raises(DataError):
