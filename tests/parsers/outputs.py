@@ -200,7 +200,18 @@ TRTEXEC = """[02/01/2026-10:00:00] [I] === Performance summary ===
 [02/01/2026-10:00:00] [I] Total Host Walltime: 3.0 s
 &&&& PASSED TensorRT.trtexec [TensorRT v8602] # trtexec --onnx=m.onnx
 """  # noqa: E501
+EXECUTORCH = """[{"actualValue":9.25,"benchmarkModel":{"backend":"xnnpack","name":"mv2","quantization":"q8"},
+"deviceInfo":{"arch":"SM-S926U1","availMem":0,"device":"samsung","os":"Android 14","totalMem":0},
+"metric":"avg_inference_latency(ms)","targetValue":0.0},
+{"actualValue":27.5,"benchmarkModel":{"backend":"xnnpack","name":"mv2","quantization":"q8"},
+"deviceInfo":{"arch":"SM-S926U1","availMem":0,"device":"samsung","os":"Android 14","totalMem":0},
+"metric":"model_load_time(ms)","targetValue":0.0},
+{"actualValue":0.0,"benchmarkModel":{"backend":"xnnpack","name":"mv2","quantization":"q8"},
+"deviceInfo":{"arch":"SM-S926U1","availMem":0,"device":"samsung","os":"Android 14","totalMem":0},
+"metric":"load_status","targetValue":0.0}]
+"""
 ALL |= {
+    "executorch": EXECUTORCH,
     "pmic": PMIC,
     "tegrastats": TEGRASTATS,
     "llama_timings": LLAMA_TIMINGS,

@@ -15,6 +15,7 @@ from edgedistill.parsers import (
     dumpsys_battery,
     dumpsys_meminfo,
     dumpsys_thermal,
+    executorch,
     litert_benchmark,
     litert_lm,
     llama_bench,
@@ -335,6 +336,26 @@ def test_trtexec() -> None:
         trtexec.parse("&&&& RUNNING TensorRT.trtexec\n&&&& FAILED TensorRT.trtexec [TensorRT v8602]\n")
     with pytest.raises(DataError, match="did not end"):
         trtexec.parse("&&&& RUNNING TensorRT.trtexec\n[I] Building engine\n")
+
+
+def test_executorch() -> None:
+    kind, seen = parsers.parse(outputs.EXECUTORCH.encode())
+    assert kind == "executorch"
+    assert (seen.model, seen.backend, seen.mean_ms, seen.load_ms) == ("mv2", "xnnpack", 9.25, 27.5)
+    assert (seen.device, seen.system) == ("samsung SM-S926U1", "Android 14")
+    old = executorch.parse(
+        '[{"actual": 24.5, "arch": "SM-S901U1 / 12", "benchmarkModel": {"backend": "", "name": "llama2"}, "device": "samsung", '
+        '"metric": "token_per_sec", "target": 0}]'
+    )
+    assert (old.decode_tokens_per_s, old.device) == (24.5, "samsung SM-S901U1 / 12")
+    for text, message in (
+        (outputs.EXECUTORCH.replace('"actualValue":0.0', '"actualValue":32.0'), "could not be loaded: status 32"),
+        (outputs.EXECUTORCH.replace('"mv2"', '"mv3"', 1), "several models"),
+        (outputs.EXECUTORCH.replace("9.25", "0").replace("27.5", "0"), "no figure above zero"),
+        ("[]", "not ExecuTorch"),
+    ):
+        with pytest.raises(DataError, match=message):
+            executorch.parse(text)
 
 
 def test_powermetrics_of_an_intel_mac() -> None:
