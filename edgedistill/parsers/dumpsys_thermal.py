@@ -10,6 +10,7 @@ from edgedistill.parsers._text import NUMBER, lines_of, number
 from edgedistill.specs import Spec
 
 # android.hardware.thermal TemperatureType
+NO_TEMPERATURES = (6, 7, 8)  # voltage, current and charge of the battery: mV, mA and percent in the same form
 TYPES = {0: "cpu", 1: "gpu", 2: "battery", 3: "skin", 4: "usb", 5: "power amplifier", 9: "npu"}
 _TEMPERATURE = re.compile(
     rf"Temperature\{{mValue=({NUMBER}|NaN),\s*mType=(-?\d{{1,6}}),\s*mName=([^,}}]*),\s*mStatus=(\d+)\}}"
@@ -45,7 +46,7 @@ def parse(text: str) -> Thermal:
         elif re.match(r"^\s*[A-Z][\w ]+:\s*$", line):
             section = line.strip().lower()
             heads.append(section)
-        elif (found := _TEMPERATURE.search(line)) and found[1] != "NaN":
+        elif (found := _TEMPERATURE.search(line)) and found[1] != "NaN" and int(found[2]) not in NO_TEMPERATURES:
             kind = TYPES.get(int(found[2]), "other")
             values.setdefault(section, {})[found[3]] = (number(found[1]), kind, min(6, int(found[4][:2])))
     current = next((v for k, v in values.items() if "current temperatures" in k), None)

@@ -132,7 +132,7 @@ def _from_csv(lines: Sequence[str]) -> list[LlamaTest]:
         cells = next(csv.reader([line]), [])
         if len(cells) == len(names):
             found.append(_made(dict(zip(names, cells, strict=True))))
-        elif line.startswith('"'):
+        elif line.startswith('"') or len(cells) > len(names) / 2:
             raise DataError(f"a line of {len(cells)} values under {len(names)} columns: it was cut off")
     return found
 
@@ -145,6 +145,8 @@ def _from_sql(text: str) -> list[LlamaTest]:
         if len(cells) != len(names):
             raise DataError(f"a line of {len(cells)} values for {len(names)} columns")
         found.append(_made(dict(zip(names, cells, strict=True))))
+    if (begun := len(re.findall(r"^\s*INSERT INTO ", text, re.M))) != len(found):
+        raise DataError(f"{begun} statements are begun and {len(found)} ended: it was cut off")
     return found
 
 

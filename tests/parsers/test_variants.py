@@ -167,6 +167,17 @@ def test_thermal_of_android_16() -> None:
     assert dumpsys_thermal.parse(text) == dumpsys_thermal.parse(outputs.THERMAL)
 
 
+def test_not_everything_in_the_form_of_a_temperature_is_one() -> None:
+    """A Pixel tells limits of its battery's voltage, current and charge among its temperatures."""
+    text = outputs.THERMAL.replace("Current temperatures from HAL:\n", "HAL connection:\n\tThermalHAL 2.0 connected: yes\n"
+        "Current temperatures from HAL:\n\tTemperature{mValue=8900.0, mType=7, mName=soft_ocp_gpu, mStatus=0}\n"
+        "\tTemperature{mValue=1050.0, mType=6, mName=vdroop1, mStatus=0}\n"
+        "\tTemperature{mValue=-0.05, mType=-1, mName=USB2-MINUS-USB, mStatus=0}\n")  # fmt: skip
+    seen = dumpsys_thermal.parse(text)
+    assert set(seen.temperatures_celsius) == {"CPU0", "CPU7", "SKIN", "USB2-MINUS-USB"}
+    assert (seen.hottest("cpu", "skin"), seen.kinds["USB2-MINUS-USB"]) == (61.5, "other")
+
+
 def test_both_chips_rails_in_one_file() -> None:
     two = outputs.RAILS + "t=200040\nCH0(T=200040)[S2S_VDD_G3D], 900\n"
     seen = odpm.parse(two)
@@ -198,6 +209,26 @@ def test_llama_bench_among_other_lines() -> None:
     assert [(item.tokens_per_s, item.std_tokens_per_s, item.n_depth) for item in tests] == [
         (655.33, 1.5, 8192), (1084.81, 0.0, 8192)]  # fmt: skip
     assert tests[0].build == "067de93 (200)"
+
+
+CSV = (
+    "build_commit,build_number,cpu_info,model_type,n_threads,n_prompt,n_gen,test_time,avg_ns,stddev_ns,avg_ts,stddev_ts\n"
+    "abc123,1234,Apple M1 Pro,llama 8B Q1_0,8,512,0,2026-04-05T12:00:00Z,1066666666,5000000,480.0,2.5\n"
+    "abc123,1234,Apple M1 Pro,llama 8B Q1_0,8,0,128,2026-04-05T12:00:01Z,1523809523,3000000,84.0,0.3\n"
+)
+
+
+def test_llama_bench_without_quotes_and_cut_off() -> None:
+    assert [item.tokens_per_s for item in llama_bench.parse(CSV)] == [480, 84]
+    with pytest.raises(DataError, match="cut off"):
+        llama_bench.parse(CSV[: CSV.rindex(",84.0")])
+    with pytest.raises(DataError, match="the last line has no end"):
+        parsers.parse(CSV.rstrip().encode())
+    names = "build_commit, n_prompt, n_gen, avg_ts"
+    sql = f"INSERT INTO test ({names}) VALUES ('a', '8', '0', '5.5');\nINSERT INTO test ({names}) VALUES ('a', '0', '4', '2.5');\n"
+    assert [item.tokens_per_s for item in llama_bench.parse(sql)] == [5.5, 2.5]
+    with pytest.raises(DataError, match="2 statements are begun and 1 ended"):
+        llama_bench.parse(sql[:-12])
 
 
 def test_llama_timings_of_every_version() -> None:
