@@ -6,9 +6,12 @@ that of published outputs, their figures are ours.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from edgedistill.specs import Energy, Measurement
 needs_sshd = pytest.mark.skipif(not SSHD, reason="needs an ssh server: apt install openssh-server")
 METERED = replace(QUICK, energy_s=1.2)
 Arrange = Callable[[Path, Path], None]
+Counter = Callable[[float, float], str]
 
 
 def files(sysfs: Path, values: dict[str, object]) -> None:
@@ -144,6 +148,55 @@ def test_boards_of_other_kinds(
     assert seen.idle_mw == pytest.approx(1000 * watts, rel=1e-6)
 
 
+@contextlib.contextmanager
+def growing(path: Path, text: Counter) -> Iterator[None]:
+    """A counter at `path`, renewed a hundred times a second with `text(seconds, milliseconds since boot)`."""
+    path.parent.mkdir(parents=True)
+    begin, ended = time.monotonic(), threading.Event()
+
+    def renew() -> None:
+        while not ended.is_set():
+            new = path.with_name("new")
+            new.write_text(text(time.monotonic() - begin, time.clock_gettime(time.CLOCK_BOOTTIME) * 1e3))
+            new.replace(path)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    while not path.exists():
+        time.sleep(0.01)
+    yield
+    ended.set()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "source"),
+    [
+        ("bus/iio/devices/iio:device0/energy_value",
+         lambda s, ms: f"t={ms:.0f}\nCH0(T={ms:.0f})[S2M_VDD_CPUCL2], {3e6 * s:.0f}\n", "power rails (ODPM)"),
+        ("class/powercap/intel-rapl:0/energy_uj", lambda s, _: f"{3e6 * s:.0f}\n", "energy counters of the kernel"),
+    ],
+    ids=["odpm", "rapl"],
+)  # fmt: skip
+def test_counters_are_read_at_the_ends_of_the_run(
+    job: Job,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    text: Callable[[float, float], str],
+    source: str,
+) -> None:
+    monkeypatch.setenv("EDGEDISTILL_SYSFS", str(tmp_path / "sys"))
+    with growing(tmp_path / "sys" / path, text):
+        seen = check(host.measure_many({"m": job}, launches=1, timing=METERED)["m"].energy)
+    assert seen.source == source
+    assert seen.idle_mw == pytest.approx(3000, rel=0.05)
+    assert seen.low_mj is not None
+    assert seen.high_mj is not None
+    assert seen.high_mj < 1.5 * seen.low_mj  # from readings near the ends
+
+
 def traced(
     phone: FakeAdbd, job: Job, modes: str, *, tool: str = "", charging: bool = False, energy_s: float = 1.0
 ) -> Measurement:
@@ -152,8 +205,11 @@ def traced(
     put(phone.bin / "perfetto", f'FAKE_PERFETTO={modes} exec {sys.executable} {here / "fake_perfetto.py"} "$@"')
     state = BATTERY if charging else BATTERY.replace("USB powered: true", "USB powered: false").replace("s: 5", "s: 3")
     (phone.root / "battery.txt").write_text(state + "  voltage: 4000\n")
+    (phone.root / "traces").mkdir()
     told = How(where=phone.serial, python=sys.executable, cool_down_s=0.0, tool=tool)
-    seen = adb.measure_many({"m": job}, launches=1, timing=replace(QUICK, energy_s=energy_s), how=told)["m"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgedistill.runners._perfetto.TRACES", str(phone.root / "traces"))
+        seen = adb.measure_many({"m": job}, launches=1, timing=replace(QUICK, energy_s=energy_s), how=told)["m"]
     assert left_over(phone.root) == []
     assert not list(phone.root.rglob("*.pftrace*"))
     return seen
