@@ -165,6 +165,11 @@ def test_only_a_measurement_of_the_device_itself_counts(change: dict[str, object
 def test_energy_is_decided_to_within_what_the_meter_shows(limit: float, expected: Verdict) -> None:
     metered = measured().model_copy(update={"energy": Energy(energy_mj=3.0, source="rails", resolution_mj=0.5)})
     assert verdict("energy_mj", target("host"), Budget(energy_mj=limit), facts(host=metered)) is expected
+    bounded = Energy(energy_mj=3.0, low_mj=2.5, high_mj=3.5, resolution_mj=0.01, source="INA3221", covers="VDD_IN")
+    known = measured().model_copy(update={"energy": bounded})
+    assert verdict("energy_mj", target("host"), Budget(energy_mj=limit), facts(host=known)) is expected
+    told = line(gate(target("host"), Budget(energy_mj=limit), QualityFloor(), facts(host=known)), "energy_mj")
+    assert told.note == "2.5 to 3.5 mJ by INA3221, VDD_IN"
     unmetered = measured().model_copy(update={"energy": Energy(energy_mj=None, note="it was charging")})
     check = line(gate(target("host"), Budget(energy_mj=limit), QualityFloor(), facts(host=unmetered)), "energy_mj")
     assert (check.verdict, check.measured) == (U, None)

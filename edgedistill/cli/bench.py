@@ -133,7 +133,7 @@ def _notes(seen: Measurement) -> list[str]:
     if seen.tokens_per_s:
         lines.append(", ".join(f"{key} {value:.1f} tokens/s" for key, value in seen.tokens_per_s.items()))
     if seen.energy and seen.energy.energy_mj is not None:
-        lines += _energy(seen.energy)
+        lines += energy_notes(seen.energy)
     if seen.sustained:
         ends = f"first window {seen.sustained.first_ms:.3f} ms, last {seen.sustained.last_ms:.3f} ms"
         lines.append(f"{seen.sustained.seconds:.0f} s without a pause: {ends}, {seen.sustained.ratio:.2f}x")
@@ -144,7 +144,7 @@ def _notes(seen: Measurement) -> list[str]:
     return lines
 
 
-def _energy(metered: Energy) -> list[str]:
+def energy_notes(metered: Energy) -> list[str]:
     """Energy, idle power included, between its bounds; and what is above idle power."""
     told = f"{metered.energy_mj:.3g} mJ per inference"
     if metered.low_mj is not None and metered.high_mj is not None:

@@ -15,8 +15,8 @@ from edgedistill.runners import How, Job, Timing
 from edgedistill.specs import Comparison, Measurement, Progress, Silent
 
 # A launch is one observation, however long it lasts: many short ones say more than few long ones.
-TIMING = Timing(warmup_s=0.1, runs_min=50, time_s=0.2)
-ON_DEVICE = Timing(warmup_s=0.5, runs_min=30, time_s=1.0, cap_s=30.0, timeout_s=180.0)
+TIMING = Timing(warmup_s=0.1, runs_min=50, time_s=0.2, energy_s=0.0)  # a race is about time alone
+ON_DEVICE = Timing(warmup_s=0.5, runs_min=30, time_s=1.0, cap_s=30.0, timeout_s=180.0, energy_s=0.0)
 BASELINE, CANDIDATE, AGAIN = "baseline", "candidate", "baseline again"
 
 

@@ -30,7 +30,7 @@ from edgedistill.store import Finished, bytes_of
 
 SHIPPED = "student int8, shipped"
 # Short, because it is paid on every build: about half a second for each launch. `edgedistill bench` takes longer.
-TIMING = Timing(warmup_s=0.1, runs_min=50, time_s=0.35)
+TIMING = Timing(warmup_s=0.1, runs_min=50, time_s=0.35, energy_s=1.0)
 LAUNCHES = 3
 
 

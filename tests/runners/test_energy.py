@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from edgedistill.cli import bench
 from edgedistill.parsers.perfetto import BatteryPoint, PowerTrace
 from edgedistill.runners._energy import energy_of
 from edgedistill.runners._meters import meters
@@ -216,3 +218,12 @@ def test_every_meter_file_offers_what_a_meter_offers() -> None:
         assert meter.COVERS
         assert not (meter.COMMAND and meter.STREAM)
         assert ("battery" in meter.NAME) == meter.BATTERY
+
+
+def test_what_a_person_is_told() -> None:
+    told = bench.energy_notes(energy_of([launch(ina, every(0.05), LABELS)], None))
+    assert told[0].startswith("100 mJ per inference (9")
+    assert re.search(r"idle power included; above the 2(\.0\d)? W of idling: (59|60)(\.\d)? mJ$", told[0])
+    assert told[1].startswith("metered by INA3221, read every 50 ms: the rails that the board meters")
+    flat = energy_of([launch(lambda t: ina(9.0), every(0.05), LABELS)], None)
+    assert "not to be told apart from 0" in bench.energy_notes(flat)[0]
