@@ -21,6 +21,7 @@ from edgedistill.parsers import dumpsys_battery, perfetto
 from edgedistill.runners._session import SHELL_S, Session
 
 T = TypeVar("T")
+START_S = 15  # where the service does not run, the program may wait for it
 POLL_MS = 100  # the shortest that Perfetto takes
 SETTLE_S, IDLE_S = 1.0, 2.0  # after the recording was started; of the pause whose power is the idle power
 TRACES = "/data/misc/perfetto-traces"  # the only folder that Android lets it write to
@@ -88,7 +89,7 @@ def _start(session: Session, path: str, limit_s: float) -> tuple[str, str]:
     told = ""
     for voltage in (VOLTAGE, ""):
         config = CONFIG.format(poll_ms=POLL_MS, voltage=voltage, duration_ms=int((limit_s + 2 * SHELL_S) * 1000))
-        script = f"perfetto --background --txt -c - -o {quote(path)} 2>&1 <<'CONFIG'\n{config}CONFIG"
+        script = f"timeout {START_S} perfetto --background --txt -c - -o {quote(path)} 2>&1 <<'CONFIG'\n{config}CONFIG"
         ended = session.shell(script)
         told = ended.stdout.strip()
         if not ended.status and (found := re.search(r"^(\d{1,9})$", told, re.M)):

@@ -6,7 +6,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -27,7 +27,7 @@ from edgedistill.runners._launches import (
     question,
     summarize,
 )
-from edgedistill.runners._perfetto import Recorded, available, record
+from edgedistill.runners._perfetto import POLL_MS, Recorded, available, record
 from edgedistill.runners._session import Session, Transport, opened
 from edgedistill.runners._toolruns import summarize_tool
 from edgedistill.runners._tools import KINDS, Tool, bring, find
@@ -58,6 +58,7 @@ class Ready:
     how: How
     launches: int
     traced: bool  # Perfetto is there to record power
+    untold: list[Recorded] = field(default_factory=list)  # it was, and told nothing: it is not asked again
 
 
 def measure_on(
@@ -148,7 +149,7 @@ def _steady_launch(ready: Ready, name: str, job: Job, turn: int) -> Seen:
     """A launch during which the device did not begin to throttle; one that did says nothing and is repeated."""
     for _ in range(RETRIES + 1):
         before = settle(ready.session, ready.how)
-        answer, told, power = _once(ready, name, job, turn)
+        answer, told, power = _once(ready, name, job, turn, before)
         after = read_conditions(ready.session)
         if (after.thermal_status or 0) <= (before.thermal_status or 0) or ready.timing.sustained_s:
             return Seen(answer, before, after, told, power)
@@ -158,20 +159,24 @@ def _steady_launch(ready: Ready, name: str, job: Job, turn: int) -> Seen:
     )
 
 
-def _once(ready: Ready, name: str, job: Job, turn: int) -> tuple[dict[str, Any], ToolRun | None, Recorded | None]:
-    """One launch, by our program or by a tool, recorded by Perfetto where it is there."""
-    tool = ready.tools.get(job.format)
+def _once(
+    ready: Ready, name: str, job: Job, turn: int, before: Conditions
+) -> tuple[dict[str, Any], ToolRun | None, Recorded | None]:
+    """One launch, by our program or by a tool, recorded by Perfetto where that tells something."""
+    tool, traced = ready.tools.get(job.format), ready.traced and not ready.untold
 
     def launch() -> tuple[dict[str, Any], ToolRun | None]:
         if not tool:
-            return _launch(ready, name, job, turn), None
+            return _launch(ready, name, job, turn, traced=traced), None
         model, first = ready.models[name], turn == 0
-        return {}, tool_run(ready.session, tool, job, model, ready.timing, ready.how, first=first, traced=ready.traced)
+        return {}, tool_run(ready.session, tool, job, model, ready.timing, ready.how, first=first, traced=traced)
 
-    if not ready.traced:
-        return *launch(), None
+    if not traced:
+        return *launch(), next(iter(ready.untold), None)
     limit_s = ready.timing.timeout_s + ready.timing.sustained_s
     done, power = record(ready.session, limit_s, launch, pause=tool is not None)
+    if power.trace is None or (before.charging and not power.trace.rails):
+        ready.untold.append(power)
     return *done, power
 
 
@@ -203,7 +208,7 @@ def settle(session: Session, how: How) -> Conditions:
         waited += step
 
 
-def _launch(ready: Ready, name: str, job: Job, turn: int) -> dict[str, Any]:
+def _launch(ready: Ready, name: str, job: Job, turn: int, *, traced: bool) -> dict[str, Any]:
     session, nonce = ready.session, secrets.token_hex(16)
     last = turn == ready.launches - 1
     limit_s = ready.timing.timeout_s + (ready.timing.sustained_s if last else 0.0)
@@ -212,7 +217,7 @@ def _launch(ready: Ready, name: str, job: Job, turn: int) -> dict[str, Any]:
         asked, got = Path(folder, "job.json"), Path(folder, "answer.json")
         asked.write_text(
             question(
-                job, ready.models[name], nonce, ready.timing, ready.how, first=turn == 0, last=last, traced=ready.traced
+                job, ready.models[name], nonce, ready.timing, ready.how, first=turn == 0, last=last, traced=traced
             ),
             encoding="utf-8",
         )
@@ -272,6 +277,8 @@ def _context(ready: Ready, seen: list[Seen]) -> dict[str, str | float]:
             (launch.after.temperature_celsius for launch in seen if launch.after.temperature_celsius is not None),
             default=None,
         ),
+        # it polls during the timed inferences, too
+        "recorded_by": f"Perfetto, every {POLL_MS} ms" if any(launch.power for launch in seen) else None,
         "involuntary_switches": float(sum(launch.answer.get("involuntary_switches", 0) for launch in seen)),
     }
     return {key: value for key, value in told.items() if value is not None}

@@ -55,7 +55,8 @@ def _energy(seen: Sequence[Seen]) -> Energy:
     for launch in seen:
         run = launch.tool
         if launch.power is None or run is None or run.ended_s is None or not run.summary or not run.summary.count:
-            return Energy(energy_mj=None, note=launch.power.why if launch.power and launch.power.why else NO_ENERGY)
+            windows.append(None)
+            continue
         end, length = round(run.ended_s * 1e9), round(run.summary.count * run.summary.mean_ms * 1e6)
         start = launch.power.started_s * 1e9
         windows.append({
@@ -63,6 +64,9 @@ def _energy(seen: Sequence[Seen]) -> Energy:
             "idle_ns": [start, start + IDLE_S * 1e9], "busy_ns": [end - length, end],
             "slack_ns": round(run.slack_s * 1e9),
         })  # fmt: skip
+    if not any(windows):
+        reasons = [launch.power.why for launch in seen if launch.power and launch.power.why]
+        return Energy(energy_mj=None, note=reasons[0] if reasons else NO_ENERGY)
     return energy_of(windows, charging(seen), [launch.power for launch in seen])
 
 

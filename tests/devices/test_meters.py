@@ -198,7 +198,14 @@ def test_counters_are_read_at_the_ends_of_the_run(
 
 
 def traced(
-    phone: FakeAdbd, job: Job, modes: str, *, tool: str = "", charging: bool = False, energy_s: float = 1.0
+    phone: FakeAdbd,
+    job: Job,
+    modes: str,
+    *,
+    tool: str = "",
+    charging: bool = False,
+    energy_s: float = 1.0,
+    launches: int = 1,
 ) -> Measurement:
     """A phone whose `perfetto` is ours; a cable feeds it where `charging`."""
     here = Path(__file__).parent
@@ -209,7 +216,7 @@ def traced(
     told = How(where=phone.serial, python=sys.executable, cool_down_s=0.0, tool=tool)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgedistill.runners._perfetto.TRACES", str(phone.root / "traces"))
-        seen = adb.measure_many({"m": job}, launches=1, timing=replace(QUICK, energy_s=energy_s), how=told)["m"]
+        seen = adb.measure_many({"m": job}, launches=launches, timing=replace(QUICK, energy_s=energy_s), how=told)["m"]
     assert left_over(phone.root) == []
     assert not list(phone.root.rglob("*.pftrace*"))
     return seen
@@ -246,11 +253,13 @@ def test_perfetto_falls_back_to_the_battery_while_nothing_charges(phone: FakeAdb
     ],
 )
 def test_what_perfetto_does_not_tell_is_none(phone: FakeAdbd, job: Job, modes: str, charging: bool, note: str) -> None:
-    seen = traced(phone, job, modes, charging=charging, energy_s=0.3)
+    seen = traced(phone, job, modes, charging=charging, energy_s=0.3, launches=2)
     assert seen.samples_ms
     assert seen.energy is not None
     assert seen.energy.energy_mj is None
     assert note in seen.energy.note
+    # what tells nothing once is not asked again
+    assert sum("android.power" in command for command in phone.commands) == 2  # with the battery's voltage, and without
 
 
 def test_perfetto_meters_a_program_that_prints_its_figures(phone: FakeAdbd, job: Job, tmp_path: Path) -> None:
@@ -271,3 +280,18 @@ echo 'INFO: Inference timings in us: Init: 41750, First inference: 41000, Warmup
     assert seen.low_mj is not None
     assert seen.high_mj is not None
     assert 60 < seen.low_mj < seen.energy_mj < seen.high_mj < 100
+
+
+def test_a_long_run_is_metered_as_a_whole(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEDISTILL_SYSFS", str(tmp_path))
+    orin(tmp_path, tmp_path)
+    timing = replace(QUICK, energy_s=0.5, sustained_s=1.5)
+    seen = host.measure_many({"m": job}, launches=2, timing=timing)["m"]
+    assert seen.sustained is not None
+    assert len(seen.sustained.curve_ms) == 5
+    assert seen.energy is not None
+    assert seen.energy.window_s == pytest.approx(1.5, rel=0.1)
+    # all runs of it took 5 W for as long as it lasted
+    runs = seen.energy.window_s * 5000 / seen.energy.energy_mj if seen.energy.energy_mj else 0
+    assert runs == pytest.approx(round(runs))
+    assert runs > 100

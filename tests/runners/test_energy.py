@@ -113,6 +113,40 @@ def test_rails_that_feed_others_count_once() -> None:
     assert seen.above_idle_mj is None  # nothing differs from the pause
 
 
+@pytest.mark.parametrize(
+    ("domains", "counted"),
+    [
+        ({"intel-rapl:0": "package-0", "intel-rapl:0:0": "core", "intel-rapl-mmio:0": "package-0"}, {"package-0"}),
+        ({"intel-rapl:0": "package-0", "intel-rapl:1": "package-1", "intel-rapl:0:0": "dram", "intel-rapl:1:0": "dram"},
+         {"package-0", "package-1", "dram-0", "dram-1"}),
+        ({"intel-rapl:0": "package-0", "intel-rapl:1": "psys", "intel-rapl:0:1": "uncore"}, {"psys"}),
+    ],
+    ids=["by register and by MMIO", "two sockets with memory", "a laptop's platform"],
+)  # fmt: skip
+def test_domains_that_overlap_count_once(domains: dict[str, str], counted: set[str]) -> None:
+    folder = "/sys/class/powercap"
+    once = {f"{folder}/{domain}/name": f"{name}\n" for domain, name in domains.items()}
+
+    def texts(t: float) -> dict[str, str]:
+        return {f"{folder}/{domain}/energy_uj": f"{round(joules(t) * 1e6)}\n" for domain in domains}
+
+    seen = energy_of([launch(texts, [9.99, 12.0, 14.01], once)], None)
+    assert seen.energy_mj == pytest.approx(100.0 * len(counted), rel=0.01)
+    assert set(seen.rails_mj) >= counted
+    assert all(name in seen.covers for name in counted) or len(counted) == 1
+
+
+def test_sockets_hold_their_cores() -> None:
+    folder = "/sys/class/hwmon/hwmon2"
+    labels = {1: "Ecore000", 2: "Ecore001", 3: "Esocket0"}
+    once = {f"{folder}/energy{n}_label": f"{name}\n" for n, name in labels.items()}
+
+    def texts(t: float) -> dict[str, str]:
+        return {f"{folder}/energy{n}_input": f"{round(joules(t) * 1e6)}\n" for n in labels}
+
+    assert energy_of([launch(texts, [9.99, 12.0, 14.01], once)], None).energy_mj == pytest.approx(100.0, rel=0.01)
+
+
 def test_a_counter_read_away_from_the_window_has_bounds_of_its_neighbours() -> None:
     seen = energy_of([launch(odpm, [9.1, 11.5, 12.5, 13.5, 14.5])], None)
     assert (seen.low_mj, seen.high_mj) == (pytest.approx(50.0), pytest.approx(120.0))
