@@ -63,9 +63,10 @@ KINDS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("odpm", r"^(?:CH\d+)?\(T=\d+\)\[", odpm.parse),
     ("dumpsys_thermal", r"Temperature\{mValue|^Thermal Status:", dumpsys_thermal.parse),
     ("dumpsys_battery", r"Battery Service state|^\s+(?:AC|USB) powered:", dumpsys_battery.parse),
-    ("batterystats", r"^\d+,\d*,(?:[ilu],|h[,:\d])|^\d+,h,", batterystats.parse),
+    ("batterystats", r"^\d+,\d*,(?:[ilu],|h[,:\d])|^\d+,h,|^\s*Estimated power use \(mAh\):", batterystats.parse),
     ("xctest", r" measured \[", xctest.parse),
-    ("powermetrics", r"^(?:CPU|GPU|ANE|Combined|Package|Intel energy model).*[Pp]ower", powermetrics.parse),
+    ("powermetrics", r"^(?:CPU|GPU|ANE|Combined|Package|Intel energy model).*[Pp]ower|<key>combined_power</key>",
+     powermetrics.parse),
 )  # fmt: skip
 
 BINARY: tuple[tuple[str, Callable[[bytes], Any]], ...] = (
@@ -123,7 +124,7 @@ def parse(data: bytes, kind: str = "") -> tuple[str, Any]:
         if (not kind and b"\0" in data[:4096]) or not data[:1].isascii() or data[:1] in (b"\n", b"\x12"):
             return _binary(data)
         text = data.decode("utf-8", "replace")
-    if not kind and "\0" in text[:4096]:
+    if not kind and "\0" in text[:4096] and not text.lstrip("\0").startswith("<?xml"):
         return _binary(data)
     name = kind or recognize(text)
     if not name:

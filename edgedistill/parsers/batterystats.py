@@ -1,12 +1,15 @@
-"""`dumpsys batterystats --checkin`: modelled charge of each app, in mAh. Too coarse for one model; read for context."""
+"""`dumpsys batterystats`, for people or with `--checkin`: modelled charge of each app, in mAh. Too coarse for a single
+model; read for context.
+"""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 
 from edgedistill.errors import DataError
-from edgedistill.parsers._text import lines_of, number
+from edgedistill.parsers._text import NUMBER, lines_of, number
 from edgedistill.specs import Spec
 
 
@@ -26,7 +29,7 @@ class BatteryStats(Spec):
 
 
 def parse(text: str) -> BatteryStats:
-    """A check-in dump, or lines of one.
+    """A check-in dump, or lines of one; or the estimate of a dump for people.
 
     Raises:
         DataError: no line of it is one.
@@ -35,7 +38,11 @@ def parse(text: str) -> BatteryStats:
     apps: dict[int, float] = {}
     packages: dict[int, list[str]] = {}
     steps = known = 0
-    for line in lines_of(text):
+    lines = lines_of(text)
+    head = next((n for n, line in enumerate(lines) if "Estimated power use (mAh):" in line), None)
+    if head is not None:
+        return _for_people(lines, head)
+    for line in lines:
         cells = next(csv.reader([line]), [])
         if len(cells) < 3 or not cells[0].strip().isdigit():
             continue
@@ -63,4 +70,36 @@ def parse(text: str) -> BatteryStats:
         apps_mah=apps,
         packages={uid: tuple(names) for uid, names in packages.items()},
         steps=steps,
+    )
+
+
+_APP = re.compile(rf"^\s*U(?:id|ID) (?:u(\d{{1,4}})a(\d{{1,5}})|(\d{{1,9}})): ({NUMBER})\b")
+_SPAN = re.compile(r"(\d{1,9})(d|h|m|s|ms)\b")
+MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+FIRST_APP, USER = 10_000, 100_000  # android.os.Process.FIRST_APPLICATION_UID, UserHandle.PER_USER_RANGE
+
+
+def _for_people(lines: list[str], head: int) -> BatteryStats:
+    """The first estimate, which is that since the last charge; it ends with the first line that is no part of it."""
+    summary = re.match(rf"^\s*Capacity: ({NUMBER}), Computed drain: ({NUMBER}),", lines[head + 1]) if (
+        head + 1 < len(lines)) else None  # fmt: skip
+    if not summary:
+        raise DataError("'Estimated power use' without 'Capacity: …, Computed drain: …': it was cut off")
+    apps: dict[int, float] = {}
+    for line in lines[head + 2 :]:
+        if not line.strip():
+            break
+        if found := _APP.match(line):
+            uid = int(found[3]) if found[3] else int(found[1]) * USER + FIRST_APP + int(found[2])
+            apps.setdefault(uid, number(found[4], "charge"))
+    span = next((line for line in lines[:head] if re.match(r"^\s*Time on battery: ", line)), "")
+    parts = _SPAN.findall(span.partition("(")[0])
+    return BatteryStats(
+        version="",
+        capacity_mah=number(summary[1], "capacity"),
+        used_mah=number(summary[2], "used"),
+        on_battery_ms=float(sum(int(value) * MILLISECONDS[unit] for value, unit in parts)) if parts else None,
+        apps_mah=apps,
+        packages={},
+        steps=0,
     )

@@ -1,12 +1,17 @@
-"""macOS `powermetrics`: power of a Mac's processors over an interval, in mW. A Mac's figure, never a phone's."""
+"""macOS `powermetrics`, as text or with `--format plist`: power of a Mac's processors over an interval, in mW. A Mac's
+figure, never a phone's.
+"""
 
 from __future__ import annotations
 
+import plistlib
 import re
 from collections.abc import Mapping
+from typing import Any
+from xml.parsers.expat import ExpatError
 
 from edgedistill.errors import DataError
-from edgedistill.parsers._text import NUMBER, lines_of, number
+from edgedistill.parsers._text import NUMBER, as_number, lines_of, number
 from edgedistill.specs import Spec
 
 _POWER = re.compile(rf"^\s*(.+?) Power(?: \([^)]*\))?:\s*({NUMBER})\s*(m?W)\s*$")
@@ -28,6 +33,8 @@ def parse(text: str) -> tuple[PowerSample, ...]:
     Raises:
         DataError: no power in it.
     """
+    if text.lstrip("\0 \r\n").startswith("<?xml"):
+        return _from_plists(text)
     samples: list[dict[str, float]] = [{}]
     elapsed: list[float | None] = [None]
     pressures: list[str] = [""]
@@ -51,3 +58,38 @@ def parse(text: str) -> tuple[PowerSample, ...]:
     if not told:
         raise DataError("no line like 'CPU Power: 823 mW': not `powermetrics`")
     return tuple(told)
+
+
+UNITS = {"cpu_power": "cpu", "gpu_power": "gpu", "ane_power": "ane", "dram_power": "dram", "combined_power": "combined"}
+
+
+def _from_plists(text: str) -> tuple[PowerSample, ...]:
+    """Property lists with a zero byte between them, one for each sample."""
+    told = list[PowerSample]()
+    for piece in text.split("\0"):
+        if not piece.strip():
+            continue
+        try:
+            value = plistlib.loads(piece.strip().encode())
+        except (ExpatError, ValueError, TypeError, AttributeError, LookupError, RecursionError, OverflowError) as error:
+            raise DataError(f"sample {len(told) + 1} is no whole property list: {str(error)[:80]}") from None
+        processor = _part(value, "processor")
+        power = {unit: as_number(processor[key], key) for key, unit in UNITS.items() if key in processor}
+        if not power:
+            raise DataError(f"sample {len(told) + 1} tells no power: it needs --samplers cpu_power,gpu_power")
+        elapsed = value.get("elapsed_ns")
+        told.append(PowerSample(
+            power_mw=power,
+            elapsed_ms=None if elapsed is None else as_number(elapsed, "elapsed_ns") / 1e6,
+            thermal_pressure=str(value.get("thermal_pressure", "")),
+        ))  # fmt: skip
+    if not told:
+        raise DataError("no sample: not `powermetrics`")
+    return tuple(told)
+
+
+def _part(value: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError("a property list that is no dictionary: not `powermetrics`")
+    found = value.get(key)
+    return found if isinstance(found, dict) else {}

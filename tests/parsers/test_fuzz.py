@@ -11,6 +11,7 @@ from typing import Any
 
 import outputs
 import pytest
+import test_variants
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,11 @@ from edgedistill.parsers import benchmark_model, llama_bench, odpm, perfetto, pr
 from edgedistill.specs import Spec
 
 RECORDED = Path(__file__).parent / "recorded"
-TEXTS = {**outputs.ALL, **{path.name: path.read_text()[-6000:] for path in RECORDED.iterdir()}}
+TEXTS = {
+    **outputs.ALL,
+    "plist": test_variants.PLIST,
+    **{path.name: path.read_text()[-6000:] for path in RECORDED.iterdir()},
+}
 WHOLE = {path.name: path.read_text() for path in RECORDED.iterdir()}
 calm = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 times = st.floats(1.0, 1e9, allow_nan=False)

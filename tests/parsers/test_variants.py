@@ -11,6 +11,7 @@ import pytest
 from edgedistill import parsers
 from edgedistill.errors import DataError
 from edgedistill.parsers import (
+    batterystats,
     benchmark_model,
     dumpsys_battery,
     dumpsys_meminfo,
@@ -393,6 +394,45 @@ def test_powermetrics_of_an_intel_mac() -> None:
     text = outputs.POWERMETRICS.splitlines()[0] + "\nIntel energy model derived package power (CPUs+GT+SA): 3.16W\n"
     assert parsers.parse(text.encode())[0] == "powermetrics"
     assert powermetrics.parse(text)[0].power_mw == {"combined": 3160}
+
+
+PLIST = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n<plist version="1.0"><dict><key>elapsed_ns</key><integer>1000500000</integer>'
+    "<key>thermal_pressure</key><string>Nominal</string><key>processor</key><dict><key>cpu_power</key><real>993.5</real>"
+    "<key>gpu_power</key><real>476.25</real><key>ane_power</key><integer>0</integer><key>combined_power</key>"
+    "<real>1469.75</real></dict></dict></plist>\n"
+)
+
+
+def test_powermetrics_as_property_lists() -> None:
+    kind, seen = parsers.parse((PLIST + "\0" + PLIST).encode())
+    assert (kind, len(seen)) == ("powermetrics", 2)
+    assert seen[1].power_mw == {"cpu": 993.5, "gpu": 476.25, "ane": 0, "combined": 1469.75}
+    assert (seen[1].elapsed_ms, seen[1].thermal_pressure) == (1000.5, "Nominal")
+    for text, message in (
+        (PLIST + "\0" + PLIST[:-30], "sample 2 is no whole property list"),
+        (PLIST.replace("_power", "_energy"), "tells no power"),
+        (PLIST.replace("<real>993.5</real>", "<string>x</string>"), "not a number"),
+        ('<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "b">]><plist><dict/></plist>', "no whole property list"),
+    ):
+        with pytest.raises(DataError, match=message):
+            powermetrics.parse(text)
+
+
+def test_batterystats_for_people() -> None:
+    text = (
+        "Statistics since last charge:\n  Time on battery: 1h 2m 3s 4ms (98.8%) realtime, 30m uptime\n"
+        "  Estimated power use (mAh):\n    Capacity: 3500, Computed drain: 198, actual drain: 315-318\n"
+        "    Screen: 24.1\n    Uid u0a192: 53.8 ( cpu=53.7 wifi=0.0960 )\n    Uid 1000: 44.5 ( cpu=42.3 )\n"
+        "    UID u10a5: 2.25\n\n  All kernel wake locks:\n"
+        "  Estimated power use (mAh):\n    Capacity: 1, Computed drain: 1, actual drain: 1\n    Uid 1000: 9\n"
+    )
+    kind, seen = parsers.parse(text.encode())
+    assert kind == "batterystats"
+    assert (seen.capacity_mah, seen.used_mah, seen.on_battery_ms) == (3500, 198, 3_723_004)
+    assert seen.apps_mah == {10192: 53.8, 1000: 44.5, 1010005: 2.25}
+    with pytest.raises(DataError, match="cut off"):
+        batterystats.parse(text.partition(", Computed")[0])
 
 
 def test_xctest_of_an_app_and_of_linux() -> None:
