@@ -70,8 +70,6 @@ def table(rows: list[dict]) -> str:
             f"| {100 * row['int8']:.2f} | {100 * row['teacher']:.2f} | {100 * row['kept']:.2f} "
             f"| {100 * told['median']:.2f} ({100 * told['low']:.2f} to {100 * told['high']:.2f}) |"
         )
-    if not any(row["assistants"] for row in rows):
-        lines += ["", "With an assistant: not measured yet."]
     return "\n".join(lines) + "\n"
 
 

@@ -65,7 +65,16 @@ def test_near_enough_needs_none(profile: Make) -> None:
 def test_the_default_build_was_measured_without_one() -> None:
     plan = make_plan(PHONE, catalog.load_profile("default"), rows=9000, classes=77, teacher_parameters=TEACHER)
     assert plan.assistants == ()
-    assert any("the default build, as far apart, lost 0.2%" in note for note in plan.notes)
+    assert any("a default build 31 times smaller lost 0.2%" in note for note in plan.notes)
+
+
+def test_where_an_assistant_was_measured_to_win_nothing_none_is_planned(profile: Make) -> None:
+    small = {"layers": 1, "width": 64, "heads": 2, "ffn": 256}
+    asked = profile(student={"vocabulary": 2445, "candidates": [small]})
+    plan = make_plan(PHONE, asked, rows=9000, classes=77, teacher_parameters=TEACHER)
+    assert plan.chosen.teacher_ratio == pytest.approx(105, abs=2)
+    assert plan.assistants == ()
+    assert any("lost 1.7% of its teacher's accuracy without one and 1.6% with one" in note for note in plan.notes)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def build(gap: float, ratio: float = 100.0, macs: int = 4_000_000, **changes: ob
 def test_the_prior_gives_back_the_builds_that_it_was_made_from() -> None:
     model = quality_model(TEACHER, ())
     assert model.gap(MACS, TEACHER / RATIO) == pytest.approx(0.002)
-    assert model.gap(3.675e6, 215_693) == pytest.approx(0.0134, rel=0.02)
+    assert model.gap(3.675e6, 215_693) == pytest.approx(0.0167, rel=0.02)
 
 
 def test_more_compute_or_parameters_are_never_expected_to_hurt() -> None:
