@@ -68,9 +68,9 @@ def lines_of(text: str) -> list[str]:
     """
     if len(text) > LONGEST:
         raise DataError(f"{len(text)} characters: longer than the log of any run")
-    if not text.strip():
-        raise DataError("it is empty: the tool printed nothing, or the file was not pulled whole")
     plain = _ANSI.sub("", text) if "\x1b" in text else text
+    if not plain.strip():
+        raise DataError("it is empty: the tool printed nothing, or the file was not pulled whole")
     return [_PREFIX.sub("", line.rstrip(), count=1) for line in plain.splitlines()]
 
 

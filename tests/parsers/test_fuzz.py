@@ -190,6 +190,13 @@ def test_a_trace_is_read_as_it_was_written() -> None:
         quietly(parsers.parse, bytes(damaged))
 
 
+@pytest.mark.parametrize("kind", parsers.kinds())
+@pytest.mark.parametrize("text", ["", "\n \r\n", "\x1b[31m\x1b[0m\n", "\0", "\ufeff"])
+def test_nothing_is_one_clear_error(kind: str, text: str) -> None:
+    with pytest.raises(DataError):
+        parsers.parse(text.encode(), kind)
+
+
 @calm
 @given(
     st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode)), st.sampled_from(["", *parsers.kinds()])
