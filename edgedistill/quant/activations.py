@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,9 @@ LOW, HIGH = -128, 127
 # A sum of this many products |255 * 127| stays below 2^24, so a float32 matrix product of integers is exact, in any
 # order of summation.
 _EXACT_WIDTH = 2**24 // (255 * 127)
+# How far from the middle between two codes a value must be, in steps, to be rounded alike everywhere, and how many
+# scales are tried to get there.
+_UNDISPUTED, _TRIED = 1e-3, 64
 
 
 class Range(NamedTuple):
@@ -28,6 +32,10 @@ class Range(NamedTuple):
 
     scale: float
     zero_point: int
+
+
+SHARES = Range(2.0**-8, LOW)
+"""The grid of attention's shares: 0 to 255/256."""
 
 
 def range_of(low: float, high: float) -> Range:
@@ -57,6 +65,34 @@ def sum_range_of(low: float, high: float, sources: tuple[Range, Range]) -> Range
     step = 2.0 ** max(min(finest, top - 8), top - 10)
     odd = 2 * round((wanted / step - 1) / 2) + 1
     return _ranged((odd if odd * step >= SCALE_MIN else odd + 2) * step, low)
+
+
+def factor_range_of(low: float, high: float, most: int) -> Range:
+    """A symmetric grid that covers [low, high], whose scale is one of the integers up to `most` times a power of two.
+
+    Values on it are integers times that power: with `most` 1 their sums, and with `most` as a `Factor` has it the sums of
+    their products, are exact in float32.
+    """
+    wanted = max(float(torch.tensor(max(-low, high, 0.0) / HIGH).half()), SCALE_MIN)
+    unit = 2.0 ** math.ceil(math.log2(wanted / most))
+    return Range(max(math.ceil(wanted / unit) * unit, SCALE_MIN), 0)
+
+
+@lru_cache(maxsize=4096)
+def gelu_range_of(low: float, high: float, source: Range) -> Range:
+    """As `range_of`, for the GELU of codes on `source`: none of its 256 values is half way between two codes.
+
+    Runtimes compute it as a table or in floats, 1e-4 of a step off. The scale is the first fp16 number from that of
+    `range_of` on with which all values are at least `_UNDISPUTED` of a step from any such middle, or of the next
+    `_TRIED` ones that where they are farthest from one.
+    """
+    first = torch.tensor(range_of(low, high).scale, dtype=torch.float16)
+    scales = (first.view(torch.int16) + torch.arange(_TRIED, dtype=torch.int16)).view(torch.float16).double()
+    inputs = (torch.arange(LOW, HIGH + 1, dtype=torch.float64) - source.zero_point) * source.scale
+    steps = torch.nn.functional.gelu(inputs) / scales[:, None]
+    away = (steps - steps.floor() - 0.5).abs().amin(1)
+    sure = (away >= _UNDISPUTED).nonzero()
+    return _ranged(float(scales[int(sure[0]) if len(sure) else int(away.argmax())]), min(low, 0.0))
 
 
 def _ranged(scale: float, low: float) -> Range:

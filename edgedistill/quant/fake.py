@@ -17,17 +17,21 @@ from edgedistill.quant.layers import (
     Observer,
     OnGrid,
     QuantEmbedding,
+    StaticQuantAddend,
     StaticQuantConvolution,
     StaticQuantLinear,
     StaticQuantPoint,
+    StaticQuantShare,
     StaticQuantSum,
     WeightQuantConv2d,
     WeightQuantLinear,
 )
+from edgedistill.quant.modules import RoundedRoot
 from edgedistill.quant.scales import FittedScales, LearnedScales, ScaleRule, holder_of
 from edgedistill.specs.quant import QuantScheme, WeightGrid
 from edgedistill.students import StoredTensor
-from edgedistill.students._points import Convolution, Point, Sum
+from edgedistill.students._points import Addend, Convolution, Point, Share, Sum
+from edgedistill.students._transformer import AfterGelu, Factor, Root, spell_out
 
 
 def prepare(
@@ -46,6 +50,7 @@ def prepare(
     """
     known = {tensor.name.removesuffix(".weight"): tensor.grid(scheme) for tensor in tensors}
     by_weight = {id(module.weight): known.get(name) for name, module in model.named_modules() if name in known}
+    named = dict(model.named_modules())
     swapped: dict[nn.Module, nn.Module] = {}
     holders: dict[int, FittedScales | LearnedScales | None] = {}
     for parent in list(model.modules()):
@@ -59,6 +64,12 @@ def prepare(
                     twin.weight_scales = holders[id(twin.weight)]
             if child in swapped:
                 setattr(parent, name, swapped[child])
+    for name, child in named.items():
+        twin = swapped.get(child)
+        if isinstance(twin, StaticQuantLinear) and isinstance(child, AfterGelu):
+            before = model.get_submodule(".".join([*name.split(".")[:-1], child.before]))
+            assert isinstance(before, StaticQuantLinear)
+            twin.before = (before,)
     for child, twin in swapped.items():
         if isinstance(twin, StaticQuantSum) and isinstance(child, Sum):
             twin.points = _points(model, child.sources)
@@ -66,6 +77,8 @@ def prepare(
                 point.summand = True
         elif isinstance(twin, StaticQuantConvolution) and isinstance(child, Convolution):
             twin.points, twin.relu6 = _points(model, (child.source, child.result)), child.relu6
+    if scheme.activations == "static_int8":
+        spell_out(model)
     return model
 
 
@@ -91,7 +104,8 @@ def _holder(name: str, layer: OnGrid, rule: ScaleRule) -> FittedScales | Learned
         raise StageError(f"The weight of {name} does not fit its grid: {error}.") from None
 
 
-_KINDS = (nn.Linear, nn.Conv2d, Convolution, nn.Embedding, Point, Sum)
+_KINDS = (nn.Linear, Factor, AfterGelu, nn.Conv2d, Convolution, nn.Embedding, Point, Addend, Share, Sum, Root)
+_POINTS = {Point: StaticQuantPoint, Addend: StaticQuantAddend, Share: StaticQuantShare, Sum: StaticQuantSum}
 LINEAR = {"dynamic_int8": DynamicQuantLinear, "static_int8": StaticQuantLinear, "float": WeightQuantLinear}
 
 
@@ -99,12 +113,15 @@ def _twin(child: nn.Module, scheme: QuantScheme, grid: WeightGrid | None) -> nn.
     """The quantized twin of a layer, around the same parameters."""
     new: DynamicQuantLinear | StaticQuantLinear | WeightQuantLinear | WeightQuantConv2d | QuantEmbedding
     static = scheme.activations == "static_int8"
+    if isinstance(child, Root):
+        return RoundedRoot() if static else child
     if isinstance(child, Point):
-        point = StaticQuantSum() if isinstance(child, Sum) else StaticQuantPoint()
-        return point.train(child.training) if static else child
+        return _POINTS[type(child)]().train(child.training) if static else child
     if isinstance(child, nn.Linear):
         new = LINEAR[scheme.activations](child.in_features, child.out_features, child.bias is not None, device="meta")
         new.bias = child.bias
+        if isinstance(new, StaticQuantLinear) and isinstance(child, Factor):
+            new.most = child.most
     elif isinstance(child, nn.Conv2d):
         kind = StaticQuantConvolution if static and isinstance(child, Convolution) else WeightQuantConv2d
         new = _convolution(child, kind)

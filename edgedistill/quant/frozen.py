@@ -27,13 +27,14 @@ from edgedistill.errors import SpecError, StageError
 from edgedistill.quant.activations import Range
 from edgedistill.quant.grid import codes_of, scales_of
 from edgedistill.quant.layers import OnGrid, StaticQuantLinear, StaticQuantPoint
-from edgedistill.quant.modules import FrozenConvolution, FrozenEmbedding, FrozenLinear, FrozenPoint, FrozenSum
+from edgedistill.quant.modules import FrozenConvolution, FrozenEmbedding, FrozenLinear, FrozenPoint, FrozenSum, RoundedRoot
 from edgedistill.quant.stored import QuantizedTensor, decode_ranges, split
 from edgedistill.specs.base import Spec
 from edgedistill.specs.quant import QuantScheme, WeightGrid
 from edgedistill.students import Signature, StoredTensor
 from edgedistill.students._allocation import stored_bytes
 from edgedistill.students._points import Convolution, Point, Sum
+from edgedistill.students._transformer import Norm, Root, spell_out
 
 SCHEMA = 2
 TENSORS, DESCRIPTION = "student.safetensors", "student.json"
@@ -115,6 +116,8 @@ class FrozenStudent:
             sources = [self.points[source] for source in place.sources] if isinstance(place, Sum) else []
             frozen = FrozenSum((sources[0], sources[1]), grid) if sources else FrozenPoint(grid)
             model.set_submodule(name, frozen)
+        for name in [name for name, module in model.named_modules() if isinstance(module, Root)]:
+            model.set_submodule(name, RoundedRoot())
         return model.eval()
 
     def _check_points(self, model: nn.Module) -> None:
@@ -126,7 +129,10 @@ class FrozenStudent:
             raise SpecError(f"A {self.family} student {told} {odd[0]}: its description is damaged.")
 
     def build(self) -> nn.Module:
-        """The family's plain float network, weights dequantized, in eval mode: what an exporter rewrites."""
+        """The family's plain float network, weights dequantized, in eval mode: what an exporter rewrites.
+
+        That of a static student is spelled out, and computes with the least variances of its layer norms.
+        """
         module = importlib.import_module(f"edgedistill.students.{self.family}.module")
         with _Unfilled():  # drawing numbers for 22 M parameters takes longer than all else here
             model: nn.Module = module.build(_decode_config(self.family, self.config, "config"))
@@ -136,6 +142,11 @@ class FrozenStudent:
             given = next((state[f"{n}.weight"] for n in names if f"{n}.weight" in state), None)
             state |= {f"{n}.weight": given for n in names if given is not None}
         model.load_state_dict(state)
+        if self.scheme.activations == "static_int8":
+            spell_out(model)
+            for name, module in model.named_modules():
+                if isinstance(module, Norm) and f"{name}.point" in self.points:
+                    module.step = self.points[f"{name}.point"].scale
         return model.eval()
 
     def layer_grids(self, model: nn.Module) -> dict[str, tuple[Range, Range]]:

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from edgedistill.errors import StageError
 from edgedistill.quant.activations import (
+    SHARES,
     DynamicLinear,
     Range,
     StaticLinear,
     StaticPoint,
     bias_codes,
+    factor_range_of,
+    gelu_range_of,
     range_of,
     sum_range_of,
     summand_range_of,
@@ -78,11 +81,11 @@ class Observer:
                 moved = now if not bool(before.isfinite().all()) else before + self.MOMENTUM * (now - before)
                 self.ranges[which] = moved
                 low, high = moved.tolist()
-            return self._grid(low, high)
+            return self._grid(which, low, high)
         return self.grids()[which]
 
-    def _grid(self, low: float, high: float) -> Range:
-        """The grid of values between these."""
+    def _grid(self, which: int, low: float, high: float) -> Range:
+        """The grid of values between these, for a row of `ranges`."""
         return range_of(low, high)
 
     def grids(self) -> tuple[Range, ...]:
@@ -96,7 +99,7 @@ class Observer:
                 "A static_int8 layer has no activation ranges: run training batches through the model before it is "
                 "evaluated or frozen."
             )
-        return tuple(self._grid(low, high) for low, high in self.ranges.tolist())
+        return tuple(self._grid(which, *limits) for which, limits in enumerate(self.ranges.tolist()))
 
 
 class WeightQuantLinear(OnGrid, nn.Linear):
@@ -125,10 +128,20 @@ class StaticQuantLinear(OnGrid, Observer, nn.Linear):
     Buffer `ranges` holds [[input low, input high], [output low, output high]].
     """
 
+    most: int | None = None  # of a `Factor`
+    before: tuple[StaticQuantLinear] | None = None  # whose GELU is the input; a tuple, so that it is no part of this
+
     def __init__(self, in_features: int, out_features: int, bias: bool = True, device: str | None = None) -> None:
         super().__init__(in_features, out_features, bias, device=device)
         self.observing = True
         self.register_buffer("ranges", torch.full((2, 2), float("nan")))
+
+    def _grid(self, which: int, low: float, high: float) -> Range:
+        if which == 0 and self.before is not None:
+            return gelu_range_of(low, high, self.before[0].grids()[1])
+        if which == 1 and self.most is not None:
+            return factor_range_of(low, high, self.most)
+        return range_of(low, high)
 
     def forward(self, input: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows channels"]:
         """Same shapes as `nn.Linear`.
@@ -169,7 +182,12 @@ class StaticQuantPoint(Observer, Point):
         self.observing, self.summand = True, False
         self.register_buffer("ranges", torch.full((1, 2), float("nan")))
 
-    def _grid(self, low: float, high: float) -> Range:
+    @property
+    def step(self) -> float:  # type: ignore[override]
+        """The scale of the grid."""
+        return self.grids()[0].scale
+
+    def _grid(self, which: int, low: float, high: float) -> Range:
         return summand_range_of(low, high) if self.summand else range_of(low, high)
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -182,12 +200,26 @@ class StaticQuantPoint(Observer, Point):
         return out
 
 
+class StaticQuantAddend(StaticQuantPoint):
+    """A point whose values are added up: a power of two is its scale."""
+
+    def _grid(self, which: int, low: float, high: float) -> Range:
+        return factor_range_of(low, high, 1)
+
+
+class StaticQuantShare(StaticQuantPoint):
+    """A point whose values are from 0 to 1, on a grid that needs no observation."""
+
+    def _grid(self, which: int, low: float, high: float) -> Range:
+        return SHARES
+
+
 class StaticQuantSum(StaticQuantPoint):
     """The sum of what two points give, on a range of its own."""
 
     points: tuple[StaticQuantPoint, StaticQuantPoint]  # set by `prepare`; a tuple, so that they are no parts of this
 
-    def _grid(self, low: float, high: float) -> Range:
+    def _grid(self, which: int, low: float, high: float) -> Range:
         return sum_range_of(low, high, self._sources())
 
     def _sources(self) -> tuple[Range, Range]:

@@ -109,3 +109,13 @@ class FrozenSum(nn.Module):
     def forward(self, first: Float[Tensor, "*shape"], second: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The values on the grid."""
         return static_sum(first, second, self.sources, self.grid)
+
+
+class RoundedRoot(nn.Module):
+    """A square root rounded once, which torch's own is not where MKL computes it."""
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Through float64, whose digits are more than twice those of float32, so that rounding twice changes nothing
+        (Figueroa 1995, "When is double rounding innocuous?").
+        """
+        return x.double().sqrt().to(x.dtype)

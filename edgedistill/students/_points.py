@@ -14,6 +14,17 @@ class Point(nn.Identity):
     Linear layers need none, they have grids of their own; convolutions, sums of two branches and pools do.
     """
 
+    step = 0.0
+    """The scale of the grid, where there is one."""
+
+
+class Addend(Point):
+    """A point whose values, or their squares, are added up: on a grid on which such sums are exact in any order."""
+
+
+class Share(Point):
+    """A point whose values are from 0 to 1."""
+
 
 class Sum(Point):
     """A point whose values are the sum of two branches. `sources` names the points that the branches come from."""

@@ -12,6 +12,7 @@ from torch import nn
 from edgedistill.errors import MissingDependency, StageError
 from edgedistill.exporters._entry import Entry
 from edgedistill.exporters._quiet import silenced
+from edgedistill.exporters.onnx.integers import INVERSE
 from edgedistill.exporters.onnx.layers import OPSET, lower
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Port, Signature
@@ -142,7 +143,7 @@ def _simplify(model: Any, names: Mapping[str, str]) -> None:
     _rejoin(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
-    _number(model.graph, ours)
+    _renumber(model.graph, ours)
 
 
 def _rejoin(graph: Any) -> None:
@@ -152,22 +153,30 @@ def _rejoin(graph: Any) -> None:
     for node in graph:
         if node.op_type != "QuantizeLinear":
             continue
-        source = node.inputs[0].producer()
-        if source is not None and source.op_type == "Clip" and _saturates(node, source):
+        source, grid = _rounded(graph, node)
+        if source is not None and source.op_type == "Clip" and _saturates(grid, source):
             source = source.inputs[0].producer()
-        if source is not None and source.op_type == "DequantizeLinear" and source.inputs[1:] == node.inputs[1:]:
+        if source is not None and source.op_type == "DequantizeLinear" and source.inputs[1:] == grid:
             onnx_ir.convenience.replace_all_uses_with(node.outputs[0], source.inputs[0])
 
 
-def _saturates(quantize: Any, clip: Any) -> bool:
+def _rounded(graph: Any, quantize: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The operator whose result is rounded, and the scale and zero point of the grid (`layers._Grid.codes`)."""
+    source, (scale, zero_point) = quantize.inputs[0].producer(), quantize.inputs[1:]
+    if source is not None and source.op_type == "Mul" and str(source.inputs[1].name).endswith(INVERSE):
+        wanted = f"{source.inputs[1].name.removesuffix(INVERSE)}.scale"
+        scale = next((value for value in graph.initializers.values() if value.name == wanted), None)
+        source = source.inputs[0].producer()
+    return source, (scale, zero_point)
+
+
+def _saturates(grid: tuple[Any, ...], clip: Any) -> bool:
     """Whether all that a clip would change takes the first or the last code anyway."""
-    scale, zero_point, low, high = (
-        float(value.const_value.numpy()) for value in (*quantize.inputs[1:], *clip.inputs[1:])
-    )
+    scale, zero_point, low, high = (float(value.const_value.numpy()) for value in (*grid, *clip.inputs[1:]))
     return (low / scale + zero_point, round(high / scale) + zero_point >= 255) == (0, True)
 
 
-def _number(graph: Any, kept: set[str]) -> None:
+def _renumber(graph: Any, kept: set[str]) -> None:
     """Names `v0`, `v1`, … for all values but the graph's ports and the student's tensors."""
     ports = {id(value) for value in (*graph.inputs, *graph.outputs)}
     taken = kept | {value.name for value in (*graph.inputs, *graph.outputs)}

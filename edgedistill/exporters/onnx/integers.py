@@ -8,6 +8,7 @@ from edgedistill.errors import VerificationError
 from edgedistill.exporters.onnx.contents import Contents, attributes
 
 INT8, FLOAT = 3, 1  # of onnx.TensorProto, which is imported late
+INVERSE = ".inverse"  # ending of the name of 1 / scale
 Grid = tuple[str, str]
 
 
@@ -38,6 +39,20 @@ def integer_layers(file: Contents) -> list[IntegerLayer]:
         elif node.op_type == "MatMulInteger":
             found.append(_linear(file, node))
     return found
+
+
+def grid_of(file: Contents, quantize: Any) -> Grid:
+    """The grid that a QuantizeLinear rounds to: by its scale, or by 1 what was multiplied with the grid's `.inverse`.
+
+    Raises:
+        VerificationError: where the latter is not rounded by 1.
+    """
+    scale, zero = quantize.input[1:3]
+    times = file.makers.get(quantize.input[0])
+    if times is None or times.op_type != "Mul" or not times.input[1].endswith(INVERSE):
+        return scale, zero
+    _is_number(file, scale, 1)
+    return f"{times.input[1].removesuffix(INVERSE)}.scale", zero
 
 
 def _linear(file: Contents, product: Any) -> IntegerLayer:

@@ -7,6 +7,7 @@ called outside of it they compute nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,11 @@ def static_bias(frozen: FrozenStudent, layer: str, weight: str, source: Range) -
     return codes.to(torch.int32)
 
 
+def is_power_of_two(scale: float) -> bool:
+    """Whether dividing by a scale and multiplying with its reciprocal are the same."""
+    return math.frexp(scale)[0] == 0.5
+
+
 class _Codes(nn.Module):
     """One quantized weight: codes [channels, …] and scales [channels] or [channels, groups].
 
@@ -117,19 +123,28 @@ class _Codes(nn.Module):
 
 
 class _Grid(nn.Module):
-    """A place whose values are rounded to a fixed grid of 256 codes."""
+    """A place whose values are rounded to a fixed grid of 256 codes.
+
+    A student rounds `x * (1 / scale)`, as XNNPACK, and `QuantizeLinear` rounds `x / scale`: another float32 number now
+    and then, unless the scale is a power of two. So other values are multiplied first, and rounded by a scale of 1.
+    """
 
     scale: Tensor
     zero_point: Tensor
+    one: Tensor
 
     def __init__(self, grid: Range) -> None:
         super().__init__()
         self.register_buffer("scale", torch.tensor(grid.scale, dtype=torch.float32))
         self.register_buffer("zero_point", torch.tensor(grid.zero_point + TO_UINT8, dtype=torch.uint8))
+        self.register_buffer("inverse", self.scale.reciprocal())
+        self.register_buffer("one", torch.ones((), dtype=torch.float32))
+        self.divides = is_power_of_two(grid.scale)
 
     def codes(self, input: Tensor) -> Tensor:
         """The values' codes."""
-        return _operator("QuantizeLinear", (input, self.scale, self.zero_point), {}, input.shape, torch.uint8)
+        steps, scale = (input, self.scale) if self.divides else (input * self.inverse, self.one)
+        return _operator("QuantizeLinear", (steps, scale, self.zero_point), {}, input.shape, torch.uint8)
 
     def values(self, codes: Tensor) -> Tensor:
         """The values of codes."""

@@ -13,7 +13,7 @@ from edgedistill.errors import VerificationError
 from edgedistill.exporters import same_weights
 from edgedistill.exporters.onnx.contents import Contents, attributes, open_file
 from edgedistill.exporters.onnx.graph import MOST_CONSTANT
-from edgedistill.exporters.onnx.integers import integer_layers
+from edgedistill.exporters.onnx.integers import INVERSE, grid_of, integer_layers
 from edgedistill.exporters.onnx.layers import TO_UINT8, axes_of, static_bias, users_of
 from edgedistill.exporters.onnx.packing import CODES, SCALES
 from edgedistill.quant.activations import Range
@@ -51,7 +51,7 @@ def verify(frozen: FrozenStudent, path: Path) -> None:
     model = frozen.build()
     named = {f"{name}{part}" for name in frozen.quantized for part in (CODES, SCALES)}
     computed = {name: buffer.numpy() for name, buffer in model.named_buffers() if name in file.constants}
-    for name, values in (_floats(frozen, model) | _numbers(grids) | computed).items():
+    for name, values in (_floats(frozen, model) | _numbers(file, grids) | computed).items():
         _same(file, name, values)
         named.add(name)
     for name in file.constants:
@@ -150,10 +150,12 @@ def _grids(frozen: FrozenStudent) -> dict[str, Range]:
     return found
 
 
-def _numbers(grids: dict[str, Range]) -> dict[str, NDArray[Any]]:
+def _numbers(file: Contents, grids: dict[str, Range]) -> dict[str, NDArray[Any]]:
     found: dict[str, NDArray[Any]] = {}
     for place, grid in grids.items():
         found[f"{place}.scale"] = np.array(grid.scale, np.float32)
+        if f"{place}{INVERSE}" in file.constants:
+            found[f"{place}{INVERSE}"] = np.float32(1) / found[f"{place}.scale"]
         found[f"{place}.zero_point"] = np.array(grid.zero_point + TO_UINT8, np.uint8)
     return found
 
@@ -179,7 +181,8 @@ def _quantizers(file: Contents, grids: dict[str, Range]) -> None:
     rounded = {layer.output: (layer.result, "an integer layer") for layer in layers}
     for node in file.graph.node:
         if node.op_type in _QUANTIZERS and node.output[0] not in rounded:
-            rounded[node.output[0]] = tuple(node.input[1:]), node.op_type
+            grid = grid_of(file, node) if node.op_type == "QuantizeLinear" else ("", "")
+            rounded[node.output[0]] = grid, node.op_type
     missing = set(places.values())
     for codes, (grid, kind) in rounded.items():
         if grid not in places:

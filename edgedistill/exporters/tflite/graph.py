@@ -22,6 +22,7 @@ from edgedistill.quant.activations import HIGH, LOW, Range
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.grid import CODE_MAX, dequantize
 from edgedistill.students import Signature
+from edgedistill.students._transformer import Root
 
 
 def convert(frozen: FrozenStudent, signatures: Sequence[Signature], given: Mapping[str, Carrier]) -> bytearray:
@@ -126,6 +127,22 @@ class _OnGrid(nn.Module):
         return _pair(self.point(*inputs), self.grid)
 
 
+class _Root(nn.Module):
+    """A square root rounded once, of a runtime's own that may be some units in the last place off: XNNPACK's is on x86.
+
+    With `h` the first 12 bits of that one, `h * h` and `r = x - h * h` are exact, and `sqrt(x) = h + t - t^2 / 2h + ...`
+    with `t = r / 2h` below 2^-12 h: what is left out is 2^-37 of it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = x.sqrt()
+        wide = near * 4097.0  # Veltkamp's splitting (Dekker 1971): 2^12 + 1
+        high = wide - (wide - near)
+        twice = high + high
+        t = (x - high * high) / twice
+        return high + (t - t * t / twice)
+
+
 def _pair(x: Tensor, grid: Range) -> Tensor:
     ops = torch.ops.quantized_decomposed
     arguments = grid.scale, grid.zero_point, LOW, HIGH, torch.int8
@@ -146,5 +163,7 @@ def _with_pairs(frozen: FrozenStudent, given: Mapping[str, Carrier]) -> nn.Modul
                 model.set_submodule(owner, _Pairs(layer, scales, frozen.ranges.get(owner)))
     for name, grid in frozen.points.items():
         model.set_submodule(name, _OnGrid(model.get_submodule(name), grid))
+    for name in [name for name, module in model.named_modules() if isinstance(module, Root)]:
+        model.set_submodule(name, _Root())
     write_in_slots(model)
     return model

@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from edgedistill.data.tensors import Outputs
+from edgedistill.students._points import Addend
+from edgedistill.students._transformer import AfterGelu, Attention, Factor, Norm, score_factor, value_factor
 from edgedistill.students.bert import Config
 
 
@@ -19,7 +21,7 @@ class Embeddings(nn.Module):
         super().__init__()
         self.word = nn.Embedding(config.vocabulary, config.width)
         self.position = nn.Parameter(torch.zeros(config.max_length, config.width))
-        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+        self.norm = Norm(config.width, eps=1e-12)
 
     def forward(self, input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
         """Embed token ids."""
@@ -34,27 +36,21 @@ class Layer(nn.Module):
         super().__init__()
         width = config.width
         self.heads, self.head_width = config.heads, width // config.heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
+        self.query = Factor(width, width, score_factor(self.head_width))
+        self.key = Factor(width, width, score_factor(self.head_width))
+        self.value = Factor(width, width, value_factor(config.max_length))
+        self.attention = Attention(config.heads)
         self.output = nn.Linear(width, width)
-        self.attention_norm = nn.LayerNorm(width, eps=1e-12)
+        self.attention_norm = Norm(width, eps=1e-12)
         self.up = nn.Linear(width, config.ffn)
-        self.down = nn.Linear(config.ffn, width)
-        self.ffn_norm = nn.LayerNorm(width, eps=1e-12)
+        self.down = AfterGelu(config.ffn, width, "up")
+        self.ffn_norm = Norm(width, eps=1e-12)
 
     def forward(
         self, x: Float[Tensor, "batch length width"], bias: Float[Tensor, "batch 1 1 length"]
     ) -> Float[Tensor, "batch length width"]:
         """One encoder layer; `bias` is 0 at tokens and very negative at padding."""
-        batch, length, width = x.shape
-
-        def split(t: Tensor) -> Tensor:
-            return t.view(batch, length, self.heads, self.head_width).transpose(1, 2)
-
-        q, k, v = split(self.query(x)), split(self.key(x)), split(self.value(x))
-        scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_width) + bias
-        mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, length, width)
+        mixed = self.attention(self.query(x), self.key(x), self.value(x), bias)
         x = self.attention_norm(x + self.output(mixed))
         out: Tensor = self.ffn_norm(x + self.down(nn.functional.gelu(self.up(x))))
         return out
@@ -70,6 +66,7 @@ class BertClassifier(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.pool = Addend()
         self.classifier = nn.Linear(config.width, config.classes)
 
     def forward(self, input_ids: Int[Tensor, "batch length"], attention_mask: Int[Tensor, "batch length"]) -> Outputs:
@@ -83,7 +80,7 @@ class BertClassifier(nn.Module):
         for layer in self.layers:
             x = layer(x, bias)
         weights = mask[:, :, None]
-        pooled = (x * weights).sum(1) / weights.sum(1)
+        pooled = (self.pool(x) * weights).sum(1) / weights.sum(1)
         return Outputs(self.classifier(pooled), pooled)
 
 

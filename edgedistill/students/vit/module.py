@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from edgedistill.data.tensors import Outputs
+from edgedistill.students._transformer import AfterGelu, Attention, Factor, Mean, Norm, score_factor, value_factor
 from edgedistill.students.vit import Config
 
 EPSILON = 1e-6
@@ -47,26 +48,20 @@ class Layer(nn.Module):
         super().__init__()
         width = config.width
         self.heads, self.head_width = config.heads, width // config.heads
-        self.attention_norm = nn.LayerNorm(width, eps=EPSILON)
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
+        self.attention_norm = Norm(width, eps=EPSILON)
+        self.query = Factor(width, width, score_factor(self.head_width))
+        self.key = Factor(width, width, score_factor(self.head_width))
+        self.value = Factor(width, width, value_factor(config.patches))
+        self.attention = Attention(config.heads)
         self.output = nn.Linear(width, width)
-        self.ffn_norm = nn.LayerNorm(width, eps=EPSILON)
+        self.ffn_norm = Norm(width, eps=EPSILON)
         self.up = nn.Linear(width, config.ffn)
-        self.down = nn.Linear(config.ffn, width)
+        self.down = AfterGelu(config.ffn, width, "up")
 
     def forward(self, x: Float[Tensor, "batch patches width"]) -> Float[Tensor, "batch patches width"]:
         """One encoder layer."""
-        batch, patches, width = x.shape
-
-        def split(t: Tensor) -> Tensor:
-            return t.view(batch, patches, self.heads, self.head_width).transpose(1, 2)
-
         y = self.attention_norm(x)
-        q, k, v = split(self.query(y)), split(self.key(y)), split(self.value(y))
-        scores = q @ k.transpose(-1, -2) / math.sqrt(self.head_width)
-        mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, patches, width)
+        mixed = self.attention(self.query(y), self.key(y), self.value(y))
         x = x + self.output(mixed)
         out: Tensor = x + self.down(nn.functional.gelu(self.up(self.ffn_norm(x))))
         return out
@@ -80,7 +75,8 @@ class VitClassifier(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width, eps=EPSILON)
+        self.norm = Norm(config.width, eps=EPSILON)
+        self.pool = Mean()
         self.classifier = nn.Linear(config.width, config.classes)
 
     def forward(self, pixels: Float[Tensor, "batch side side 3"]) -> Outputs:
@@ -88,7 +84,7 @@ class VitClassifier(nn.Module):
         x = self.embeddings(pixels)
         for layer in self.layers:
             x = layer(x)
-        pooled = self.norm(x).mean(1)
+        pooled = self.pool(self.norm(x))
         return Outputs(self.classifier(pooled), pooled)
 
 
