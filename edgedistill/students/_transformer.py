@@ -85,7 +85,7 @@ class Norm(Exact, nn.LayerNorm):
         """Same shapes as `nn.LayerNorm`."""
         if not self.exact:
             return super().forward(input)
-        seen, width = self.point(input), input.shape[-1]
+        seen, (width,) = self.point(input), self.normalized_shape
         step = self.point.step if self.step is None else self.step
         mean = _divided(seen.sum(-1, keepdim=True), width)
         variance = _divided((seen * seen).sum(-1, keepdim=True), width) - mean * mean
@@ -95,15 +95,15 @@ class Norm(Exact, nn.LayerNorm):
 
 
 class Attention(Exact):
-    """Softmax attention of `heads` heads over at most `length` tokens; it has no weights.
+    """Softmax attention; it has no weights.
 
     Static, exp(x) of a row's scores less their largest is ((1 + x/16) / (1 - x/16))^8, at most 0.0018 off and 0 below
     -16, and is rounded to 8 bits before it weighs the values and their sum divides them.
     """
 
-    def __init__(self, heads: int) -> None:
+    def __init__(self, heads: int, head_width: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_width = heads, head_width
         self.share = Share()
 
     def forward(
@@ -117,10 +117,10 @@ class Attention(Exact):
         batch, length, width = query.shape
 
         def split(x: Tensor) -> Tensor:
-            return x.view(batch, length, self.heads, width // self.heads).transpose(1, 2)
+            return x.view(batch, length, self.heads, self.head_width).transpose(1, 2)
 
         q, k, v = split(query), split(key), split(value)
-        root = math.sqrt(width // self.heads)
+        root = math.sqrt(self.head_width)
         if self.exact:
             mixed = self._spelled_out(q @ k.transpose(-1, -2) * (1 / (root * _REACH)), v, bias)
         else:
@@ -151,17 +151,18 @@ def value_factor(length: int) -> int:
 
 
 class Mean(Exact):
-    """The mean over the middle axis."""
+    """The mean over the `count` rows of the middle axis."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
+        self.count = count
         self.point = Addend()
 
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch width"]:
         """As `Tensor.mean`; static, of values rounded to int8."""
         if not self.exact:
             return x.mean(1)
-        return _divided(self.point(x).sum(1), x.shape[1])
+        return _divided(self.point(x).sum(1), self.count)
 
 
 def _divided(total: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "*shape"]:

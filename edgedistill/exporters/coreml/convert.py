@@ -36,9 +36,11 @@ REMOVED_PASSES = (
 _ROUNDING_PASS = "common::add_fp16_cast"
 FLEXIBLE = "any"
 # Operations that stay fp32 in an fp16 program, with the arithmetic that is done for them alone. In fp16 the angle of
-# position 500 is known to a quarter of a radian at best, and the squares of an RMS norm overflow beyond 256.
-_WIDE = frozenset({"cos", "sin", "rsqrt"})
-_ARITHMETIC = frozenset({"add", "expand_dims", "mul", "pow", "real_div", "reduce_mean", "square", "sub"})
+# position 500 is known to a quarter of a radian at best, and the squares of a norm overflow beyond 256.
+_WIDE = frozenset({"cos", "sin", "rsqrt", "sqrt"})
+_ARITHMETIC = frozenset(
+    {"add", "clip", "expand_dims", "maximum", "mul", "pow", "real_div", "reduce_mean", "reduce_sum", "square", "sub"}
+)
 # What coremltools raises for a model that it cannot convert: its own errors are all of builtin types.
 _FAILURES = (
     ArithmeticError,

@@ -155,7 +155,7 @@ def _numbers(file: Contents, grids: dict[str, Range]) -> dict[str, NDArray[Any]]
     for place, grid in grids.items():
         found[f"{place}.scale"] = np.array(grid.scale, np.float32)
         if f"{place}{INVERSE}" in file.constants:
-            found[f"{place}{INVERSE}"] = np.float32(1) / found[f"{place}.scale"]
+            found[f"{place}{INVERSE}"] = np.array(1 / np.float32(grid.scale), np.float32)
         found[f"{place}.zero_point"] = np.array(grid.zero_point + TO_UINT8, np.uint8)
     return found
 

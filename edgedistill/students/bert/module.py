@@ -39,7 +39,7 @@ class Layer(nn.Module):
         self.query = Factor(width, width, score_factor(self.head_width))
         self.key = Factor(width, width, score_factor(self.head_width))
         self.value = Factor(width, width, value_factor(config.max_length))
-        self.attention = Attention(config.heads)
+        self.attention = Attention(config.heads, self.head_width)
         self.output = nn.Linear(width, width)
         self.attention_norm = Norm(width, eps=1e-12)
         self.up = nn.Linear(width, config.ffn)

@@ -52,7 +52,7 @@ class Layer(nn.Module):
         self.query = Factor(width, width, score_factor(self.head_width))
         self.key = Factor(width, width, score_factor(self.head_width))
         self.value = Factor(width, width, value_factor(config.patches))
-        self.attention = Attention(config.heads)
+        self.attention = Attention(config.heads, self.head_width)
         self.output = nn.Linear(width, width)
         self.ffn_norm = Norm(width, eps=EPSILON)
         self.up = nn.Linear(width, config.ffn)
@@ -76,7 +76,7 @@ class VitClassifier(nn.Module):
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = Norm(config.width, eps=EPSILON)
-        self.pool = Mean()
+        self.pool = Mean(config.patches)
         self.classifier = nn.Linear(config.width, config.classes)
 
     def forward(self, pixels: Float[Tensor, "batch side side 3"]) -> Outputs:
