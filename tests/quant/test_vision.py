@@ -85,7 +85,7 @@ def test_the_frozen_student_equals_the_fake_quantized_one_bit_for_bit(
     assert float(theirs.logits.std()) > 1e-3
     static = scheme.activations == "static_int8"
     assert bool(frozen.ranges) == static
-    assert bool(frozen.points) == (static and family is cnn)
+    assert bool(frozen.points) == static
     largest = {
         tensor.name: int(np.abs(frozen.quantized[tensor.name].codes).max())
         for tensor in frozen.tensors
