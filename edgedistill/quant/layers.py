@@ -208,10 +208,18 @@ class StaticQuantAddend(StaticQuantPoint):
 
 
 class StaticQuantShare(StaticQuantPoint):
-    """A point whose values are from 0 to 1, on a grid that needs no observation."""
+    """A point whose values are from 0 to 1, on a grid that needs no observation: `ranges` has no rows."""
 
-    def _grid(self, which: int, low: float, high: float) -> Range:
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranges = torch.zeros(0, 2)
+
+    def _range(self, which: int, seen: Tensor) -> Range:
         return SHARES
+
+    def grids(self) -> tuple[Range, ...]:
+        """The one grid that there is."""
+        return (SHARES,)
 
 
 class StaticQuantSum(StaticQuantPoint):

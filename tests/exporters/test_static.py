@@ -13,14 +13,19 @@ from torch import nn
 
 from edgedistill import catalog, coreml, quant
 from edgedistill.coreml import Evaluator
-from edgedistill.exporters import tflite
-from edgedistill.exporters._proof import answer
+from edgedistill.errors import VerificationError
+from edgedistill.exporters import onnx, tflite
+from edgedistill.exporters._proof import STEP, Limits, answer, executes, step_of
 from edgedistill.exporters.coreml.convert import Converter
 from edgedistill.exporters.coreml.proof import unrounded
+from edgedistill.exporters.onnx.running import require
+from edgedistill.exporters.tflite.graph import _Root
 from edgedistill.quant import FrozenStudent, kernels
-from edgedistill.quant.layers import StaticQuantLinear
+from edgedistill.quant.activations import HIGH, LOW, factor_range_of, gelu_range_of, range_of
+from edgedistill.quant.modules import RoundedRoot
 from edgedistill.specs import QuantScheme, WeightGrid
-from edgedistill.students import cnn, part
+from edgedistill.students import bert, cnn, part, vit
+from edgedistill.students._transformer import Attention, Mean, Norm, score_factor, spell_out, value_factor
 
 # with sums, odd paddings, and enough values that an arithmetic which is off by little shows
 STAGES = [(1, 3, 1, 8, 1), (3, 5, 2, 12, 2), (4, 3, 2, 16, 2)]
@@ -32,6 +37,13 @@ CNN = cnn.TINY.model_copy(
         "classes": 10,
     }
 )
+# widths and heads that are no powers of two: a division by them rounds
+TRANSFORMERS = {
+    "bert": bert.TINY.model_copy(update={"width": 48, "heads": 2, "ffn": 96, "layers": 2, "classes": 10}),
+    "vit": vit.TINY.model_copy(
+        update={"image_size": 40, "patch": 8, "width": 48, "heads": 2, "ffn": 96, "layers": 3, "classes": 10}
+    ),
+}
 
 
 def student(family: str, config: Any, bits: Any = 8) -> FrozenStudent:
@@ -44,6 +56,8 @@ def student(family: str, config: Any, bits: Any = 8) -> FrozenStudent:
         for name, parameter in model.named_parameters():
             if "norm" not in name:
                 nn.init.normal_(parameter, std=0.1 if parameter.dim() == 1 else 1.2 / parameter[0].numel() ** 0.5)
+            else:  # as after training: multiplying by 1 and adding 0 would round nothing
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
     quant.prepare(model, scheme, plugin.tensors(config)).train()
     random = np.random.default_rng(1)
     with torch.no_grad():
@@ -53,15 +67,15 @@ def student(family: str, config: Any, bits: Any = 8) -> FrozenStudent:
     return quant.freeze(model.eval(), family, config, scheme, {})
 
 
-def steps(frozen: FrozenStudent, run: Callable[[str, Any], Any], inputs: int) -> np.ndarray:
-    """For each input the largest difference of any logit, in steps of their grid."""
+def steps(frozen: FrozenStudent, *ways: Callable[[str, Any], Any], inputs: int, buckets: Any = (8, 16)) -> np.ndarray:
+    """For each input and way to compute it the largest difference of any logit, in steps of their grid."""
     module, random, found = frozen.to_module(), np.random.default_rng(5), []
-    signatures = [*frozen.signatures((8, 16))]
+    signatures = [*frozen.signatures(buckets)]
     for signature in signatures * (inputs // len(signatures)):
         feeds = frozen.sample(signature, random)
-        away = np.abs(run(signature.name, feeds) - answer(module, feeds)).max()
-        found.append(away / frozen.ranges["classifier"][1].scale)
-    return np.rint(np.array(found))
+        expected = answer(module, feeds)
+        found.append([np.abs(run(signature.name, feeds) - expected).max() for run in ways])
+    return np.rint(np.array(found) / frozen.ranges["classifier"][1].scale)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +93,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[FrozenSt
 def test_litert_computes_the_integers_of_an_image_student(images: Any, bits: int) -> None:
     """All that may differ is a mean that lies half way between two codes."""
     frozen, runner = images[bits]
-    found = steps(frozen, lambda name, feeds: runner.run(name, feeds)["logits"], 60)
+    found = steps(frozen, lambda name, feeds: runner.run(name, feeds)["logits"], inputs=60)
     assert found.max() <= 1
     assert (found == 0).mean() >= 0.95
 
@@ -104,7 +118,7 @@ def truncated(multiply: Any, x: Any, codes: Any, scales: Any, bias: Any, ranges:
 def test_a_kernel_without_the_rounding_of_its_bias_is_noticed(images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     frozen, runner = images[8]
     monkeypatch.setattr("edgedistill.quant.modules.static_layer", truncated)
-    found = steps(frozen, lambda name, feeds: runner.run(name, feeds)["logits"], 20)
+    found = steps(frozen, lambda name, feeds: runner.run(name, feeds)["logits"], inputs=20)
     assert (found == 0).mean() < 0.5
 
 
@@ -112,7 +126,117 @@ def test_sums_of_image_students_are_undisputed(images: Any, monkeypatch: pytest.
     """A float sum gives the codes of the fixed-point one, as the scales were chosen for that."""
     frozen, runner = images[8]
     monkeypatch.setattr("edgedistill.quant.modules.static_sum", float_sum)
-    assert steps(frozen, lambda name, feeds: runner.run(name, feeds)["logits"], 60).max() <= 1
+    assert steps(frozen, lambda name, feeds: runner.run(name, feeds)["logits"], inputs=60).max() <= 1
+
+
+@pytest.mark.parametrize(("family", "bits"), [("bert", 8), ("vit", 4)])
+def test_files_of_transformers_compute_the_students_codes(family: str, bits: int, tmp_path: Path) -> None:
+    """LiteRT, and ONNX Runtime with and without its optimization: on this machine no answer is off by any step."""
+    frozen = student(family, TRANSFORMERS[family], bits)
+    tflite.export(frozen, (16,), tmp_path / "student.tflite")
+    onnx.export(frozen, (16,), tmp_path / "student.onnx")
+    litert, plain = tflite.load(tmp_path / "student.tflite"), onnx.load(tmp_path / "student.onnx")
+    (entry,) = plain.signatures
+    options = require().SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    optimized = require().InferenceSession(tmp_path / "student.onnx", options, providers=["CPUExecutionProvider"])
+    ways = {
+        "litert": lambda name, feeds: litert.run(name, feeds)["logits"],
+        "onnx": lambda _, feeds: plain.run(entry, feeds)["logits"],
+        "onnx, optimized": lambda _, feeds: optimized.run(None, feeds)[0],
+    }
+    found = steps(frozen, *ways.values(), inputs=300, buckets=(16,)).max(0)
+    assert dict(zip(ways, found, strict=True)) == dict.fromkeys(ways, 0)
+
+
+def test_a_static_file_that_is_off_by_two_steps_is_not_written() -> None:
+    """Whatever fraction of the largest output that is."""
+    frozen = student("vit", vit.TINY)
+    module, step = frozen.to_module(), step_of(frozen)
+    assert step is not None
+
+    class Runner:
+        signatures = {signature.name: signature for signature in frozen.signatures(())}
+
+        def __init__(self, away: float) -> None:
+            self.away = away
+
+        def run(self, signature: str, feeds: Any) -> dict[str, Any]:
+            return {"logits": answer(module, feeds) + np.float32(self.away * step)}
+
+    executes(frozen, Runner(1), Limits(1e-9, 1e-9))
+    with pytest.raises(VerificationError, match="does not compute what was trained"):
+        executes(frozen, Runner(2), Limits(1.0, 1.0))
+    assert STEP < 1.5
+
+
+def test_litert_rounds_square_roots_once(tmp_path: Path) -> None:
+    """Its own SQRT does not on every processor; the form that a file has does. Nor does torch's, where MKL computes."""
+    import litert_torch
+    from ai_edge_litert.interpreter import Interpreter
+
+    random = torch.Generator().manual_seed(0)
+    x = torch.exp(20 * torch.rand(1, 20_000, generator=random) - 12)
+    litert_torch.convert(_Root().eval(), (x,)).export(str(tmp_path / "root.tflite"))
+    (found,) = Interpreter(str(tmp_path / "root.tflite"), num_threads=1).get_signature_runner()(args_0=x.numpy()).values()
+    assert np.array_equal(found, np.sqrt(x.numpy()))
+    assert np.array_equal(RoundedRoot()(x).numpy(), np.sqrt(x.numpy()))
+
+
+@pytest.mark.parametrize("scale", [0.03125, 0.0371, 0.0222, 0.1])
+def test_a_gelu_of_codes_is_never_half_way_between_two(scale: float) -> None:
+    """By 1e-3 of a step, ten times what runtimes are off; with the grid of `range_of` it may be."""
+    source = range_of(-117 * scale, 138 * scale)
+    inputs = (torch.arange(LOW, HIGH + 1, dtype=torch.float64) - source.zero_point) * source.scale
+    high = float(inputs.max())
+    grids = gelu_range_of(-0.17, high, source), range_of(-0.17, high)
+    steps = [nn.functional.gelu(inputs) / grid.scale for grid in grids]
+    away = [float((step - step.floor() - 0.5).abs().min()) for step in steps]
+    assert away[0] >= 1e-3
+    assert grids[0].scale / grids[1].scale - 1 < 0.02
+    assert min(away) == away[1] or away[1] >= 1e-3
+
+
+@pytest.mark.parametrize(("head_width", "length"), [(1, 1), (16, 64), (24, 100), (64, 512), (128, 500)])
+def test_sums_of_attention_are_integers_that_float32_holds(head_width: int, length: int) -> None:
+    for high in (0.011, 0.9, 1.0, 37.3):
+        score = factor_range_of(-high, high / 2, score_factor(head_width))
+        value = factor_range_of(-high, high, value_factor(length))
+        for grid, most in ((score, score_factor(head_width)), (value, value_factor(length))):
+            numerator, _ = grid.scale.as_integer_ratio()
+            assert numerator // (numerator & -numerator) <= most
+            assert grid.zero_point == 0
+            assert high / 128 <= grid.scale <= 2 * high / 127 * 1.001
+    assert 128**2 * score_factor(head_width) ** 2 * head_width <= 2**24
+    assert 128 * 255 * value_factor(length) * length <= 2**24
+
+
+def test_the_exact_spelling_is_the_function_that_networks_are_trained_with() -> None:
+    """Without grids: layer norms and means to rounding, shares of attention to a quarter of a percent."""
+    torch.manual_seed(0)
+    x, bias = 2 * torch.randn(3, 7, 24) + 1, torch.zeros(3, 1, 1, 7)
+    bias[1, ..., 4:] = -1e4
+    norm, mean, attention = Norm(24, eps=1e-6), Mean(7), Attention(2, 12)
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+        plain = norm(x), mean(x), attention(x, x.flip(1), torch.ones_like(x), bias), attention(x, -x, x, bias)
+        for part_of in (norm, mean, attention):
+            spell_out(part_of)
+        exact = norm(x), mean(x), attention(x, x.flip(1), torch.ones_like(x), bias), attention(x, -x, x, bias)
+    assert torch.allclose(plain[0], exact[0], atol=1e-4)
+    assert torch.allclose(plain[1], exact[1], atol=1e-6)
+    assert torch.allclose(exact[2], torch.ones_like(x), atol=1e-6), "shares are of 1"
+    assert float((plain[3] - exact[3]).abs().max()) < 0.0025 * float(x.abs().max()) * 2
+
+
+def test_a_token_that_is_all_alike_has_a_layer_norm() -> None:
+    """Its int8 values have no variance: that of the rounding is taken, not an epsilon that makes it explode."""
+    frozen = student("bert", TRANSFORMERS["bert"])
+    norm = frozen.to_module().get_submodule("embeddings.norm")
+    with torch.no_grad():
+        out = norm(torch.full((1, 2, 48), 0.4) + 1e-4 * torch.randn(1, 2, 48))
+    assert float(out.abs().max()) < 10
 
 
 @pytest.mark.parametrize("family", ["bert", "cnn", "vit"])
@@ -121,7 +245,7 @@ def test_the_graph_of_a_core_ml_program_is_within_a_step(family: str, tmp_path: 
     frozen = student(family, catalog.load_plugin("students", family).TINY)
     raw = Converter(frozen, frozen.signatures((8, 16))).write(tmp_path)
     evaluator = Evaluator(unrounded(coreml.load(raw.path), raw.floats), "fp64")
-    found = steps(frozen, lambda _, feeds: next(iter(evaluator.predict(feeds).values())), 24)
+    found = steps(frozen, lambda _, feeds: next(iter(evaluator.predict(feeds).values())), inputs=24)
     assert found.max() <= 1
     assert (found == 0).mean() >= 0.7
 
@@ -139,6 +263,5 @@ def test_ranges_of_texts_do_not_see_padding() -> None:
         scheme = QuantScheme(activations="static_int8")
         quant.prepare(model, scheme, plugin.tensors(plugin.TINY)).train()
         model(nn.functional.pad(ids, (0, padding)), nn.functional.pad(torch.ones_like(ids), (0, padding)))
-        layers = [layer for layer in model.modules() if isinstance(layer, StaticQuantLinear)]
-        ranges.append(torch.stack([layer.ranges for layer in layers]))
+        ranges.append(torch.cat([value for name, value in model.state_dict().items() if name.endswith(".ranges")]))
     assert torch.allclose(ranges[0], ranges[1], rtol=1e-4, atol=1e-5)

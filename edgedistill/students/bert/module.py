@@ -23,9 +23,12 @@ class Embeddings(nn.Module):
         self.position = nn.Parameter(torch.zeros(config.max_length, config.width))
         self.norm = Norm(config.width, eps=1e-12)
 
-    def forward(self, input_ids: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
-        """Embed token ids."""
-        out: Tensor = self.norm(self.word(input_ids) + self.position[: input_ids.shape[1]])
+    def forward(
+        self, input_ids: Int[Tensor, "batch length"], mask: Float[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "batch length width"]:
+        """Embed token ids; where a `mask` is 0, as the first token of the text."""
+        x = self.word(input_ids) + self.position[: input_ids.shape[1]]
+        out: Tensor = self.norm(x if mask is None else torch.where(mask[:, :, None] > 0, x, x[:, :1]))
         return out
 
 
@@ -73,10 +76,8 @@ class BertClassifier(nn.Module):
         """`attention_mask` is 1 at tokens and 0 at padding; a text has at least one token."""
         mask = attention_mask.to(self.embeddings.position.dtype)
         bias = ((1.0 - mask) * self.MASK_BIAS)[:, None, None, :]
-        x = self.embeddings(input_ids)
-        if self.training:
-            # padding as the first token: nothing reads it, but ranges of static activations must not be those of junk
-            x = torch.where(mask[:, :, None] > 0, x, x[:, :1])
+        # in training, padding as the first token: nothing reads it, but ranges of static activations must not be of junk
+        x = self.embeddings(input_ids, mask if self.training else None)
         for layer in self.layers:
             x = layer(x, bias)
         weights = mask[:, :, None]
