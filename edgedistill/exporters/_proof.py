@@ -46,7 +46,8 @@ def executes(
 ) -> None:
     """Run each signature on random inputs and compare its first output with the student computed in torch.
 
-    That of a static student may be `STEP` away whatever `limits` say. `activations` is as of `FrozenStudent.to_module`, or the module that this has made.
+    That of a static student may be `STEP` away whatever `limits` say. `activations` is as of `FrozenStudent.to_module`,
+    or the module that this has made.
 
     Raises:
         VerificationError: if the file computes something else; with `explain` it names the first layer that does.

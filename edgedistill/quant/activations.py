@@ -70,8 +70,8 @@ def sum_range_of(low: float, high: float, sources: tuple[Range, Range]) -> Range
 def factor_range_of(low: float, high: float, most: int) -> Range:
     """A symmetric grid that covers [low, high], whose scale is one of the integers up to `most` times a power of two.
 
-    Values on it are integers times that power: with `most` 1 their sums, and with `most` as a `Factor` has it the sums of
-    their products, are exact in float32.
+    Values on it are integers times that power: with `most` 1 their sums, and with `most` as a `Factor` has it the sums
+    of their products, are exact in float32.
     """
     wanted = max(float(torch.tensor(max(-low, high, 0.0) / HIGH).half()), SCALE_MIN)
     unit = 2.0 ** math.ceil(math.log2(wanted / most))

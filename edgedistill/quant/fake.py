@@ -64,12 +64,11 @@ def prepare(
                     twin.weight_scales = holders[id(twin.weight)]
             if child in swapped:
                 setattr(parent, name, swapped[child])
-    for name, child in named.items():
-        twin = swapped.get(child)
-        if isinstance(twin, StaticQuantLinear) and isinstance(child, AfterGelu):
-            before = model.get_submodule(".".join([*name.split(".")[:-1], child.before]))
+    for name, layer in named.items():
+        if isinstance(layer, AfterGelu) and isinstance(after := swapped.get(layer), StaticQuantLinear):
+            before = model.get_submodule(".".join([*name.split(".")[:-1], layer.before]))
             assert isinstance(before, StaticQuantLinear)
-            twin.before = (before,)
+            after.before = (before,)
     for child, twin in swapped.items():
         if isinstance(twin, StaticQuantSum) and isinstance(child, Sum):
             twin.points = _points(model, child.sources)

@@ -27,7 +27,14 @@ from edgedistill.errors import SpecError, StageError
 from edgedistill.quant.activations import Range
 from edgedistill.quant.grid import codes_of, scales_of
 from edgedistill.quant.layers import OnGrid, StaticQuantLinear, StaticQuantPoint
-from edgedistill.quant.modules import FrozenConvolution, FrozenEmbedding, FrozenLinear, FrozenPoint, FrozenSum, RoundedRoot
+from edgedistill.quant.modules import (
+    FrozenConvolution,
+    FrozenEmbedding,
+    FrozenLinear,
+    FrozenPoint,
+    FrozenSum,
+    RoundedRoot,
+)
 from edgedistill.quant.stored import QuantizedTensor, decode_ranges, split
 from edgedistill.specs.base import Spec
 from edgedistill.specs.quant import QuantScheme, WeightGrid

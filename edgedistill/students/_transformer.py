@@ -1,19 +1,18 @@
 """What transformers are made of, in two spellings: torch's own operators, and one that every runtime computes alike.
 
 Float operators such as a softmax or a layer norm end in other last bits in every runtime, and a value on the boundary
-of two int8 codes then takes the other one. In a static network (`exact`) they are spelled in steps that leave no choice:
+of two int8 codes then takes the other one. A static network (`exact`) spells them in steps that leave no choice:
 
 - sums of integers below 2^24 times one power of two, which float32 adds without any rounding, in any order;
 - additions, products, quotients and square roots of two numbers, each rounded once, as IEEE 754 demands of everyone.
 
-Nothing is trained in one spelling and shipped in another: `prepare` and `FrozenStudent.build` both choose the exact one.
+What is trained is what is shipped: `prepare` and `FrozenStudent.build` both choose the exact spelling.
 """
 
 from __future__ import annotations
 
 import math
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -84,7 +83,7 @@ class Norm(Exact, nn.LayerNorm):
     def forward(self, input: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
         """Same shapes as `nn.LayerNorm`."""
         if not self.exact:
-            return super().forward(input)
+            return nn.functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
         seen, (width,) = self.point(input), self.normalized_shape
         step = self.point.step if self.step is None else self.step
         mean = _divided(seen.sum(-1, keepdim=True), width)
@@ -137,7 +136,8 @@ class Attention(Exact):
         for _ in range(3):
             share = share * share
         share = self.share(share)
-        return share @ v / share.sum(-1, keepdim=True)
+        out: Tensor = share @ v / share.sum(-1, keepdim=True)
+        return out
 
 
 def score_factor(head_width: int) -> int:
@@ -171,4 +171,5 @@ def _divided(total: Float[Tensor, "*shape"], count: int) -> Float[Tensor, "*shap
     Of one factor converters make a mean, which runtimes compute in one way or another.
     """
     beyond = 2 ** count.bit_length()
-    return total * (1 / beyond) * (beyond / count)
+    out: Tensor = total * (1 / beyond) * (beyond / count)
+    return out

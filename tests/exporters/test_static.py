@@ -156,10 +156,8 @@ def test_a_static_file_that_is_off_by_two_steps_is_not_written() -> None:
     assert step is not None
 
     class Runner:
-        signatures = {signature.name: signature for signature in frozen.signatures(())}
-
         def __init__(self, away: float) -> None:
-            self.away = away
+            self.away, self.signatures = away, {signature.name: signature for signature in frozen.signatures(())}
 
         def run(self, signature: str, feeds: Any) -> dict[str, Any]:
             return {"logits": answer(module, feeds) + np.float32(self.away * step)}
@@ -177,8 +175,9 @@ def test_litert_rounds_square_roots_once(tmp_path: Path) -> None:
 
     random = torch.Generator().manual_seed(0)
     x = torch.exp(20 * torch.rand(1, 20_000, generator=random) - 12)
-    litert_torch.convert(_Root().eval(), (x,)).export(str(tmp_path / "root.tflite"))
-    (found,) = Interpreter(str(tmp_path / "root.tflite"), num_threads=1).get_signature_runner()(args_0=x.numpy()).values()
+    path = str(tmp_path / "root.tflite")
+    litert_torch.convert(_Root().eval(), (x,)).export(path)
+    (found,) = Interpreter(path, num_threads=1).get_signature_runner()(args_0=x.numpy()).values()
     assert np.array_equal(found, np.sqrt(x.numpy()))
     assert np.array_equal(RoundedRoot()(x).numpy(), np.sqrt(x.numpy()))
 

@@ -52,7 +52,7 @@ EXTRA = "onnx"
 PARITY = 1e-5
 # The file and torch do the same in float32, in another order. Static ones are held to a step of the output instead:
 # every layer is in integers here as in torch, and what is between them is spelled so that all round alike.
-_LIMITS = Limits(1e-5, 1e-5)
+_ROUNDING = Limits(1e-5, 1e-5)
 
 
 def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
@@ -87,7 +87,7 @@ def _prove(frozen: FrozenStudent, signatures: Sequence[Signature], path: Path) -
         "float" if COMPUTES[frozen.scheme.activations] == "float" else "as_trained"
     )
     runner = _AtBuckets(load(path), {signature.name: signature for signature in signatures})
-    executes(frozen, runner, _LIMITS, computes, explain=lambda feeds: first_divergence(frozen, path, feeds))
+    executes(frozen, runner, _ROUNDING, computes, explain=lambda feeds: first_divergence(frozen, path, feeds))
 
 
 class _AtBuckets(NamedTuple):

@@ -127,10 +127,12 @@ class _Grid(nn.Module):
 
     A student rounds `x * (1 / scale)`, as XNNPACK, and `QuantizeLinear` rounds `x / scale`: another float32 number now
     and then, unless the scale is a power of two. So other values are multiplied first, and rounded by a scale of 1.
+    The reciprocal is a constant: ONNX Runtime makes a division of a product with one that is divided by another.
     """
 
     scale: Tensor
     zero_point: Tensor
+    inverse: Tensor
     one: Tensor
 
     def __init__(self, grid: Range) -> None:

@@ -130,8 +130,8 @@ class _OnGrid(nn.Module):
 class _Root(nn.Module):
     """A square root rounded once, of a runtime's own that may be some units in the last place off: XNNPACK's is on x86.
 
-    With `h` the first 12 bits of that one, `h * h` and `r = x - h * h` are exact, and `sqrt(x) = h + t - t^2 / 2h + ...`
-    with `t = r / 2h` below 2^-12 h: what is left out is 2^-37 of it.
+    With `h` the first 12 bits of that one, `h * h` and `r = x - h * h` are exact, and so is `h + t - t^2 / 2h` with
+    `t = r / 2h` to 2^-37 of it, as `t` is below 2^-12 of `h`.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class BertClassifier(nn.Module):
         """`attention_mask` is 1 at tokens and 0 at padding; a text has at least one token."""
         mask = attention_mask.to(self.embeddings.position.dtype)
         bias = ((1.0 - mask) * self.MASK_BIAS)[:, None, None, :]
-        # in training, padding as the first token: nothing reads it, but ranges of static activations must not be of junk
+        # in training, padding as the first token: nothing reads it, but ranges of activations must not be those of junk
         x = self.embeddings(input_ids, mask if self.training else None)
         for layer in self.layers:
             x = layer(x, bias)

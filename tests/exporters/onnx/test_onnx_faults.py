@@ -80,7 +80,8 @@ def other_gelu(model: Any) -> None:
 def other_norm(model: Any) -> None:
     first, second = (f"layers.0.{kind}_norm.bias" for kind in ("ffn", "attention"))
     one, two = reader(model, first), reader(model, second)
-    one.input[2], two.input[2] = second, first
+    for node, old, new in ((one, first, second), (two, second, first)):
+        node.input[list(node.input).index(old)] = new
 
 
 WIRING = [swap_layers, transpose_kernel, other_norm, other_gelu]
@@ -97,10 +98,9 @@ def test_a_file_that_holds_the_numbers_but_computes_something_else_is_found(
     wrong = spoiled(path, tmp_path, edit)
     exporter.verify(frozen, wrong)
     kind = exporter.COMPUTES[frozen.scheme.activations]
-    limits = exporter._LIMITS[frozen.scheme.activations]
-    executes(frozen, at_buckets(frozen, path), limits, kind)  # type: ignore[arg-type]
+    executes(frozen, at_buckets(frozen, path), exporter._ROUNDING, kind)  # type: ignore[arg-type]
     with pytest.raises(VerificationError, match="does not compute what was trained"):
-        executes(frozen, at_buckets(frozen, wrong), limits, kind)  # type: ignore[arg-type]
+        executes(frozen, at_buckets(frozen, wrong), exporter._ROUNDING, kind)  # type: ignore[arg-type]
 
 
 def test_swapped_or_transposed_numbers_are_found(made: Made, tmp_path: Path) -> None:
@@ -202,8 +202,11 @@ def test_a_static_layer_that_multiplies_scales_or_rounds_otherwise_is_found(made
 
 
 def test_static_grids_that_are_moved_missing_or_too_many_are_found(made: Made, tmp_path: Path) -> None:
+    def scaler(model: Any) -> Any:
+        return reader(model, "layers.0.up.input.inverse")
+
     def quantizer(model: Any) -> Any:
-        return next(node for node in model.graph.node if list(node.input[1:2]) == ["layers.0.up.input.scale"])
+        return reader(model, scaler(model).output[0])
 
     def bypass(model: Any) -> None:
         scale = "layers.0.up.output.scale"
@@ -212,19 +215,24 @@ def test_static_grids_that_are_moved_missing_or_too_many_are_found(made: Made, t
         model.graph.node.remove(back)
 
     def cross(model: Any) -> None:
-        quantizer(model).input[1] = "layers.0.up.output.scale"
+        quantizer(model).input[2] = "layers.0.up.output.zero_point"
 
     def another(model: Any) -> None:
-        quantizer(model).input[1:] = ["layers.0.down.input.scale", "layers.0.down.input.zero_point"]
+        scaler(model).input[1] = "layers.0.down.input.inverse"
+        quantizer(model).input[2] = "layers.0.down.input.zero_point"
+
+    def twice(model: Any) -> None:
+        quantizer(model).input[1] = "layers.0.up.input.scale"
 
     def too_many(model: Any) -> None:
-        values = quantizer(model).input[0]
+        values = scaler(model).input[0]
         grid = ["layers.0.up.input.scale", "layers.0.up.output.zero_point"]
         model.graph.node.append(onnx.helper.make_node("QuantizeLinear", [values, *grid], ["extra"]))
 
     frozen, path = made("static")
     for edit, message in (
-        (bypass, "on another one"), (cross, "rounds values"), (another, "on another one"), (too_many, "rounds values")
+        (bypass, "on another one"), (cross, "rounds values"), (another, "on another one"), (too_many, "rounds values"),
+        (twice, "is not the number 1"),
     ):  # fmt: skip
         with pytest.raises(VerificationError, match=message):
             exporter.verify(frozen, spoiled(path, tmp_path, edit))
