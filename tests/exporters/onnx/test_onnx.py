@@ -91,7 +91,7 @@ def test_the_audit_counts_operators_and_names_risks(made: Made) -> None:
     assert (plain.runtime_min, grouped.runtime_min) == ("ONNX Runtime 1.18", "ONNX Runtime 1.19")
     assert (plain.operators["Gelu"], plain.operators["DequantizeLinear"]) == (1, 8)
     assert plain.operators.get("QuantizeLinear", 0) == 0
-    assert static.operators["QuantizeLinear"] == 14
+    assert static.operators["QuantizeLinear"] == 19
     assert [len(found.risks) for found in (plain, grouped, static)] == [1, 3, 1]
     assert "4-bit" in grouped.risks[1]
     assert "ORT_ENABLE_BASIC" in plain.risks[0]
