@@ -1,9 +1,11 @@
 """Static int8, file against frozen student, in steps of the output's grid: every family, format and scheme.
 
-python bench/static_parity.py [--inputs 400] [--real-inputs 24]
+python bench/static_parity.py [--inputs 400] [--real-inputs 24] [--only bert vit] [--frozen NAME=FOLDER ...]
 
 Random students of 4 layers with weights as large as trained ones, and two real networks: EfficientNet-lite0 as
-published, and all-MiniLM-L6-v2 with a random head. Ranges are observed on random inputs. For each input, the largest
+published, and all-MiniLM-L6-v2 with a random head; `--only` leaves out the others by the beginning of their names.
+Ranges are observed on random inputs. `--frozen` adds the student in a bundle's folder `frozen`, which was trained.
+For each input, the largest
 difference of any logit in steps. ONNX Runtime is asked twice: each operator as the file has it, and with its default
 optimization. Core ML is the program with its float32 constants put back, computed by the evaluator in float64;
 what ships is fp16, reported beside.
@@ -13,6 +15,7 @@ import argparse
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +52,28 @@ def random_network(family: str) -> torch.nn.Module:
     model = part(family, "module").build(CONFIGS[family])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" not in name:
+            if "norm" in name:  # as after training
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+            else:
                 inputs = 1 if parameter.dim() == 1 else parameter[0].numel()
                 torch.nn.init.normal_(parameter, std=0.1 if parameter.dim() == 1 else 1.2 / inputs**0.5)
     return model
 
 
-def students() -> Iterator[tuple[str, FrozenStudent]]:
+def students(frozen: list[str]) -> Iterator[tuple[str, Callable[[], FrozenStudent]]]:
+    for item in frozen:
+        name, _, folder = item.partition("=")
+        yield name, partial(FrozenStudent.load, Path(folder))
     for bits in (8, 4):
         scheme = QuantScheme(
             weights=WeightGrid(bits=bits), head=WeightGrid(bits=bits), activations="static_int8"
         )  # fmt: skip
         for family, config in CONFIGS.items():
-            yield f"{family}, random, int{bits}", observed(random_network(family), family, config, scheme, 24)
+            network = random_network(family)
+            yield f"{family}, random, int{bits}", partial(observed, network, family, config, scheme, 24)
     real = QuantScheme(activations="static_int8")
-    yield "EfficientNet-lite0, int8", observed(load(locate()), "cnn", cnn.EFFICIENTNET_LITE0, real, 12)
-    encoder, config = minilm()
-    yield "MiniLM, int8", observed(encoder, "bert", config, real, 24)
+    yield "EfficientNet-lite0, int8", lambda: observed(load(locate()), "cnn", cnn.EFFICIENTNET_LITE0, real, 12)
+    yield "MiniLM, int8", lambda: observed(minilm()[0], "bert", minilm()[1], real, 24)
 
 
 def observed(model: torch.nn.Module, family: str, config: Any, scheme: QuantScheme, batches: int) -> FrozenStudent:
@@ -130,14 +138,19 @@ def steps_between(frozen: FrozenStudent, answers: dict[str, Answer], inputs: int
     return found
 
 
-def main(inputs: int, real_inputs: int) -> None:
+def main(inputs: int, real_inputs: int, only: list[str], folders: list[str]) -> None:
     torch.set_num_threads(1)
     figures: dict[str, dict[str, list[int]]] = {}
     rows = []
-    for label, frozen in students():
+    for label, make in students(folders):
+        if only and not label.startswith(tuple(only)):
+            continue
+        frozen = make()
         with tempfile.TemporaryDirectory() as work:
             answers = dict(runtimes(frozen, Path(work)))
-            figures[label] = steps_between(frozen, answers, inputs if "random" in label else real_inputs)
+            figures[label] = steps_between(
+                frozen, answers, real_inputs if label.startswith(("Eff", "MiniLM")) else inputs
+            )
         for name, steps in figures[label].items():
             seen = np.array(steps)
             p99, beyond = np.quantile(seen, 0.99), [(seen > limit).mean() for limit in (0, 1)]
@@ -161,5 +174,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--inputs", type=int, default=400)
     parser.add_argument("--real-inputs", type=int, default=24)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--frozen", nargs="*", default=[])
     arguments = parser.parse_args()
-    main(arguments.inputs, arguments.real_inputs)
+    main(arguments.inputs, arguments.real_inputs, arguments.only, arguments.frozen)

@@ -101,9 +101,10 @@ def unrounded(program: Program, floats: Mapping[str, NDArray[np.float32]]) -> Pr
     def restore(operation: Operation) -> Operation:
         bound = operation.inputs.get("val", ()) if operation.kind == "const" else ()
         exact = floats.get(operation.name.removesuffix(_ROUNDED))
-        if exact is None or not bound or not isinstance(value := bound[0], Constant) or value.type.dtype != "fp16":
+        if exact is None or not bound or not isinstance(value := bound[0], Constant) or not value.type.is_float:
             return operation
-        if value.shape != exact.shape or not np.array_equal(value.array(), half(exact)):
+        held = half(exact) if value.type.dtype == "fp16" else exact
+        if value.shape != exact.shape or not np.array_equal(value.array(), held):
             raise VerificationError(
                 f"Core ML: the fp16 program holds other numbers in {operation.name} than those that it should round."
             )

@@ -144,20 +144,48 @@ FAULTS: dict[str, Callable[[Program], Program]] = {
     "two layers swapped": lambda p: changed(p, "linear", bound_to(weight=argument_of(p, 1, "weight"))),
     "two biases swapped": lambda p: changed(p, "linear", bound_to(bias=argument_of(p, 1, "bias"))),
     "a dropped bias": lambda p: changed(p, "linear", without("bias")),
-    "a dropped gain": lambda p: changed(p, "layer_norm", without("gamma")),
-    "another epsilon": lambda p: changed(p, "layer_norm", without("epsilon")),
+    "a dropped gain": lambda p: (
+        passed_on(p, reader_of(p, "norm_weight")) if is_static(p) else changed(p, "layer_norm", without("gamma"))
+    ),
+    "another epsilon or root": lambda p: (
+        passed_on(p, first_of(p, "sqrt")) if is_static(p) else changed(p, "layer_norm", without("epsilon"))
+    ),
     "a ReLU": lambda p: changed(
         p, "gelu", lambda op: dataclasses.replace(op, kind="relu", inputs={"x": op.inputs["x"]})
     ),
-    "a mask forgotten": lambda p: changed(
-        p, "softmax", lambda op: dataclasses.replace(op, inputs={**op.inputs, "x": sum_without_mask(p, op)})
-    ),
+    "a mask forgotten": lambda p: passed_on(p, source_of(p, first_of(p, "reduce_max" if is_static(p) else "softmax"))),
 }
 
 
-def sum_without_mask(program: Program, softmax: Operation) -> tuple[Any, ...]:
-    (add,) = (operation for operation in program.main.operations if operation.name == softmax.inputs["x"][0])
-    return add.inputs["x"]
+def is_static(program: Program) -> bool:
+    """Whether layer norms and attention are spelled out."""
+    return any(operation.kind == "sqrt" for operation in program.main.operations)
+
+
+def first_of(program: Program, kind: str) -> Operation:
+    return next(operation for operation in program.main.operations if operation.kind == kind)
+
+
+def source_of(program: Program, reader: Operation) -> Operation:
+    return next(operation for operation in program.main.operations if operation.name == reader.inputs["x"][0])
+
+
+def reader_of(program: Program, constant: str) -> Operation:
+    """The first operation that multiplies with a constant whose name has this in it."""
+    products = (operation for operation in program.main.operations if operation.kind == "mul")
+    return next(item for item in products if constant in str(item.inputs["y"][0]))
+
+
+def passed_on(program: Program, wrong: Operation) -> Program:
+    """The program without one operation: its first input comes out of it."""
+
+    def change(operation: Operation) -> Operation:
+        if operation.name != wrong.name:
+            return operation
+        return dataclasses.replace(operation, kind="identity", inputs={"x": operation.inputs["x"]})
+
+    function = dataclasses.replace(program.main, operations=tuple(map(change, program.main.operations)))
+    return dataclasses.replace(program, functions={program.default: function})
 
 
 @pytest.mark.parametrize("fault", FAULTS)
