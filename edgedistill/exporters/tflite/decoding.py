@@ -61,15 +61,31 @@ def answer_of(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> T
     return found
 
 
-class Step(nn.Module):
-    """`step` as the converter wants it: with the outputs of one signature."""
+def entry(model: nn.Module, signature: Signature) -> nn.Module:
+    """What the converter is given for one signature: `model`, which answers `Outputs`, behind the signature's names."""
+    return _Step(model, signature) if keeps_caches(signature) else _Whole(model, signature)
+
+
+class _Whole(nn.Module):
+    """The named inputs and the one named output of a signature without caches."""
+
+    def __init__(self, model: nn.Module, signature: Signature) -> None:
+        super().__init__()
+        self.model, self.signature = model, signature
+
+    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
+        given = (inputs[port.name] for port in self.signature.inputs)
+        return {self.signature.outputs[0].name: self.model(*given).logits}
+
+
+class _Step(nn.Module):
+    """`step` with the outputs of one signature."""
 
     def __init__(self, model: nn.Module, signature: Signature) -> None:
         super().__init__()
         self.model, self.names = model, [port.name for port in signature.outputs]
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        """The caches with the new tokens in them, and the logits where the signature has them."""
         found = step(self.model, inputs)
         return {name: found[name] for name in self.names}
 

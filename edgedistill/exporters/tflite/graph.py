@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgedistill.errors import MissingDependency, StageError
 from edgedistill.exporters._quiet import silenced
 from edgedistill.exporters.tflite.carriers import Carrier
-from edgedistill.exporters.tflite.decoding import Step, keeps_caches, write_in_slots
+from edgedistill.exporters.tflite.decoding import entry
 from edgedistill.exporters.tflite.opening import add_opened, opens
 from edgedistill.quant.activations import HIGH, LOW, Range
 from edgedistill.quant.frozen import FrozenStudent
@@ -71,21 +71,8 @@ def add_signatures(litert_torch: Any, model: nn.Module, signatures: Sequence[Sig
     for signature in signatures:
         # Tensors of their own: one object given under two names is traced as a single input, and one is lost silently.
         sample = {port.name: torch.ones(port.shape, dtype=getattr(torch, port.dtype)) for port in signature.inputs}
-        wrapped = (Step if keeps_caches(signature) else _Entry)(model, signature).eval()
-        converter = converter.signature(signature.name, wrapped, sample_kwargs=sample)
+        converter = converter.signature(signature.name, entry(model, signature).eval(), sample_kwargs=sample)
     return converter
-
-
-class _Entry(nn.Module):
-    """The named inputs and the one named output that a signature of the file has."""
-
-    def __init__(self, model: nn.Module, signature: Signature) -> None:
-        super().__init__()
-        self.model, self.signature = model, signature
-
-    def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        given = (inputs[port.name] for port in self.signature.inputs)
-        return {self.signature.outputs[0].name: self.model(*given).logits}
 
 
 class _Pairs(nn.Module):
@@ -165,5 +152,4 @@ def _with_pairs(frozen: FrozenStudent, given: Mapping[str, Carrier]) -> nn.Modul
         model.set_submodule(name, _OnGrid(model.get_submodule(name), grid))
     for name in [name for name, module in model.named_modules() if isinstance(module, Root)]:
         model.set_submodule(name, _Root())
-    write_in_slots(model)
     return model

@@ -4,8 +4,8 @@ The converter then never sees a number that it could fold, merge, transpose or m
 names each tensor, and the student's own numbers are put there. It is also what makes an export as quick as the bare
 conversion, as pairs of quantize and dequantize are twice the graph (`graph.convert`).
 
-Not for convolutions, whose kernels would be transposed at run time, not for static activations, whose grids the
-converter must see, and not for decoders, whose entry points are others.
+Not for convolutions, whose kernels would be transposed at run time, and not for static activations, whose grids the
+converter must see.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgedistill import catalog
+from edgedistill.exporters.tflite.decoding import entry, write_in_slots
 from edgedistill.exporters.tflite.editing import Edit
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Signature
@@ -26,9 +26,8 @@ _PREFIX = "opened_"
 
 def opens(frozen: FrozenStudent) -> bool:
     """Whether a student is converted this way."""
-    decoder = hasattr(catalog.load_plugin("students", frozen.family), "generation")
     static = frozen.scheme.activations == "static_int8"
-    return not static and not decoder and all(tensor.kind != "convolution" for tensor in frozen.tensors)
+    return not static and all(tensor.kind != "convolution" for tensor in frozen.tensors)
 
 
 def opened_names(frozen: FrozenStudent) -> list[str]:
@@ -46,13 +45,14 @@ def opened_names(frozen: FrozenStudent) -> list[str]:
 def add_opened(litert_torch: Any, frozen: FrozenStudent, signatures: Sequence[Signature]) -> Any:
     """litert-torch's converter, holding the signatures of a student with its tensors as further inputs."""
     model, converter = frozen.build(), litert_torch
+    write_in_slots(model)
+    names = {f"{_PREFIX}{number}": name for number, name in enumerate(opened_names(frozen))}
+    # tensors of their own: one object given under two names is traced as a single input
+    opened = {given: torch.ones_like(model.get_parameter(name)) for given, name in names.items()}
     for signature in signatures:
-        # tensors of their own: one object given under two names is traced as a single input
         sample = {port.name: torch.ones(port.shape, dtype=getattr(torch, port.dtype)) for port in signature.inputs}
-        names = {f"{_PREFIX}{number}": name for number, name in enumerate(opened_names(frozen))}
-        sample |= {given: torch.ones_like(model.get_parameter(name)) for given, name in names.items()}
-        wrapped = _Opened(model, signature, names).eval()
-        converter = converter.signature(signature.name, wrapped, sample_kwargs=sample)
+        wrapped = _Opened(entry(model, signature), names).eval()
+        converter = converter.signature(signature.name, wrapped, sample_kwargs=sample | opened)
     return converter
 
 
@@ -70,14 +70,14 @@ def close(edit: Edit, frozen: FrozenStudent) -> list[dict[int, tuple[str, str]]]
 
 
 class _Opened(nn.Module):
-    """The named inputs and the one named output of a signature, and the network's tensors as further inputs."""
+    """An entry point with the network's tensors as further inputs."""
 
-    def __init__(self, model: nn.Module, signature: Signature, names: dict[str, str]) -> None:
+    def __init__(self, inner: nn.Module, names: dict[str, str]) -> None:
         super().__init__()
-        self.model, self.signature, self.names = model, signature, names
+        self.inner, self.names = inner, names
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        fed = tuple(inputs[port.name] for port in self.signature.inputs)
-        tensors = {name: inputs[given] for given, name in self.names.items()}
-        answer = torch.func.functional_call(self.model, tensors, fed)
-        return {self.signature.outputs[0].name: answer.logits}
+        fed = {name: value for name, value in inputs.items() if name not in self.names}
+        tensors = {f"model.{name}": inputs[given] for given, name in self.names.items()}
+        out: dict[str, Tensor] = torch.func.functional_call(self.inner, tensors, (), fed)
+        return out
