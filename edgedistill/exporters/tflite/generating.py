@@ -20,7 +20,8 @@ from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Port, Signature
 
 DECODE, WHOLE = "decode", "any"
-_LONGEST_PROOF = 48  # tokens of a text; single calls are tried at every position
+# Tokens of a text, and how many calls follow each way to begin it; single calls are tried at every position.
+_LONGEST_PROOF, _CONTINUED = 48, 8
 _SEEN, _PIECE = 512, 64  # tokens of which the caches of single calls are made, and how many of them at a time
 _TRIED = 2  # inputs of which it is asked which layer differs first
 # A file may be this many times as far from the student as float32 takes the student itself: both round in each layer.
@@ -153,7 +154,7 @@ def prove(frozen: FrozenStudent, runner: DecoderRunner, limits: Limits, explain:
     for cut in (1, text.size // 3, text.size - 1):
         state = runner.text()
         state.read(text[0, :cut].tolist())
-        rest = [np.abs(state.step(int(text[0, n])) - logits[n]).max() for n in range(cut, text.size)]
+        rest = [np.abs(state.step(int(text[0, n])) - logits[n]).max() for n in range(cut, text.size)[:_CONTINUED]]
         _near([float(error / np.abs(logits).max()) for error in rest], limits, f"a text read in parts ({cut} first)")
 
 
