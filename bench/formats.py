@@ -4,12 +4,14 @@ python bench/formats.py [--repeats 3] [--memory]
 
 The bare converter writes a float file of the same network and does nothing else. Ours writes integer codes, which is
 compared with that; then it reads them back, compares every number with the student, and runs the file, which is
-reported beside it. Both in one process, interleaved, in seconds of the processor.
+reported beside it. Both in one process, interleaved, in seconds of the processor. Peak memory does not depend on how
+busy a machine is: `--repeats 0 --memory` measures it alone, beside the seconds that were recorded.
 """
 
 import argparse
 import contextlib
 import gc
+import json
 import resource
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _machine import write
+from _machine import RESULTS, machine, write
 from tokenizers import Tokenizer, models
 
 from edgedistill import catalog, quant
@@ -205,8 +207,20 @@ def main(repeats: int, memory: bool, work: Path) -> None:
                     if attempt:
                         seen[case.name][what].append(spent)
     sizes = {case.name: {who: bytes_of(case.out(who)) / 1e6 for who in ("bare", "ours")} for case in found}
-    peaks = {name: {who: peak_mb(name, who) for who in ("bare", "ours")} for name in FORMATS if memory}
-    write("formats", {"seconds": seen, "sizes_mb": sizes, "peak_mb": peaks}, table(seen, sizes, peaks, repeats))
+    figures = {"seconds": seen, "sizes_mb": sizes, "peak_mb": peaks() if memory else {}}
+    write("formats", figures, table(seen, sizes, figures["peak_mb"], repeats))
+
+
+def peaks() -> dict[str, dict[str, float]]:
+    return {name: {who: peak_mb(name, who) for who in ("bare", "ours")} for name in FORMATS}
+
+
+def memory_alone() -> None:
+    recorded = json.loads((RESULTS / "formats.json").read_text(encoding="utf-8"))
+    figures = recorded | {"peak_mb": peaks(), "peak_machine": machine()}
+    repeats = len(recorded["seconds"][FORMATS[0]]["bare"])
+    seen = {n: {what: [Spent(*pair) for pair in v] for what, v in i.items()} for n, i in recorded["seconds"].items()}
+    write("formats", figures, table(seen, recorded["sizes_mb"], figures["peak_mb"], repeats))
 
 
 def table(seen: Any, sizes: Any, peaks: Any, repeats: int) -> str:
@@ -221,17 +235,19 @@ def table(seen: Any, sizes: Any, peaks: Any, repeats: int) -> str:
         numbers = f"{item['bare']:.2f} | {item['export']:.2f} | {item['export'] / item['bare']:.2f} "
         numbers += f"| {item['proof']:.2f} | {whole / item['bare']:.2f}"
         pairs = [f"{g[name]['bare']:.0f} | {g[name]['ours']:.0f}" if name in g else " | " for g in (peaks, sizes)]
-        rows.append(f"| {name} | {numbers} | {' | '.join(pairs)} |")
+        ratio = f"{peaks[name]['ours'] / peaks[name]['bare']:.2f}" if name in peaks else ""
+        rows.append(f"| {name} | {numbers} | {pairs[0]} | {ratio} | {pairs[1]} |")
     head = [
         "# Export of all-MiniLM-L6-v2, one signature of 32 tokens",
         "",
         f"Medians of {repeats}, interleaved; seconds of the processor on one thread, imports warm, the float network",
         "in memory. Ours is int8 per channel: export writes the file; proof reads it back, compares every number with",
-        "the student, and executes it. Peak memory is of a process of its own for one conversion, imports included.",
+        "the student, and executes it. Peak memory is of a process of its own for one conversion, the student, imports",
+        "and our proof included.",
         "",
         "| format | bare converter, s | export, s | export ÷ bare | proof, s | with proof ÷ bare "
-        "| bare peak, MB | our peak, MB | bare file, MB | our file, MB |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| bare peak, MB | our peak, MB | our peak ÷ bare | bare file, MB | our file, MB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     return "\n".join([*head, *rows]) + "\n"
 
@@ -245,5 +261,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         if given.only:
             only(*given.only.split(":"), Path(folder))
+        elif given.memory and not given.repeats:
+            memory_alone()
         else:
             main(given.repeats, given.memory, Path(folder))
