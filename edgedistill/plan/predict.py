@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from math import sqrt
 from pathlib import Path
 
 from edgedistill.predict import Workload as Inference
@@ -51,6 +52,7 @@ class _Memory(Spec):
     base_host_mb: float
     per_file: float
     per_packed: float
+    packed_bytes: Mapping[str, float]
     per_peak_activation: float
     confidence: float
     factor: float
@@ -117,7 +119,7 @@ def _latency(target: Target, work: Workload) -> Prediction | None:
         "operators_ms": fit.per_operator_ms * work.operators * slower,
         "macs_ms": found.terms["macs_ms"] / gain,
         "depthwise_macs_ms": found.terms["depthwise_macs_ms"] / gain,
-        "memory_ms": found.terms["traffic_ms"],
+        "memory_ms": found.terms["reuse_ms"] / sqrt(gain),  # the root of multiply-accumulates and numbers moved
     }
     median = sum(terms.values())
     method = f"a typical inference of one thread; int8 x{gain:g} on the MACs; {found.method}"
@@ -147,7 +149,11 @@ def _memory(target: Target, workload: Workload) -> Prediction:
         "process_mb": python_mb,
         "runtime_mb": fit.base_mb,
         "file_mb": fit.per_file * workload.file_bytes / 1e6,
-        "packed_mb": fit.per_packed * workload.linear_bytes * workload.signatures / 1e6,
+        "packed_mb": fit.per_packed
+        * fit.packed_bytes[workload.activations]
+        * workload.linear_bytes
+        * workload.signatures
+        / 1e6,
         "activations_mb": fit.per_peak_activation * workload.peak_activation_bytes / 1e6,
     }
     median = sum(terms.values())

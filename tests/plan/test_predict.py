@@ -91,6 +91,19 @@ def test_memory_agrees_with_published_measurements() -> None:
         assert line.median == pytest.approx(measured, rel=0.2)
 
 
+@pytest.mark.parametrize(("activations", "signatures", "measured"), [
+    ("dynamic_int8", 1, 43.3), ("dynamic_int8", 3, 44.8), ("float", 1, 46.1), ("float", 3, 53.4),
+])  # fmt: skip
+def test_weights_that_float_kernels_multiply_are_held_in_fp32_twice(
+    activations: str, signatures: int, measured: float
+) -> None:
+    """The default student in each mode, MB of the whole process (bench/results/memory.md)."""
+    sizes = {"file_bytes": 900_000, "linear_bytes": 403_072, "peak_activation_bytes": 130_000}
+    line = lines("host", activations=activations, signatures=signatures, **sizes)["peak_memory_mb"]
+    assert line.low < measured < line.high
+    assert line.median == pytest.approx(measured, rel=0.03)
+
+
 # model: 10^6 MACs, nodes of the graph, file in MB, elements read and written in 10^6, ms on the Galaxy S25 Ultra
 # (CPU, fp32; latency.csv and model_features.csv of predict/data). The rows are fp32, so the gain of int8 is undone.
 MEASURED = {
