@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import exp, log
+from collections.abc import Mapping, Sequence
+from math import exp, log, sqrt
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from edgedistill.errors import SpecError, did_you_mean
 from edgedistill.predict import tables
 from edgedistill.predict.devices import Device, of_name
-from edgedistill.predict.llm_features import QUANTS, WIDE, LlmFeatures, llm_features, quant_of, spec_effect, spec_kernel
+from edgedistill.predict.llm_features import (
+    LAYERS_IN,
+    QUANTS,
+    WIDE,
+    LlmFeatures,
+    describes,
+    known_runtime,
+    llm_features,
+    quant_of,
+    spec_effect,
+    spec_kernel,
+)
+from edgedistill.predict.llm_spec import MISSING, spec_facts, spec_log_s
 from edgedistill.predict.specs import Calibration, Forecast, Level, LlmWorkload
 
 Phase = Literal["decode", "prefill"]
 COLUMNS = {"decode": "tg_tps", "prefill": "pp_tps"}
 CALIBRATED_CONTEXT = 512  # tokens that the rows' runs hold in the middle: 256 prompt, 64 generated
-OVERHEAD_B = 0.1
+CALIBRATED_PROMPT, CALIBRATED_GENERATED = 256, 64
+KERNELS = {"w4": "q4_0", "w8": "q8_0", "f16": "q8_0", "f32": "q8_0"}  # what llama.cpp runs where no row has the name
+WIDER = {"f16": log(16 / 8.5), "f32": log(32 / 8.5)}  # bits that decode reads beside those of q8_0
+UNMEASURED_KERNEL = 0.3  # log: a kernel that no row of the unit has runs slower than the unit's usual ones
+RANGE_B, WIDER_OUTSIDE = (0.3, 16.0), 0.3
 
 
 class Cost(NamedTuple):
-    """Seconds for each 10^9 parameters, the unit's overhead in the same parameters, and how they are known."""
+    """Log seconds for 10^9 parameters, seconds for `LAYERS_IN` layers and recurrent layers, and how it is known."""
 
     log_s: float
-    overhead_b: float
-    penalty: float
+    layers_s: float
+    recurrent_s: float
     level: Level
     key: str
     told: str
@@ -34,33 +50,45 @@ class Cost(NamedTuple):
 def rate(device: Device, work: LlmWorkload, phase: Phase, calibration: Calibration | None = None) -> Forecast:
     """Tokens per second of a phase, with its 80% interval.
 
+    Seconds for each token = parameters + layers + keys and values (decode) or attention (prefill) beyond the
+    calibrated request; a longer prompt never speeds a token up.
+
     Raises:
         SpecError: for an unknown model or quantization, or a device without any fact that would do.
     """
     quant = quant_of(work.quant)
     if not quant:
         raise SpecError(f"unknown quantization {work.quant!r}{did_you_mean(work.quant, [*QUANTS, 'w4', 'w8'])}")
-    exact = _exact(device, work, phase, quant)
-    if exact is not None and calibration is None:
-        return exact
+    modelled = _modelled(device, work, phase, quant, calibration)
+    rows = _rows(device, work, phase, quant) if calibration is None else []
+    if not rows:
+        return modelled
+    tokens = [tables.number(row["pp_tokens"]) or CALIBRATED_PROMPT for row in rows]
+    run = {"prompt_tokens": max(round(median(tokens)), 1), "generated_tokens": CALIBRATED_GENERATED}
+    then = _modelled(device, work.model_copy(update=run), phase, quant, None)
+    return _exact(device, rows, phase, min(modelled.median / then.median, 1.0))
+
+
+def _modelled(device: Device, work: LlmWorkload, phase: Phase, quant: str, calibration: Calibration | None) -> Forecast:
     one = llm_features(work)
     found = tables.coefficients()["llm"][phase]
     cost = _cost(device, work, phase, quant, found)
     amount = one.decode_b if phase == "decode" else one.prefill_b
     seconds = {
         "weights_s": exp(cost.log_s) * amount,
-        "overhead_s": exp(cost.log_s) * cost.overhead_b,
-        "context_s": _context_s(device, work, one) if phase == "decode" else 0.0,
+        "layers_s": cost.layers_s * one.layers / LAYERS_IN,
+        "recurrent_s": cost.recurrent_s * one.recurrent_layers / LAYERS_IN,
+        "context_s": _context_s(device, work, one) if phase == "decode" else exp(cost.log_s) * _attention_b(work, one),
     }
     name = f"llm {phase} {work.backend}"
-    factor = exp(cost.penalty * one.recurrent) * (calibration.factors.get(name, 1.0) if calibration else 1.0)
+    factor = calibration.factors.get(name, 1.0) if calibration else 1.0
     value = 1 / (sum(seconds.values()) * factor)
     calibrated = calibration is not None and name in calibration.factors
-    key = "fitted, recurrent" if one.recurrent and cost.level == "fitted" else cost.key
-    low, high = found["intervals"].get(key, found["intervals"]["spec only"])
-    flags = [f"{field} told from the number of parameters" for field in one.imputed]
-    if one.params_b > 16 or one.params_b < 0.3:
-        low, high = low - 0.3, high + 0.3
+    low, high = found["intervals"].get(cost.key, found["intervals"]["spec only"])
+    flags = _flags(work, one, quant)
+    away = max(log(one.params_b / RANGE_B[1]), log(RANGE_B[0] / one.params_b), 0.0)
+    if away:
+        low, high = low - WIDER_OUTSIDE * (1 + away), high + WIDER_OUTSIDE * (1 + away)
         flags.append("parameters: outside the calibrated range, interval widened")
     return Forecast(
         quantity=f"{phase}_tokens_per_s",
@@ -78,6 +106,21 @@ def rate(device: Device, work: LlmWorkload, phase: Phase, calibration: Calibrati
     )
 
 
+def _flags(work: LlmWorkload, one: LlmFeatures, quant: str) -> list[str]:
+    flags = [f"{field} told from the number of parameters" for field in one.imputed]
+    if not known_runtime(work.runtime):
+        flags.append(f"runtime {work.runtime!r}: no measurements, taken as one like those there are")
+    if _is_llama(work.runtime) and quant in KERNELS:
+        flags.append(f"{work.quant}: taken from {KERNELS[quant]}, the nearest measured kernel")
+    if work.quant.lower().startswith(("iq2", "iq3", "iq4", "tq")):
+        flags.append(f"{work.quant}: taken as {quant}, the measured kernel of as many bits")
+    return flags
+
+
+def _is_llama(runtime: str) -> bool:
+    return runtime.lower().startswith(("llama", "ollama", "gguf"))
+
+
 def kv_bytes(work: LlmWorkload, one: LlmFeatures) -> float:
     """Bytes of keys and values at the full context."""
     return one.kv_bytes_per_token * work.context_tokens
@@ -90,35 +133,49 @@ def _context_s(device: Device, work: LlmWorkload, one: LlmFeatures) -> float:
     return more * one.kv_bytes_per_token / (0.5 * bandwidth * 1e9)
 
 
-def _exact(device: Device, work: LlmWorkload, phase: Phase, quant: str) -> Forecast | None:
-    rows = (
-        [
-            row
-            for row in tables.rows("llm.csv")
-            if row["model"] == work.model
-            and row["device"] in device.aliases
-            and row["unit"] == work.backend
-            and quant_of(row["quant"]) == quant
-            and row[COLUMNS[phase]]
-            and row["runtime"].lower().startswith(work.runtime.lower().split(" ")[0])
-        ]
-        if work.model
-        else []
-    )
-    if not rows:
-        return None
-    values = [float(row[COLUMNS[phase]]) for row in rows]
-    middle = median(values)
+def _attention_b(work: LlmWorkload, one: LlmFeatures) -> float:
+    """Multiply-accumulates of attention for each prompt token beyond those of a calibrated prompt, 10^9.
+
+    Formula: 2 x layers x width x tokens seen, half the prompt in the middle; the width from 12 x width^2 weights in a
+    layer. Layers that keep a state see no earlier tokens.
+    """
+    more = max(0.0, (work.prompt_tokens - CALIBRATED_PROMPT) / 2)
+    width = sqrt(one.prefill_b * 1e9 / (12 * one.layers))
+    return 2 * (one.layers - one.recurrent_layers) * width * more / 1e9
+
+
+def _rows(device: Device, work: LlmWorkload, phase: Phase, quant: str) -> list[tables.Row]:
+    """Measurements of the very model, device, unit, runtime and quantization."""
+    if not work.model:
+        return []
+    return [
+        row
+        for row in tables.rows("llm.csv")
+        if row["model"] == work.model
+        and not describes(work, row)
+        and row["device"] in device.aliases
+        and row["unit"] == work.backend
+        and quant_of(row["quant"]) == quant
+        and row[COLUMNS[phase]]
+        and row["runtime"].lower().startswith(work.runtime.lower().split(" ")[0])
+    ]
+
+
+def _exact(device: Device, rows: Sequence[tables.Row], phase: Phase, share: float) -> Forecast:
+    """The median of the rows, times the share of its rate that a longer request leaves."""
+    values = [share * float(row[COLUMNS[phase]]) for row in rows]
+    middle, wider = median(values), sqrt(share)
     source = tables.rows("sources.csv")[int(rows[0]["source"])]["source"]
+    longer = "" if share == 1.0 else f", x{share:.2f} for a longer request"
     return Forecast(
         quantity=f"{phase}_tokens_per_s",
         unit="tokens/s",
         median=middle,
-        low=min(middle * 0.85, *values, middle),
-        high=max(middle * 1.15, *values, middle),
+        low=wider * min(middle * 0.85, *values, middle),
+        high=max(middle * 1.15, *values, middle) / wider,
         confidence=0.8,
-        method=f"exact row: {rows[0]['runtime']}, {source}",
-        terms={"measured_tokens_per_s": middle},
+        method=f"exact row: {rows[0]['runtime']}, {source}{longer}",
+        terms={"measured_tokens_per_s": middle / share},
         level="exact row",
         device=device.name,
     )
@@ -127,19 +184,20 @@ def _exact(device: Device, work: LlmWorkload, phase: Phase, quant: str) -> Forec
 def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> Cost:
     owners = sorted({key.split("|")[0] for key in found["cells"]}, key=lambda name: name not in device.aliases)
     mine = [name for name in owners if name in device.aliases or of_name(name).soc == device.soc]
-    if work.runtime.lower().startswith(("llama", "ollama", "gguf")):
+    wider = WIDER.get(quant, 0.0) if phase == "decode" else 0.0
+    if _is_llama(work.runtime):
         for owner in mine:
             unit = f"{owner}|{work.backend}"
             cells = {key.split("|")[2]: value for key, value in found["cells"].items() if key.startswith(f"{unit}|")}
             if cells:
-                kernel = {"w4": "q4_0", "w8": "q8_0"}.get(quant, quant)
+                kernel = KERNELS.get(quant, quant)
                 cell = cells.get(kernel)
                 if cell is None:
-                    cell = sum(cells.values()) / len(cells) + found["quant"].get(f"{work.backend}|{kernel}", 0.3)
+                    effect = found["quant"].get(f"{work.backend}|{kernel}", UNMEASURED_KERNEL)
+                    cell = sum(cells.values()) / len(cells) + effect
                 told = f"llama.cpp, {work.backend}, {quant} on {owner}"
-                return Cost(
-                    cell, found["overhead"][unit], found["penalty"][unit], "fitted", f"fitted, {work.backend}", told
-                )
+                layers, recurrent = map(exp, found["layers"][unit])
+                return Cost(cell + wider, layers, recurrent, "fitted", f"fitted, {work.backend}", told)
     runtime = work.runtime.lower().split(" ")[0]
     other = {
         key: value
@@ -150,27 +208,24 @@ def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Ma
         and (key.split("|")[3] in WIDE) == (quant in WIDE)
     }
     if other:
-        return Cost(
-            median(other.values()), OVERHEAD_B, 0.0, "fitted", "spec only", f"other sizes with {runtime} on this chip"
-        )
+        told = f"other sizes with {runtime} on this chip"
+        return _relative(found, median(other.values()), "fitted", told)
     return _spec_cost(device, work, phase, quant, found)
 
 
 def _spec_cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> Cost:
-    missing, pace = [], 0.0
-    if phase == "decode":
-        if device.bandwidth_gb_per_s is None:
-            missing.append("memory_bandwidth_gb_per_s")
-        pace = log(device.bandwidth_gb_per_s or 40.0)
-    elif work.backend == "cpu":
-        peak = sum(core.gflops * core.cores for core in device.cores) or (device.one_core_gflops or 0.0) * 3
-        if not peak:
-            missing.append("cpu")
-        pace = log(peak or 250.0)
+    facts = spec_facts(device, work.backend, phase)
     kernel = spec_kernel(work.runtime, quant)
-    costs = found["spec"]["cost"]
-    base = costs.get(f"{work.backend}|{kernel}", costs.get(f"{work.backend}|narrow", 0.5))
-    slow = found["spec"]["tensor"] if work.backend == "cpu" and "google tensor" in device.soc else 0.0
-    effect = spec_effect(found["quant"], work.backend, kernel, quant)
+    log_s = spec_log_s(found["spec"], work.backend, kernel, facts)
+    log_s += spec_effect(found["quant"], work.backend, kernel, KERNELS.get(quant, quant))
+    if kernel == "llama" and phase == "decode":
+        log_s += WIDER.get(quant, 0.0)
     told = "memory bandwidth and a typical utilisation" if phase == "decode" else "peak rate and a typical utilisation"
-    return Cost(base - pace + slow + effect, OVERHEAD_B, 0.3, "spec only", "spec only", told, tuple(missing))
+    missing = () if "pace" in facts else (MISSING[phase, work.backend],)
+    return _relative(found, log_s, "spec only", told, missing)
+
+
+def _relative(found: Mapping[str, Any], log_s: float, level: Level, told: str, missing: tuple[str, ...] = ()) -> Cost:
+    """A cost whose layers are as dear, beside its parameters, as those of the units that were calibrated."""
+    layers, recurrent = (exp(log_s) * part for part in found["relative"])
+    return Cost(log_s, layers, recurrent, level, "spec only", told, missing)

@@ -12,7 +12,15 @@ from edgedistill.predict import tables
 from edgedistill.predict.specs import LlmWorkload
 
 QUANTS = ("iq1_s", "q2_k", "q3_k_m", "q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16")
-WIDE = ("q8_0", "w8", "f16", "q6_k")
+WIDE = ("q8_0", "w8", "f16", "f32", "q6_k")
+SAME = 0.05  # as far as sizes of models are rounded
+LAYERS_IN = 100.0  # layers that the coefficients of layers are for
+LINEAR_SHARE = 0.75  # of a recurrent model's layers: those that keep a state in place of keys and values (Qwen 3.5)
+_OF_BITS = {"1": "iq1_s", "2": "q2_k", "3": "q3_k_m", "4": "q4_k_m", "5": "q5_k_m", "6": "q6_k", "8": "q8_0"}
+_LLAMA = re.compile(r"(?<![a-z0-9])(?:iq|tq|q)([1-68])_(?:(0|1)|k|s|m|l|xs|xxs|nl)(?![a-z0-9])")
+_FLOAT = re.compile(r"(?<![a-z0-9])(bf16|fp16|f16|float16|half|fp32|f32|float32|float)(?![0-9])")
+_FOUR = re.compile(r"4[-_ ]?bit|4/8|int4|i4|w4|4w8|^q4|q4f|cq4|nf4|fp4|awq|gptq|wna8|litertlm")
+_EIGHT = re.compile(r"8[-_ ]?bit|int8|i8|w8|^q8|fp8")
 OUTPUT_BITS = 8.5  # a tied model's file holds the output layer once more, in q8_0 (checked on four models, within 1 %)
 DEFAULT_VOCABULARY = 152_000
 
@@ -25,7 +33,8 @@ class LlmFeatures(NamedTuple):
     prefill_b: float  # multiplied for each prompt token: neither embedding nor output layer
     embedding_b: float
     tied: bool
-    recurrent: bool
+    layers: float
+    recurrent_layers: float  # of layers, those with a state in place of keys and values
     kv_bytes_per_token: float
     vocabulary: float
     imputed: tuple[str, ...]
@@ -65,7 +74,13 @@ def llm_features(work: LlmWorkload) -> LlmFeatures:
         embedding = typical_embedding(params)
         imputed.append("embedding_params_b")
     tied = row["tied"] == "1" if row else work.tied
-    recurrent = work.recurrent if work.recurrent is not None else row.get("recurrent") == "1"
+    layers = work.layers or tables.number(row.get("layers"))
+    if layers is None:
+        layers = typical_layers(params)
+        imputed.append("layers")
+    recurrent = LINEAR_SHARE * layers if work.recurrent else 0.0
+    if work.recurrent is None:
+        recurrent = tables.number(row.get("recurrent_layers")) or 0.0
     kv = work.kv_bytes_per_token if work.kv_bytes_per_token is not None else _times(row.get("kv_kb_per_token"), 1e3)
     if kv is None:
         kv = typical_kv(params)
@@ -73,7 +88,26 @@ def llm_features(work: LlmWorkload) -> LlmFeatures:
     decode = max(active - (0.0 if tied else embedding), 0.2 * active)
     prefill = max(active - embedding * (1 if tied else 2), 0.2 * active)
     vocabulary = tables.number(row.get("vocabulary")) or DEFAULT_VOCABULARY
-    return LlmFeatures(params, decode, prefill, embedding, tied, recurrent, kv, vocabulary, tuple(imputed))
+    return LlmFeatures(params, decode, prefill, embedding, tied, layers, recurrent, kv, vocabulary, tuple(imputed))
+
+
+def describes(work: LlmWorkload, row: Mapping[str, str]) -> bool:
+    """Whether the caller gives features that are not those of the named model: then its rows are of another one."""
+    own = (work.active_params_b, work.embedding_params_b, work.recurrent, work.layers)
+    size = tables.number(row["params_b"]) or work.params_b
+    other = work.params_b is not None and size is not None and abs(work.params_b / size - 1) > SAME
+    return other or any(value is not None for value in own)
+
+
+@cache
+def _runtimes() -> frozenset[str]:
+    return frozenset(row["runtime"].lower().split(" ")[0] for row in tables.rows("llm.csv"))
+
+
+def known_runtime(runtime: str) -> bool:
+    """Whether any row is of such a runtime: its first five letters, as for the rows of a chip."""
+    start = runtime.lower().split(" ")[0][:5]
+    return start == "gguf" or (len(start) > 2 and any(name.startswith(start) for name in _runtimes()))
 
 
 def typical_embedding(params_b: float) -> float:
@@ -86,17 +120,24 @@ def typical_kv(params_b: float) -> float:
     return float(20e3 * params_b**0.9)
 
 
+def typical_layers(params_b: float) -> float:
+    """Layers of a model of this size: 25 at 10^9 parameters, 36 at 8 x 10^9 (public configs: 16 to 28, 32 to 36)."""
+    return float(25 * params_b**0.17)
+
+
 def quant_of(text: str) -> str:
-    """The kernel a quantization runs as: a llama.cpp type, or `w4` and `w8` for other runtimes; `f16` for floats."""
-    name = text.lower().replace("-", "_").replace(" ", "_")
-    for known in sorted(QUANTS, key=len, reverse=True):
-        if known in name:
-            return known
-    if re.search(r"bf16|fp16|f32|float", name):
-        return "f16"
-    if re.search(r"8bit|int8|w8(?!da)|^q8", name) and not re.search(r"4bit|int4|w4|4w8", name):
-        return "w8"
-    return "w4" if re.search(r"4|2_bit|wna8|litertlm", name) else ""
+    """The kernel a quantization runs as: a llama.cpp type, or `w4` and `w8` for other runtimes; `f16`, `f32`.
+
+    llama.cpp's other types run as the measured one of as many bits (`IQ2_XS` as q2_k). Empty: not a known name.
+    """
+    name = re.sub(r"[- ]", "_", text.lower())
+    if found := _LLAMA.search(name):
+        return "q4_0" if found[1] == "4" and found[2] else _OF_BITS[found[1]]
+    if _FOUR.search(name):
+        return "w4"
+    if found := _FLOAT.search(name):
+        return "f32" if "32" in found[1] or found[1] == "float" else "f16"
+    return "w8" if _EIGHT.search(name) else ""
 
 
 def spec_kernel(runtime: str, quant: str) -> str:

@@ -1,6 +1,4 @@
-"""The language-model part of the coefficients: tokens per second by device, unit and quantization.
-
-    seconds per token = exp(cell) * (parameters + overhead of the unit) * exp(recurrent penalty of the unit)
+"""The language-model part of the coefficients: tokens per second by device, unit and quantization (`llm_fit.py`).
 
 Decode reads `decode_b` parameters for each token, prefill multiplies `prefill_b`; file size is no proxy.
 """
@@ -8,7 +6,6 @@ Decode reads `decode_b` parameters for each token, prefill multiplies `prefill_b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,201 +13,149 @@ import numpy as np
 from edgedistill.errors import SpecError
 from edgedistill.predict import tables
 from edgedistill.predict.calibrate import crossval
+from edgedistill.predict.calibrate.baselines import of_language
 from edgedistill.predict.calibrate.crossval import HeldOut
-from edgedistill.predict.calibrate.samples import Floats, Ints
+from edgedistill.predict.calibrate.intervals import interval, rounded
+from edgedistill.predict.calibrate.latency import figure
+from edgedistill.predict.calibrate.llm_fit import (
+    MENU,
+    RIDGES,
+    LlmFit,
+    LlmSamples,
+    Ridges,
+    Row,
+    amount,
+    fit_cells,
+    log_seconds,
+    relative,
+    samples,
+    unit_key,
+    workload,
+)
+from edgedistill.predict.calibrate.llm_spec import fit_spec, groups, spec_held_out
+from edgedistill.predict.calibrate.samples import Floats
 from edgedistill.predict.devices import of_name
-from edgedistill.predict.llm_features import LlmFeatures, llm_features, quant_of, spec_effect, spec_kernel
-from edgedistill.predict.specs import LlmWorkload
+from edgedistill.predict.llm_features import LAYERS_IN, llm_features, quant_of
 
-SPREAD = 0.1
-OVERHEAD_START, OVERHEAD_RIDGE, PENALTY_RIDGE, CELL_RIDGE = 0.1, 0.1, 0.1, 1e-3
 SHORT_PROMPT = 64
 PHASES = {"decode": "tg_tps", "prefill": "pp_tps"}
-Row = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class LlmFit:
-    """Log seconds for each 10^9 parameters by cell, log overhead and penalty by unit."""
-
-    cells: dict[tuple[str, str], float]
-    overhead: dict[str, float]
-    penalty: dict[str, float]
+# Models that are built alike are held out together: of one family, the layers of one tell those of the other.
+FAMILIES = {"deepseek-r1-distill-qwen": "qwen2.5", "qwen2.5": "qwen2.5", "qwen3.5": "qwen3.5", "phi": "phi"}
 
 
 def llm() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Coefficients of both phases, and the cross-validated errors as rows of a table."""
     rows = [row for row in tables.rows("llm.csv") if quant_of(row["quant"]) and of_name(row["device"]).name]
-    found: dict[str, Any] = {"bits": _bits(), "quant": {}}
+    found: dict[str, Any] = {"bits": _bits()}
     figures = []
     for phase, column in PHASES.items():
         usable = [row for row in rows if row[column] and float(row[column]) > 0 and _size(row) is not None]
-        main = [row for row in usable if row["runtime"].startswith("llama.cpp (llama.rn")]
-        held = held_out(main, phase, column)
-        fit = fit_cells(main, phase, column)
+        data = samples(backbone(usable), phase, column)
+        held = held_out(data)
+        fit = fit_cells(data)
+        extra = relative(fit)
         long = [row for row in usable if long_enough(row, phase)]
-        spec, spec_held = spec_only(long, phase, column, quant_effects(fit))
-        figures += [_figure(phase, name, one) for name, one in {**held, "new chip, spec only": spec_held}.items()]
+        known = groups(long, phase, lambda row: _cost(row, phase, column, extra), quant_effects(fit))  # noqa: B023
+        spec_held = spec_held_out(known)
+        held["new chip, spec only"] = spec_held
+        rows_of = [figure(f"llm {phase}", name, one) for name, one in held.items()]
+        rows_of[0]["simpler"] = of_language(data, found["bits"])
+        figures += rows_of
         found[phase] = {
             "cells": {"|".join(key): round(value, 4) for key, value in sorted(fit.cells.items())},
-            "overhead": {key: round(float(np.exp(value)), 4) for key, value in fit.overhead.items()},
-            "penalty": {key: round(value, 4) for key, value in fit.penalty.items()},
+            "layers": {key: [round(value, 4) for value in costs] for key, costs in fit.units.items()},
+            "relative": [round(value, 4) for value in extra],
             "quant": quant_effects(fit),
-            "other": other_runtimes(usable, phase, column),
-            "spec": spec,
+            "other": other_runtimes(usable, phase, column, extra),
+            "spec": fit_spec(known),
             "intervals": {
-                "fitted": _pair(held["new model"]),
-                "fitted, recurrent": _pair(held["new model, recurrent"]),
-                "spec only": _pair(spec_held),
-                **{f"fitted, {unit}": _pair(held[f"new model, {unit}"]) for unit in ("cpu", "gpu", "npu")},
+                "spec only": rounded(interval(spec_held.error, spec_held.key)),
+                **{f"fitted, {unit}": _both(held, unit) for unit in ("cpu", "gpu", "npu")},
             },
         }
     return found, figures
 
 
-def unit_key(row: Row) -> str:
-    """Device and unit of a row."""
-    return f"{row['device']}|{row['unit']}"
+def backbone(rows: Sequence[Row]) -> list[Row]:
+    """The rows of one application and build on three phones: each model in each quantization on each unit."""
+    return [row for row in rows if row["runtime"].startswith("llama.cpp (llama.rn")]
 
 
-def fit_cells(rows: Sequence[Row], phase: str, column: str) -> LlmFit:
-    """Cells, overheads and penalties of one phase; pseudo-Huber loss of log seconds, Gauss-Newton."""
-    cells = sorted({(unit_key(row), quant_of(row["quant"])) for row in rows})
-    units = sorted({unit_key(row) for row in rows})
-    cell = np.array([cells.index((unit_key(row), quant_of(row["quant"]))) for row in rows])
-    unit = np.array([units.index(unit_key(row)) for row in rows])
-    features = [llm_features(workload(row)) for row in rows]
-    size = np.array([amount(one, phase) for one in features])
-    recurrent = np.array([float(one.recurrent) for one in features])
-    log_s = -np.log([float(row[column]) for row in rows])
-    start = np.concatenate(
-        [
-            np.full(len(cells), float(np.median(log_s - np.log(size)))),
-            np.full(len(units), np.log(OVERHEAD_START)),
-            np.zeros(len(units)),
-        ]
-    )
-    ridge = np.repeat([CELL_RIDGE, OVERHEAD_RIDGE, PENALTY_RIDGE], [len(cells), len(units), len(units)])
-    solved = _solve(start, ridge, cell, len(cells) + unit, len(cells) + len(units) + unit, size, recurrent, log_s)
-    parts = np.split(solved, [len(cells), len(cells) + len(units)])
-    return LlmFit(
-        dict(zip(cells, map(float, parts[0]), strict=True)),
-        dict(zip(units, map(float, parts[1]), strict=True)),
-        dict(zip(units, map(float, parts[2]), strict=True)),
-    )
+def family(model: str) -> str:
+    """Models that are held out together."""
+    return next((name for start, name in FAMILIES.items() if model.startswith(start)), model)
 
 
-def _solve(
-    start: Floats,
-    ridge: Floats,
-    cell: Ints,
-    overhead: Ints,
-    penalty: Ints,
-    size: Floats,
-    recurrent: Floats,
-    log_s: Floats,
-) -> Floats:
-    now, each = start.copy(), np.arange(len(size))
-    for _ in range(30):
-        extra = np.exp(now[overhead])
-        residual = log_s - now[cell] - np.log(size + extra) - recurrent * now[penalty]
-        weight = 1 / np.sqrt(1 + (residual / SPREAD) ** 2)
-        slope = np.zeros((len(size), len(now)))
-        slope[each, cell], slope[each, overhead], slope[each, penalty] = 1.0, extra / (size + extra), recurrent
-        normal = (slope * weight[:, None]).T @ slope + np.diag(ridge)
-        step = np.linalg.solve(normal, slope.T @ (weight * residual) - ridge * (now - start))
-        now = now + np.clip(step, -1, 1)
-    return now
+def errors(data: LlmSamples, labels: Sequence[str], ridges: Ridges = RIDGES) -> Floats:
+    """log(measured / predicted) tokens per second with each label left out in turn; NaN where no cell is left."""
+    error = np.full(len(labels), np.nan)
+    for label in sorted(set(labels)):
+        test = [n for n, one in enumerate(labels) if one == label]
+        fit = fit_cells(data.of([n for n, one in enumerate(labels) if one != label]), ridges)
+        part = data.of(test)
+        error[test] = log_seconds(fit, part) - part.log_s
+    return error
 
 
-def predicted(fit: LlmFit, row: Row, phase: str) -> float | None:
-    """Log tokens per second of a row; None: its cell was never measured."""
-    one, key = llm_features(workload(row)), unit_key(row)
-    cell = fit.cells.get((key, quant_of(row["quant"])))
-    if cell is None:
-        return None
-    return -(cell + float(np.log(amount(one, phase) + np.exp(fit.overhead[key]))) + one.recurrent * fit.penalty[key])
-
-
-def held_out(rows: Sequence[Row], phase: str, column: str) -> dict[str, HeldOut]:
-    """Each model left out in turn: all, plain transformers, recurrent ones, and by unit."""
-    errors, keys, units, recurrent = [], [], [], []
-    for model in sorted({row["model"] for row in rows}):
-        fit = fit_cells([row for row in rows if row["model"] != model], phase, column)
-        for row in (row for row in rows if row["model"] == model):
-            value = predicted(fit, row, phase)
-            if value is not None:
-                errors.append(float(np.log(float(row[column]))) - value)
-                keys.append(model)
-                units.append(row["unit"])
-                recurrent.append(llm_features(workload(row)).recurrent)
-    error, key, unit, mixed = np.array(errors), np.array(keys), np.array(units), np.array(recurrent)
+def held_out(data: LlmSamples) -> dict[str, HeldOut]:
+    """Each model left out in turn, and each family: all, plain transformers, recurrent ones, and by unit."""
+    found = {}
+    unit = np.array([key.split("|")[1] for key in data.unit])
+    recurrent = data.layers[:, 1] > 0
     masks = {
-        "new model": np.ones(len(error), dtype=bool),
-        "new model, transformer": ~mixed,
-        "new model, recurrent": mixed,
-        **{f"new model, {name}": unit == name for name in ("cpu", "gpu", "npu")},
+        "": np.ones(len(unit), dtype=bool),
+        ", transformer": ~recurrent,
+        ", recurrent": recurrent,
+        **{f", {name}": unit == name for name in ("cpu", "gpu", "npu")},
     }
-    return {name: HeldOut(error[m], tuple(key[m].tolist()), m[m]) for name, m in masks.items()}
+    for split, labels in (("new model", data.model), ("new family", tuple(family(name) for name in data.model))):
+        error = errors(data, labels)
+        for name, mask in masks.items():
+            kept = mask & ~np.isnan(error)
+            found[split + name] = HeldOut(error[kept], tuple(np.array(labels)[kept].tolist()), kept[kept])
+    return found
 
 
-def other_runtimes(rows: Sequence[Row], phase: str, column: str) -> dict[str, list[float]]:
+def nested_llm() -> list[dict[str, Any]]:
+    """Errors of models held out from the choice of the ridges as well as from the fit."""
+    figures = []
+    for phase, column in PHASES.items():
+        rows = [row for row in tables.rows("llm.csv") if row[column] and float(row[column]) > 0]
+        data = samples(backbone(rows), phase, column)
+        for split, labels in (("model", data.model), ("family", tuple(family(name) for name in data.model))):
+            error = np.full(len(labels), np.nan)
+            for label in sorted(set(labels)):
+                rest, test = ([n for n, one in enumerate(labels) if (one == label) is out] for out in (False, True))
+                inner = data.of(rest)
+                names = [labels[n] for n in rest]
+                ridges = min(MENU, key=lambda one: float(np.nanmedian(np.abs(errors(inner, names, one)))))
+                part = data.of(test)
+                error[test] = log_seconds(fit_cells(inner, ridges), part) - part.log_s
+            kept = error[~np.isnan(error)]
+            figures.append(
+                {
+                    "class": f"llm {phase}, new {split}",
+                    "rows": len(kept),
+                    "mdape": round(crossval.mdape(kept), 1),
+                    "within_1.5x": round(crossval.within(kept, 1.5)),
+                }
+            )
+    return figures
+
+
+def other_runtimes(rows: Sequence[Row], phase: str, column: str, extra: tuple[float, float]) -> dict[str, list[float]]:
     """Log seconds for each 10^9 parameters by device, unit, runtime and width, and how many rows say so."""
     found: dict[str, list[float]] = {}
     for row in rows:
         if not row["runtime"].startswith("llama.cpp (llama.rn"):
             key = f"{unit_key(row)}|{row['runtime'].lower().split(' ')[0]}|{quant_of(row['quant'])}"
-            found.setdefault(key, []).append(_cost(row, phase, column))
+            found.setdefault(key, []).append(_cost(row, phase, column, extra))
     return {key: [round(float(np.median(values)), 4), len(values)] for key, values in sorted(found.items())}
 
 
 def long_enough(row: Row, phase: str) -> bool:
     """A prompt of a few tokens is decoded rather than prefilled: its rate is not one of prefill."""
     return phase == "decode" or (tables.number(row["pp_tokens"]) or SHORT_PROMPT) >= SHORT_PROMPT
-
-
-def spec_only(
-    rows: Sequence[Row], phase: str, column: str, effects: Mapping[str, float]
-) -> tuple[dict[str, Any], HeldOut]:
-    """By unit and kind of kernel: how seconds for each 10^9 parameters follow bandwidth (decode) or peak (prefill)."""
-    grouped: dict[tuple[str, str, str], list[float]] = {}
-    for row in rows:
-        pace = spec_rate(row["device"], row["unit"], phase)
-        if pace is not None:
-            kernel = spec_kernel(row["runtime"], quant_of(row["quant"]))
-            cost = _cost(row, phase, column) + pace - spec_effect(effects, row["unit"], kernel, quant_of(row["quant"]))
-            grouped.setdefault((row["unit"], kernel, row["device"]), []).append(cost)
-    middle = {key: float(np.median(values)) for key, values in grouped.items()}
-    slow = "google tensor"
-    found: dict[str, Any] = {"tensor": 0.0, "cost": {}}
-    for unit, width in sorted({key[:2] for key in middle}):
-        plain = [v for k, v in middle.items() if k[:2] == (unit, width) and slow not in of_name(k[2]).soc]
-        if plain:
-            found["cost"][f"{unit}|{width}"] = round(float(np.median(plain)), 4)
-    tensor = [
-        v - found["cost"].get("|".join(k[:2]), v)
-        for k, v in middle.items()
-        if slow in of_name(k[2]).soc and k[0] == "cpu"
-    ]
-    found["tensor"] = round(float(np.median(tensor)), 4) if tensor else 0.0
-    errors, keys = [], []
-    for key, value in sorted(middle.items()):
-        others = [v for k, v in middle.items() if k[:2] == key[:2] and of_name(k[2]).soc != of_name(key[2]).soc]
-        if others:
-            offset = found["tensor"] if slow in of_name(key[2]).soc and key[0] == "cpu" else 0.0
-            errors.append(float(np.median(others)) + offset - value)
-            keys.append(key[2])
-    return found, HeldOut(np.array(errors), tuple(keys), np.ones(len(errors), dtype=bool))
-
-
-def spec_rate(device: str, unit: str, phase: str) -> float | None:
-    """Log of the rate that a phase is bound by, as far as a specification tells; None: not stated."""
-    one = of_name(device)
-    if phase == "decode":
-        return float(np.log(one.bandwidth_gb_per_s)) if one.bandwidth_gb_per_s else None
-    if unit == "cpu":
-        return float(np.log(sum(core.gflops * core.cores for core in one.cores))) if one.cores else None
-    return 0.0
 
 
 def quant_effects(fit: LlmFit) -> dict[str, float]:
@@ -223,16 +168,6 @@ def quant_effects(fit: LlmFit) -> dict[str, float]:
     return {key: round(float(np.mean(values)), 4) for key, values in sorted(away.items())}
 
 
-def workload(row: Row) -> LlmWorkload:
-    """The workload that a row measured."""
-    return LlmWorkload(model=row["model"], params_b=float(row["params_b"]) if row["params_b"] else None)
-
-
-def amount(one: LlmFeatures, phase: str) -> float:
-    """Parameters that a phase handles for each token, 10^9."""
-    return one.decode_b if phase == "decode" else one.prefill_b
-
-
 def _size(row: Row) -> float | None:
     try:
         return llm_features(workload(row)).decode_b
@@ -240,9 +175,11 @@ def _size(row: Row) -> float | None:
         return None
 
 
-def _cost(row: Row, phase: str, column: str) -> float:
+def _cost(row: Row, phase: str, column: str, extra: tuple[float, float]) -> float:
+    """Log seconds for 10^9 parameters, where layers cost `extra` parameters."""
     one = llm_features(workload(row))
-    return -float(np.log(float(row[column]))) - float(np.log(amount(one, phase) + OVERHEAD_START))
+    work = amount(one, phase) + (extra[0] * one.layers + extra[1] * one.recurrent_layers) / LAYERS_IN
+    return -float(np.log(float(row[column]))) - float(np.log(work))
 
 
 def _bits() -> dict[str, float]:
@@ -254,23 +191,10 @@ def _bits() -> dict[str, float]:
             rest = float(row["file_mb"]) / 1e3 - one.tied * one.embedding_b * 8.5 / 8
             found.setdefault(quant_of(row["quant"]), []).append(rest * 8 / one.params_b)
     bits = {quant: round(float(np.median(values)), 2) for quant, values in sorted(found.items())}
-    return {**bits, "w4": 4.5, "w8": 8.5, "f16": 16.0}
+    return {**bits, "w4": 4.5, "w8": 8.5, "f16": 16.0, "f32": 32.0}
 
 
-def _pair(held: HeldOut) -> list[float]:
-    low, high = crossval.quantiles(held.error)
-    return [round(min(low, -0.05), 4), round(max(high, 0.05), 4)]
-
-
-def _figure(phase: str, split: str, held: HeldOut) -> dict[str, Any]:
-    coverage = crossval.coverage(held)
-    return {
-        "class": f"llm {phase}",
-        "split": split,
-        "rows": len(held.error),
-        "mdape": round(crossval.mdape(held.error), 1),
-        "mdape_traced": None,
-        "within_1.5x": round(crossval.within(held.error, 1.5)),
-        "within_2x": round(crossval.within(held.error, 2.0)),
-        "coverage_80": None if np.isnan(coverage) else round(100 * coverage),
-    }
+def _both(held: Mapping[str, HeldOut], unit: str) -> list[float]:
+    """The interval of a unit: models of known and of new families alike, as a user's model may be either."""
+    both = [held[f"{split}, {unit}"] for split in ("new model", "new family")]
+    return rounded(interval(np.concatenate([one.error for one in both]), both[0].key + both[1].key))
