@@ -95,6 +95,7 @@ def _factors(target: Target, seen: Sequence[Seen], listed: Sequence[Anchor], bui
         device=target.name,
         runtime_build=build,
         factors={**(base.factors if base else {}), **{name: exp(middle(logs)) for name, logs in ratios.items()}},
+        terms=base.terms if base else {},
         anchors={**(base.anchors if base else {}), **{name: len(logs) for name, logs in ratios.items()}},
         spread={**(base.spread if base else {}), **{name: _spread(logs) for name, logs in ratios.items()}},
     )

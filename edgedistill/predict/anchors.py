@@ -6,24 +6,25 @@ import json
 from collections.abc import Sequence
 from math import exp, log, sqrt
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 from edgedistill.errors import SpecError
+from edgedistill.predict.classes import CLASSES
 from edgedistill.predict.devices import resolve
 from edgedistill.predict.latency import class_name, latency
 from edgedistill.predict.llm import rate
 from edgedistill.predict.specs import Anchor, Calibration, DeviceSpecs, Forecast, Workload
+from edgedistill.predict.update import ROUNDS, SPREAD, TRUST, update
 from edgedistill.specs import Target
 
 FEWEST, MOST = 1, 50
-TRUST, SPREAD, ROUNDS = 0.15, 0.3, 30  # those of the cross-validated anchors
 NAMES = ("latency_ms", "decode_tokens_per_s", "prefill_tokens_per_s")
 
 
 def calibrate_device(
     target: Target | DeviceSpecs | str, anchors: Sequence[Anchor], *, runtime_build: str, out: Path | None = None
 ) -> Calibration:
-    """The factor of each class from measured over predicted, drawn a little to 1 as an anchor is noisy.
+    """The factors of each class and of its terms from measured over predicted, drawn to 1 as an anchor is noisy.
 
     Three anchors of different sizes halve the error of a device known by its specifications alone (bench/results/
     calibration.md). With `out`, the result is written there as JSON.
@@ -34,16 +35,21 @@ def calibrate_device(
     if not FEWEST <= len(anchors) <= MOST:
         raise SpecError(f"{len(anchors)} anchors; give {FEWEST} to {MOST}, three to five of different sizes are best.")
     device = resolve(target)
-    ratios: dict[str, list[float]] = {}
+    seen: dict[str, list[tuple[Anchor, Forecast]]] = {}
     for anchor in anchors:
         name, predicted = _predict(anchor, target)
-        ratio = log(anchor.measured / predicted.median)
-        ratios.setdefault(name, []).append(ratio if predicted.unit == "ms" else -ratio)
+        seen.setdefault(name, []).append((anchor, predicted))
+    ratios = {name: [_ratio(*one) for one in pairs] for name, pairs in seen.items()}
     factors = {name: exp(middle(values)) for name, values in ratios.items()}
+    terms: dict[str, dict[str, float]] = {}
+    for name, pairs in seen.items():
+        if name in CLASSES and all(_whole(anchor) for anchor, _ in pairs):
+            factors[name], terms[name] = _by_term(pairs)
     found = Calibration(
         device=device.name,
         runtime_build=runtime_build,
         factors=factors,
+        terms=terms,
         anchors={name: len(values) for name, values in ratios.items()},
         spread={name: sqrt(mean((v - mean(values)) ** 2 for v in values)) for name, values in ratios.items()},
     )
@@ -52,9 +58,30 @@ def calibrate_device(
     return found
 
 
+def _whole(anchor: Anchor) -> bool:
+    """Whether its forecast has the terms of its class, not those of two partitions."""
+    return isinstance(anchor.workload, Workload) and (anchor.workload.delegated == 1.0 or anchor.workload.unit == "cpu")
+
+
+def _ratio(anchor: Anchor, predicted: Forecast) -> float:
+    """Log of how much slower than predicted."""
+    ratio = log(anchor.measured / predicted.median)
+    return ratio if predicted.unit == "ms" else -ratio
+
+
+def _by_term(pairs: Sequence[tuple[Anchor, Forecast]]) -> tuple[float, dict[str, float]]:
+    """The factor of the typical anchor, and of each term beside it."""
+    speed, change = update([(predicted.terms, anchor.measured) for anchor, predicted in pairs])
+    shares = {
+        name: mean(predicted.terms.get(name, 0.0) / predicted.median for _, predicted in pairs) for name in change
+    }
+    typical = sum(shares[name] * change[name] for name in change) / sum(shares.values())
+    return exp(speed + typical), {name: exp(value - typical) for name, value in change.items()}
+
+
 def middle(values: Sequence[float]) -> float:
-    """The pseudo-Huber mean of log ratios, drawn to 0 with `TRUST`; as in cross-validation."""
-    now = 0.0
+    """The pseudo-Huber mean of log ratios, drawn to 0 with `TRUST`: for classes whose terms are not told apart."""
+    now = median(values)
     for _ in range(ROUNDS):
         weights = [1 / sqrt(1 + ((value - now) / SPREAD) ** 2) for value in values]
         now = sum(w * v for w, v in zip(weights, values, strict=True)) / (sum(weights) + TRUST)

@@ -30,6 +30,10 @@ CORES: dict[str, tuple[int, bool, bool]] = {
 }  # fmt: skip
 APPLE = re.compile(r"^(p|e|apple.*|firestorm|icestorm|avalanche|blizzard|everest|sawtooth)$")
 APPLE_CORE = (32, True, False)
+# ARMv8.6's matrix instructions on int8 (i8mm), of core names above; Apple's from A15 on.
+INT8_MATRICES = frozenset(["x2", "x3", "x4", "x925", "a710", "a715", "a720", "a725", "a510", "a520", "oryon"])
+NO_MATRICES_APPLE = frozenset(["firestorm", "icestorm", "cyclone"])
+TYPICAL_CORES = 3.0  # of the fastest, that all cores of a phone are worth
 PARALLEL = 4  # threads up to which an inference gains; more mostly wait for each other
 UNKNOWN_CORE = (16, True, False)
 
@@ -49,6 +53,11 @@ class Core(NamedTuple):
                 (16, True, False) if self.name in ("e", "apple-e", "icestorm", "blizzard", "sawtooth") else APPLE_CORE
             )
         return CORES.get(self.name, UNKNOWN_CORE)
+
+    @property
+    def int8_matrices(self) -> bool:
+        """Whether the core multiplies int8 matrices (i8mm)."""
+        return self.name in INT8_MATRICES or (APPLE.match(self.name) is not None and self.name not in NO_MATRICES_APPLE)
 
     @property
     def gflops(self) -> float:
@@ -71,6 +80,12 @@ class Device(NamedTuple):
     fp16: bool | None
     host: bool = False
 
+    @property
+    def cpu_peak_gflops(self) -> float | None:
+        """Peak fp32 GFLOP/s of all cores; three of the fastest where only that one is stated."""
+        peak = sum(core.gflops * core.cores for core in self.cores) or TYPICAL_CORES * (self.one_core_gflops or 0.0)
+        return peak or None
+
     def descriptors(self, unit: str, threads: int, mode: str = "") -> dict[str, float]:
         """What speed on a unit is explained by: logs of rates, and flags; a fact that is missing is left out."""
         found: dict[str, float] = {}
@@ -78,6 +93,8 @@ class Device(NamedTuple):
             found["bandwidth"] = log(self.bandwidth_gb_per_s)
         if unit == "npu" and self.npu_tops:
             found["compute"] = log(self.npu_tops)
+        if unit == "gpu" and self.cpu_peak_gflops:  # rates of GPUs are not stated; chips of fast cores have fast ones
+            found["compute"] = log(self.cpu_peak_gflops)
         if unit != "cpu":
             return found
         used = self._used(threads, mode)
@@ -85,7 +102,9 @@ class Device(NamedTuple):
             found["compute"] = log(sum(core.gflops for core in used) / len(used))
             found["threads"] = log(min(len(used), PARALLEL))
             found["crowd"] = log(max(len(used), PARALLEL) / PARALLEL)
+            found["uneven"] = found["compute"] - log(min(core.gflops for core in used))
             found["in_order"] = sum(core.facts[2] for core in used) / len(used)
+            found[f"core:{used[0].name}"] = 1.0
             found["fp16"] = float(self.fp16 if self.fp16 is not None else all(core.facts[1] for core in used))
         elif self.one_core_gflops:
             found |= {"compute": log(self.one_core_gflops), "threads": log(min(threads, PARALLEL)), "in_order": 0.0}
@@ -151,7 +170,7 @@ def of_name(name: str) -> Device:
     specs, facts = _tables()
     row, fact = specs.get(name, {}), facts.get(name, {})
     chipset = measured_devices().get(name, "")
-    cores = parse_cores(row.get("cpu") or fact.get("cpu") or chipset or name)
+    cores = max((parse_cores(text or "") for text in (row.get("cpu"), fact.get("cpu"), chipset, name)), key=len)
     title = row.get("name") or name
     return Device(
         name=title,

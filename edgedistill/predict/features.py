@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from math import exp, log
+from math import exp, log, sqrt
 from typing import NamedTuple
 
 from edgedistill.errors import SpecError, did_you_mean
@@ -17,6 +17,7 @@ from edgedistill.predict.specs import Workload
 # as depthwise (alexnet: 326 for each element), and those run like regular ones.
 DEPTHWISE_PER_ELEMENT = 9.0
 TRANSFORMER_SHARE = 0.55  # of layers that are no convolution, from which a model is taken for a transformer
+SAME = 0.05
 FIELDS = ("gmacs", "dw_gmacs", "params_m", "act_in_m", "act_out_m", "peak_act_m", "n_ops", "n_conv", "n_dw", "res")
 
 
@@ -36,8 +37,12 @@ class Features(NamedTuple):
     imputed: tuple[str, ...]
 
     def terms(self, names: Sequence[str]) -> list[float]:
-        """The amount of work of each term, in the order of `names`."""
-        regular = self.gmacs - self.depthwise_gmacs
+        """The amount of work of each term, in the order of `names`.
+
+        Where no term is of depthwise multiply-accumulates, all count as regular.
+        """
+        regular = self.gmacs - (self.depthwise_gmacs if "depthwise_macs_ms" in names else 0.0)
+        moved = (self.activations_m + self.params_m) / 10
         amounts = {
             "start_ms": 1.0,
             "layers_ms": self.layers / 100,
@@ -45,7 +50,8 @@ class Features(NamedTuple):
             "depthwise_macs_ms": self.depthwise_gmacs,
             "activations_ms": self.activations_m / 10,
             "weights_ms": self.params_m / 10,
-            "traffic_ms": (self.activations_m + self.params_m) / 10,
+            "traffic_ms": moved,
+            "reuse_ms": sqrt(regular * moved),
             "input_ms": self.pixels_m,
             "attention_macs_ms": regular if self.transformer else 0.0,
             "soft_macs_ms": regular if self.soft_ops else 0.0,
@@ -105,6 +111,21 @@ def features(
     known["pixels"] = work.input_pixels or (tables.number(row["pixels"]) if row is not None else None)
     known["layers"] = work.graph_layers or (tables.number(row["layers"]) if row is not None else None)
     return _complete(known, work, one, impute, facts(stored["key"]) if stored is not None else {})
+
+
+def describes(work: Workload) -> bool:
+    """Whether the caller gives features that are not those of the named model: then its rows are of another work."""
+    given = {name: getattr(work, name) for name in FIELDS if getattr(work, name) is not None}
+    if not given or not work.model:
+        return bool(given)
+    keys = {aliases().get((name, work.model), work.model) for name in ("litert", "ncnn", "qualcomm")}
+    rows = [found[key] for found in feature_tables().values() for key in keys if key in found]
+    return not any(all(_same(row[name], value) for name, value in given.items()) for row in rows)
+
+
+def _same(cell: str, value: float) -> bool:
+    """Whether a stored feature is the given one, as far as published figures are rounded."""
+    return cell != "" and abs(float(cell) - value) <= SAME * max(abs(value), abs(float(cell)))
 
 
 def unknown_model(model: str) -> SpecError:

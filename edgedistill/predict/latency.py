@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, log
+from math import exp, log, sqrt
 from statistics import median
 
 from edgedistill.errors import SpecError
 from edgedistill.predict import tables
 from edgedistill.predict.classes import CLASSES, class_of, family_of, precision_of
 from edgedistill.predict.devices import Device, of_name
-from edgedistill.predict.features import Features, features, find_row
+from edgedistill.predict.features import Features, describes, features, find_row
 from edgedistill.predict.rows import CONFIDENCE, build_of, exact, exact_rows, wanted_builds
 from edgedistill.predict.specs import Calibration, Forecast, Level, Workload
 from edgedistill.predict.speed import Speed, find_speed, missing_facts
@@ -23,6 +23,7 @@ WIDER_OUTSIDE = 0.5  # of the log distance from the calibrated range, added to b
 # Layers of a compiled graph told from those of the model: held-out errors of traced models go from 16, 17, 18 to 16,
 # 21 and 25 % (Qualcomm float, w8a8, w8a16), and their 10 to 90 % range by a quarter.
 LAYERS_TOLD_WIDER = 1.25
+ANCHORED, WELL_ANCHORED = 3, 5  # numbers of own measurements that intervals were cross-validated for
 WIDER_BORROWED = 1.15  # another build, thread count or phone with the same chip: both ends this much further
 
 
@@ -35,7 +36,7 @@ def latency(device: Device, work: Workload, calibration: Calibration | None = No
     if work.delegated < 1.0 and work.unit != "cpu":
         return _partly(device, work, calibration)
     name = class_name(device, work)
-    rows = exact_rows(device, work)
+    rows = [] if describes(work) else exact_rows(device, work)
     if rows and calibration is None:
         return exact(device, rows)
     return _modelled(device, work, name, calibration)
@@ -78,21 +79,27 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     if inputs is None:
         return _by_rows(device, work, name)
     speed = find_speed(device, work, name, found)
-    stored = find_row(work.model, one) if work.model and work.gmacs is None else None
+    stored = find_row(work.model, one) if work.model and not describes(work) else None
     effect = found["effects"].get(stored["key"]) if stored is not None else None
     amounts = inputs.terms(found["terms"])
     factor = exp(speed.speed + (effect or 0.0)) * (calibration.factors.get(name, 1.0) if calibration else 1.0)
+    learnt = calibration.terms.get(name, {}) if calibration else {}
     terms = {
-        term: factor * exp(shape + own) * amount
+        term: factor * exp(shape + own) * amount * learnt.get(term, 1.0)
         for term, shape, own, amount in zip(found["terms"], found["shape"], speed.deviation, amounts, strict=True)
     }
     flags = _flags(work, inputs, amounts, found["range"], found["terms"])
     if is_dynamic(work):
         gain = DYNAMIC_GAIN[inputs.transformer]
         terms["macs_ms"] /= gain
+        terms["reuse_ms"] /= sqrt(gain)  # the root of multiply-accumulates and numbers moved
         flags.append(f"dynamic int8 taken as {gain:g} times float on the multiply-accumulates")
-    level, key = _level(speed, effect, calibration if calibration and name in calibration.factors else None)
+    anchors = calibration.anchors[name] if calibration and name in calibration.factors else 0
+    level, key = _level(speed, effect, anchors)
     low, high = _interval(found["intervals"], key, inputs)
+    if 0 < anchors < ANCHORED:  # half way from what is known without them
+        before = _interval(found["intervals"], _level(speed, effect, 0)[1], inputs)
+        low, high = (low + min(low, before[0])) / 2, (high + max(high, before[1])) / 2
     widen = _outside(amounts, found["range"]) * WIDER_OUTSIDE + (
         log(WIDER_BORROWED) if speed.measured and speed.told else 0.0
     )
@@ -116,9 +123,10 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     )
 
 
-def _level(speed: Speed, effect: float | None, calibration: Calibration | None) -> tuple[Level, str]:
-    if calibration is not None:
-        return "calibrated", "calibrated" if effect is None else "calibrated, known model"
+def _level(speed: Speed, effect: float | None, anchors: int) -> tuple[Level, str]:
+    if anchors:
+        key = "calibrated by 5" if anchors >= WELL_ANCHORED else "calibrated"
+        return "calibrated", key if effect is None else f"{key}, known model"
     if not speed.measured:
         return (
             ("spec only", "spec only") if effect is None else ("scaled from another device", "spec only, known model")
@@ -144,7 +152,10 @@ def _method(name: str, level: Level, speed: Speed, effect: float | None, calibra
 
 def _interval(found: Mapping[str, Mapping[str, Sequence[float]]], key: str, inputs: Features) -> tuple[float, float]:
     """Log factors of the level; of the nearest wider one where the class has too few chips to tell."""
-    order = ("scaled", "fitted", "calibrated, known model", "calibrated", "spec only, known model", "spec only")
+    order = (
+        "scaled", "fitted", "calibrated by 5, known model", "calibrated by 5", "calibrated, known model", "calibrated",
+        "spec only, known model", "spec only",
+    )  # fmt: skip
     chosen = found.get(key) or next((found[k] for k in reversed(order) if k in found), None)
     told = set(inputs.imputed) - {"pixels"}
     low, high = (chosen or {}).get("traced" if told <= {"layers"} else "told", (-0.7, 0.7))
@@ -172,7 +183,7 @@ def _outside(amounts: Sequence[float], ranges: Sequence[Sequence[float]]) -> flo
     away = [0.0]
     for amount, (low, high) in zip(amounts, ranges, strict=True):
         if amount > 0 and high > 0:
-            away.append(max(log(amount / (high * 1.01)), log(low / 1.01 / amount) if low > 0 else 0.0))
+            away.append(max(log(amount / (high * 1.01)), log(low / 1.01) - log(amount) if low > 0 else 0.0))
     return max(away)
 
 

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from edgedistill.specs import Prediction, Spec
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+# No model or device is beyond these ends, and what is computed from them stays finite.
+Positive = Annotated[float, Field(ge=1e-9, le=1e12)]
+Factor = Annotated[float, Field(gt=0, le=1e12)]
+NotNegative = Annotated[float, Field(ge=0, le=1e12)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Unit = Literal["cpu", "gpu", "npu"]
+Tokens = Annotated[int, Field(ge=1, le=10**9)]
+_UNITS = {
+    "cpu": ("xnnpack", "kleidiai"),
+    "gpu": ("opencl", "metal", "vulkan", "adreno", "mali"),
+    "npu": ("hexagon", "htp", "ane", "neural engine", "edgetpu", "edge tpu"),
+}
+
+
+def _unit(value: object) -> object:
+    """`GPU (OpenCL)` -> `gpu`: the unit that a name says; another value is left for the check."""
+    if not isinstance(value, str):
+        return value
+    text = value.lower().strip()
+    words = re.findall(r"[a-z]+", text)
+    found = [unit for unit, names in _UNITS.items() if unit in words or any(name in text for name in names)]
+    return found[0] if len(found) == 1 else value
+
+
+Unit = Annotated[Literal["cpu", "gpu", "npu"], BeforeValidator(_unit)]
 Level = Literal["exact row", "calibrated", "scaled from another device", "fitted", "spec only"]
 
 
@@ -44,7 +65,9 @@ class Workload(Spec):
     transformer: bool | None = Field(default=None, description="attention; None: told from n_ops and n_conv")
     soft_ops: bool | None = Field(default=None, description="layer norm, GELU or attention; None: as transformer")
     file_mb: Positive | None = None
-    signatures: Annotated[int, Field(ge=1)] = Field(default=1, description="entry points, each packed by the runtime")
+    signatures: Annotated[int, Field(ge=1, le=10**4)] = Field(
+        default=1, description="entry points, each packed by the runtime"
+    )
     delegated: Fraction = Field(
         default=1.0, description="share of the work that runs on `unit`; the rest is on the CPU"
     )
@@ -88,13 +111,14 @@ class LlmWorkload(Spec):
     active_params_b: Positive | None = Field(default=None, description="read for each token; None: told from the rest")
     embedding_params_b: NotNegative | None = Field(default=None, description="vocabulary x width, 10^9; None: typical")
     tied: bool = Field(default=True, description="the output layer shares the embedding's numbers")
+    layers: Annotated[int, Field(ge=1, le=10**4)] | None = Field(default=None, description="None: typical of the size")
     recurrent: bool | None = Field(default=None, description="linear attention or state space beside attention")
     quant: str = "q4_0"
     backend: Unit = "cpu"
     runtime: str = "llama.cpp"
-    prompt_tokens: Annotated[int, Field(ge=1)] = 256
-    generated_tokens: Annotated[int, Field(ge=1)] = 64
-    context_tokens: Annotated[int, Field(ge=1)] = 2048
+    prompt_tokens: Tokens = 256
+    generated_tokens: Tokens = 64
+    context_tokens: Tokens = 2048
     kv_bytes_per_token: NotNegative | None = Field(
         default=None, description="2 x layers x KV heads x head size x bytes"
     )
@@ -141,7 +165,7 @@ class Anchor(Spec):
     """One measurement of the user's own: a workload and what `edgedistill bench` saw."""
 
     workload: Workload | LlmWorkload
-    measured: Positive
+    measured: Factor
     quantity: str = ""
 
 
@@ -151,6 +175,9 @@ class Calibration(Spec):
     schema_version: Literal[1] = 1
     device: str
     runtime_build: str = Field(min_length=1, description="e.g. `litert 2.3.0 xnnpack`: another build, another factor")
-    factors: Mapping[str, Positive] = Field(description="by class: measured over predicted")
+    factors: Mapping[str, Factor] = Field(description="by class: measured over predicted")
+    terms: Mapping[str, Mapping[str, Factor]] = Field(
+        default={}, description="by class and term: the factor beside the class's own"
+    )
     anchors: Mapping[str, Annotated[int, Field(ge=1)]]
     spread: Mapping[str, NotNegative] = Field(description="by class: standard deviation of log(measured/predicted)")

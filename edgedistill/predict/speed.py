@@ -34,8 +34,7 @@ def find_speed(device: Device, work: Workload, name: str, found: Mapping[str, An
     ]
     wanted = {**device.descriptors(work.unit, work.threads), **{f"build:{build}": 1.0 for build in builds[:1]}}
     if not own:
-        flags = "no row of this device or chip"
-        return Speed(_expected(found["slopes"], wanted), [0.0] * len(found["shape"]), flags, False)
+        return Speed(_expected(found, wanted), _deviation(found, wanted), "no row of this device or chip", False)
     best = min(own, key=distance)
     owner, build, threads, mode = best.split("|")
     group = found["groups"][best]
@@ -49,23 +48,39 @@ def find_speed(device: Device, work: Workload, name: str, found: Mapping[str, An
         if other and work.unit != "cpu"
         else {**of_name(owner).descriptors(work.unit, work.threads), f"build:{build}": 1.0}
     )
-    shift = _expected(found["slopes"], mine) - _expected(found["slopes"], theirs)
+    shift = _expected(found, mine) - _expected(found, theirs)
+    ends = zip(group["deviation"], _deviation(found, mine), _deviation(found, theirs), strict=True)
+    deviation = [own + to - at for own, to, at in ends]
     told = f"from {owner}, {build}, {threads} thread{'s' if threads != '1' else ''}"
-    return Speed(group["speed"] + shift, group["deviation"], told, True)
+    return Speed(group["speed"] + shift, deviation, told, True)
 
 
-def _expected(slopes: Mapping[str, float], found: Mapping[str, float]) -> float:
-    total = slopes["one"]
-    for name in slopes:
-        if f"mean:{name}" in slopes:
-            total += slopes[name] * (found.get(name, slopes[f"mean:{name}"]) - slopes[f"mean:{name}"])
-    return total + sum(slopes.get(name, 0.0) for name in found if name.startswith("build:"))
+def _expected(found: Mapping[str, Any], facts: Mapping[str, float]) -> float:
+    """The speed that specifications tell."""
+    slopes = found["slopes"]
+    names = (name for name in slopes if name != "one" and not name.startswith("mean:"))
+    return float(slopes["one"] + sum(slopes[name] * _away(name, facts, slopes) for name in names))
+
+
+def _deviation(found: Mapping[str, Any], facts: Mapping[str, float]) -> list[float]:
+    """How the terms of such a device stand to those of its class."""
+    total = [0.0] * len(found["shape"])
+    for name, slopes in found["deviations"].items():
+        away = _away(name, facts, found["slopes"])
+        total = [now + slope * away for now, slope in zip(total, slopes, strict=True)]
+    return total
+
+
+def _away(name: str, facts: Mapping[str, float], slopes: Mapping[str, float]) -> float:
+    """A fact less the mean of its class, which a missing one is taken as; builds and kinds of core have none."""
+    mean = slopes.get(f"mean:{name}", 0.0)
+    return facts.get(name, mean) - mean
 
 
 def missing_facts(device: Device, work: Workload, slopes: Mapping[str, float]) -> list[str]:
     """Names of the facts that a class would use and the device does not state."""
     names = {
-        "compute": {"cpu": "one_core_fp32_gflops (or cpu)", "npu": "npu_int8_tops", "gpu": "gpu rate"}[work.unit],
+        "compute": {"cpu": "one_core_fp32_gflops (or cpu)", "npu": "npu_int8_tops", "gpu": "cpu"}[work.unit],
         "bandwidth": "memory_bandwidth_gb_per_s",
     }
     known = device.descriptors(work.unit, work.threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +21,12 @@ from edgedistill.predict import (
     tables,
 )
 from edgedistill.predict.anchors import middle
-from edgedistill.predict.calibrate import calibrate, crossval
+from edgedistill.predict.calibrate import calibrate, chips, crossval, intervals
 from edgedistill.predict.calibrate.fit import fit
-from edgedistill.predict.calibrate.latency import held_out, one_class
+from edgedistill.predict.calibrate.latency import LEVELS, held_out, one_class
 from edgedistill.predict.calibrate.run import written
 from edgedistill.predict.calibrate.samples import all_samples, fit_imputation
+from edgedistill.predict.update import update
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "calibration.json"
 
@@ -55,9 +57,23 @@ def test_one_wrong_row_does_not_move_a_fit() -> None:
 
 def test_intervals_hold_what_they_say() -> None:
     error = np.random.default_rng(2).normal(0, 0.3, 20_000)
-    low, high = crossval.quantiles(error)
+    low, high = intervals.interval(error, map(str, range(len(error))))
     assert low == pytest.approx(-1.2816 * 0.3, rel=0.05)
     assert np.mean((error >= low) & (error <= high)) == pytest.approx(0.8, abs=0.01)
+
+
+def test_few_chips_make_a_wider_interval_and_it_covers_the_next_chip() -> None:
+    """Five chips that err each in its own way, 40 rows of each: plain quantiles hold 73 % of a sixth chip's rows."""
+    draw, held, plain = np.random.default_rng(3), [], []
+    for _ in range(300):
+        error = np.repeat(draw.normal(0, 0.4, 6), 40) + draw.normal(0, 0.2, 240)
+        chip = np.repeat(list("abcdef"), 40)
+        low, high = intervals.interval(error[:200], chip[:200])
+        held.append(np.mean((error[200:] >= low) & (error[200:] <= high)))
+        ends = np.quantile(error[:200], [0.1, 0.9])
+        plain.append(np.mean((error[200:] >= ends[0]) & (error[200:] <= ends[1])))
+    assert np.mean(plain) < 0.75
+    assert 0.75 < np.mean(held) < 0.85
 
 
 def test_folds_keep_a_label_together() -> None:
@@ -72,8 +88,16 @@ def test_folds_keep_a_label_together() -> None:
 def test_shipped_coefficients_are_those_of_a_rerun(name: str) -> None:
     """Bit for bit, on the classes that take seconds; the whole file below."""
     data = all_samples(fit_imputation())[name]
-    again = one_class(data, held_out(data))
-    assert json.loads(json.dumps(again)) == tables.coefficients()["latency"]["classes"][name]
+    held = held_out(data)
+    again = json.loads(json.dumps(one_class(data, held, [])))
+    shipped = dict(tables.coefficients()["latency"]["classes"][name])
+    made, ships = again.pop("intervals"), shipped.pop("intervals")
+    assert again == shipped
+    assert made.keys() == ships.keys()
+    few = {level for level, split in LEVELS.items() if split in held and intervals.few(held[split])}
+    for level in made.keys() - few:  # the others are made of other classes too
+        assert made[level] == ships[level], level
+    assert made.keys() - few
 
 
 @pytest.mark.slow
@@ -95,30 +119,47 @@ REACHED = [
     ("coreml ane float", "new model", 10.0),
     ("edgetpu int8", "new model", 10.0),
     ("ncnn cpu float", "known model, chip has not run it", 11.0),
-    ("ncnn cpu float", "new chip, new model, 0 anchors", 27.0),
-    ("ncnn cpu float", "new chip, known model, 0 anchors", 26.0),
-    ("ncnn cpu float", "new chip, new model, 3 anchors", 17.0),
-    ("ncnn cpu float", "new chip, known model, 3 anchors", 12.0),
-    ("llm decode", "new model, transformer", 11.0),
-    ("llm decode", "new model", 13.0),
-    ("llm prefill", "new model, cpu", 12.0),
+    ("ncnn cpu float", "new chip, new model, 0 anchors", 25.0),
+    ("ncnn cpu float", "new chip, known model, 0 anchors", 25.0),
+    ("ncnn cpu float", "new chip, new model, 3 anchors", 16.0),
+    ("ncnn cpu float", "new chip, known model, 3 anchors", 15.0),
+    ("ncnn cpu int8", "new chip, new model, 3 anchors", 15.0),
+    ("llm decode", "new model", 11.0),
+    ("llm decode", "new family", 11.0),
+    ("llm prefill", "new model", 12.0),
+    ("llm prefill", "new family", 16.0),
     ("memory litert cpu", "new model", 6.5),
 ]
 
 
+def figures() -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["class"], row["split"]): row for row in json.loads(RESULTS.read_text(encoding="utf-8"))}
+
+
 @pytest.mark.parametrize(("name", "split", "most"), REACHED)
 def test_errors_on_what_was_held_out(name: str, split: str, most: float) -> None:
-    figures = {(row["class"], row["split"]): row for row in json.loads(RESULTS.read_text(encoding="utf-8"))}
-    assert figures[name, split]["mdape"] <= most
+    assert figures()[name, split]["mdape"] <= most
 
 
-@pytest.mark.parametrize(
-    "name", ["ncnn cpu float", "ncnn cpu int8", "qualcomm npu float", "qualcomm npu w8a8", "qualcomm npu w8a16"]
-)
-@pytest.mark.parametrize("split", ["new model", "known model, chip has not run it"])
-def test_intervals_of_large_classes_cover_about_80_percent(name: str, split: str) -> None:
-    figures = {(row["class"], row["split"]): row for row in json.loads(RESULTS.read_text(encoding="utf-8"))}
-    assert 75 <= figures[name, split]["coverage_80"] <= 85
+def test_anchors_help_on_the_very_rows_that_had_none() -> None:
+    """In every class of enough chips, but for one of two models: there the only anchor is the other model."""
+    seen = [row for row in figures().values() if row["mdape_before"] is not None and not row["few"]]
+    worse = [row["class"] for row in seen if row["mdape"] > row["mdape_before"]]
+    assert len(seen) > 50
+    assert set(worse) <= {"paddle cpu float"}
+
+
+def test_intervals_cover_about_80_percent() -> None:
+    """75 to 85 %; the exceptions are named, so that another one is seen."""
+    outside = {
+        (row["class"], row["split"]): row["coverage_80"]
+        for row in figures().values()
+        if not row["few"] and row["coverage_80"] is not None and not 75 <= row["coverage_80"] <= 85
+    }
+    assert len(outside) <= 20, outside
+    assert all(55 <= share <= 92 for share in outside.values()), outside
+    large = [key for key in outside if figures()[key]["keys"] > 15]
+    assert not large
 
 
 # Own measurements ------------------------------------------------------------------------------------------------
@@ -137,12 +178,64 @@ def test_anchors_rescale_a_device(tmp_path: Path) -> None:
     assert read_calibration(file) == found
     work = Workload(gmacs=1.0, runtime="ncnn")
     plain, scaled = predict(BOARD, work), predict(BOARD, work, calibration=found)
-    assert scaled.median == pytest.approx(plain.median * found.factors["ncnn cpu float"])
+    assert scaled.median == pytest.approx(2.0 * plain.median, rel=0.06)
     assert (scaled.level, plain.level) == ("calibrated", "spec only")
     assert scaled.high / scaled.low < plain.high / plain.low
     assert "ncnn 20240410" in scaled.method
     other = Workload(gmacs=1.0, runtime="litert")
     assert predict(BOARD, other, calibration=found).median == predict(BOARD, other).median
+
+
+def test_a_device_whose_layers_are_dear_is_learnt_as_such() -> None:
+    """Five anchors of a board where every layer costs three times as much: small students slow down most."""
+    works = [Workload(**one, runtime="ncnn") for one in [*SIZES, {"gmacs": 0.02, "n_ops": 200}, {"gmacs": 9.0}]]
+    plain = [predict(BOARD, one) for one in works]
+    anchors = [
+        Anchor(workload=one, measured=seen.median + 2 * seen.terms["layers_ms"])
+        for one, seen in zip(works, plain, strict=True)
+    ]
+    found = calibrate_device(BOARD, anchors, runtime_build="x")
+    assert found.terms["ncnn cpu float"]["layers_ms"] > 1.3
+    ratios = [
+        predict(BOARD, one, calibration=found).median / seen.median for one, seen in zip(works, plain, strict=True)
+    ]
+    one_factor = float(np.exp(middle([np.log(a.measured / p.median) for a, p in zip(anchors, plain, strict=True)])))
+    for n in (3, 4):  # the student of most layers, and that of most work
+        wanted = anchors[n].measured / plain[n].median
+        assert abs(np.log(ratios[n] / wanted)) < 0.7 * abs(np.log(one_factor / wanted))
+
+
+def test_the_cross_validated_update_is_the_one_that_users_get() -> None:
+    draw = np.random.default_rng(5)
+    parts = draw.uniform(0.5, 8.0, (4, 3, 5))
+    log_ms = np.log(parts.sum(2)) + draw.normal(0, 0.4, (4, 3))
+    speeds, terms = chips.updates(parts, log_ms)
+    for n in range(4):
+        pairs = [
+            ({f"{k}_ms": v for k, v in enumerate(row)}, float(np.exp(y)))
+            for row, y in zip(parts[n], log_ms[n], strict=True)
+        ]
+        speed, change = update(pairs)
+        assert speed == pytest.approx(speeds[n], abs=1e-9)
+        assert list(change.values()) == pytest.approx(terms[n].tolist(), abs=1e-9)
+
+
+def test_one_wrong_anchor_moves_an_update_little() -> None:
+    terms = {"macs_ms": 10.0, "layers_ms": 1.0}
+    good = [(terms, 11.0)] * 4
+    assert abs(update([*good, (terms, 500.0)])[0]) < 0.25
+    assert update(good)[0] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_few_own_measurements_leave_a_wide_interval() -> None:
+    work = Workload(gmacs=1.0, params_m=4.0, runtime="ncnn")
+    widths = []
+    for count in (1, 3, 5):
+        anchors = [Anchor(workload=work, measured=2 * predict(BOARD, work).median)] * count
+        seen = predict(BOARD, work, calibration=calibrate_device(BOARD, anchors, runtime_build="x"))
+        widths.append(seen.high / seen.low)
+    plain = predict(BOARD, work)
+    assert widths[2] <= widths[1] < widths[0] < plain.high / plain.low
 
 
 def test_one_odd_anchor_does_not_decide() -> None:

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from edgedistill.predict import tables
-from edgedistill.predict.calibrate import crossval
+from edgedistill.predict.calibrate import baselines, crossval, intervals
+from edgedistill.predict.calibrate.chips import unseen_devices
 from edgedistill.predict.calibrate.crossval import HeldOut
+from edgedistill.predict.calibrate.fitted import fit_class
+from edgedistill.predict.calibrate.intervals import few
 from edgedistill.predict.calibrate.samples import Floats, Samples, all_samples
-from edgedistill.predict.calibrate.speeds import slopes, typical_speed
 
 ENOUGH = 40  # held-out rows from which imputed features get an interval of their own
-FEW_CHIPS, FEW_CHIPS_WIDER = 8, 1.25  # intervals made of fewer chips cover a next chip 54 to 74 % of the time, not 80
-NARROWEST = 0.05  # log units: no class of published rows repeats better (their noise floor)
+LEVELS = {
+    "scaled": "known model, chip has not run it",
+    "spec only": "new chip, new model, 0 anchors",
+    "spec only, known model": "new chip, known model, 0 anchors",
+    "calibrated": "new chip, new model, 3 anchors",
+    "calibrated, known model": "new chip, known model, 3 anchors",
+    "calibrated by 5": "new chip, new model, 5 anchors",
+    "calibrated by 5, known model": "new chip, known model, 5 anchors",
+}
 
 
 def latency(impute: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Coefficients of each class, and the cross-validated errors as rows of a table."""
+    samples = all_samples(impute)
+    held = {name: held_out(data) for name, data in samples.items()}
     found, figures = {}, []
-    for name, data in all_samples(impute).items():
-        held = held_out(data)
-        found[name] = one_class(data, held)
-        figures += [figure(name, split, errors) for split, errors in held.items()]
+    for name, data in samples.items():
+        others = [held[other] for other in samples if other != name and samples[other].unit == data.unit]
+        found[name] = one_class(data, held[name], others)
+        rows = [figure(name, split, errors, others) for split, errors in held[name].items()]
+        rows[0]["simpler"] = baselines.of_class(data)
+        figures += rows
     return {"classes": found, "exact": exact_interval()}, figures
 
 
@@ -35,20 +48,18 @@ def held_out(data: Samples) -> dict[str, HeldOut]:
     if len(set(data.soc)) < 2:
         return held
     held["known model, chip has not run it"] = crossval.unseen_cells(data)
-    for anchors in (0, 3, 5):
-        for kind, errors in crossval.unseen_devices(data, anchors).items():
-            if len(errors.error) >= 10:
-                held[f"new chip, {kind}, {anchors} anchors"] = errors
+    for (kind, anchors), errors in sorted(unseen_devices(data).items(), key=lambda one: one[0][1]):
+        if len(errors.error) >= 10:
+            held[f"new chip, {kind}, {anchors} anchors"] = errors
     return held
 
 
-def one_class(data: Samples, held: Mapping[str, HeldOut]) -> dict[str, Any]:
+def one_class(data: Samples, held: Mapping[str, HeldOut], others: Sequence[Mapping[str, HeldOut]]) -> dict[str, Any]:
     """Everything a prediction of the class needs."""
     every = np.ones(len(data.log_ms), dtype=bool)
-    found = crossval.fit_samples(data, every)
-    effects = crossval.model_effects(data, every, found)
-    socs = data.group_soc()
-    unit = data.one.name.split()[1] if data.one.name.split()[1] in ("cpu", "gpu") else "npu"
+    fitted = fit_class(data, every)
+    found, told = fitted.fit, fitted.told
+    effects = crossval.model_effects(data, every, fitted)
     positive = [data.terms[data.terms[:, k] > 0, k] for k in range(data.terms.shape[1])]
     return {
         "terms": list(data.one.terms),
@@ -62,31 +73,41 @@ def one_class(data: Samples, held: Mapping[str, HeldOut]) -> dict[str, Any]:
             for g, name in enumerate(data.groups)
         },
         "slopes": {
-            k: round(v, 4) for k, v in slopes(data.groups, socs, typical_speed(found, data.terms), unit).items()
+            **{name: round(value, 4) for name, value in told.speed.items()},
+            **{f"mean:{name}": round(value, 4) for name, value in told.mean.items()},
         },
+        "deviations": {name: _rounded(values) for name, values in told.deviation.items()},
         "effects": {name: round(value, 4) for name, value in effects.items()},
         "range": [[round(float(p.min()), 6), round(float(p.max()), 6)] if p.size else [0.0, 0.0] for p in positive],
-        "intervals": intervals(held),
-        "anchors": {"trust": crossval.ANCHOR_TRUST},
+        "intervals": level_intervals(held, others),
     }
 
 
-def intervals(held: Mapping[str, HeldOut]) -> dict[str, dict[str, list[float]]]:
+def level_intervals(
+    held: Mapping[str, HeldOut], others: Sequence[Mapping[str, HeldOut]]
+) -> dict[str, dict[str, list[float]]]:
     """By level: low and high as log factors on the median, for traced and for told features."""
+    models = [held["new model"], held["new family"]]  # a user's model may be of a known family or not
     together = HeldOut(
-        np.concatenate([held["new model"].error, held["new family"].error]),
-        (),
-        np.concatenate([held["new model"].traced, held["new family"].traced]),
+        np.concatenate([one.error for one in models]),
+        sum((one.key for one in models), ()),
+        np.concatenate([one.traced for one in models]),
     )
-    found = {"fitted": _pair(together)}
-    names = {
-        "scaled": "known model, chip has not run it",
-        "spec only": "new chip, new model, 0 anchors",
-        "spec only, known model": "new chip, known model, 0 anchors",
-        "calibrated": "new chip, new model, 3 anchors",
-        "calibrated, known model": "new chip, known model, 3 anchors",
-    }
-    return {**found, **{level: _pair(held[name], "new chip" in name) for level, name in names.items() if name in held}}
+    found = {"fitted": _pair(together, None)}
+    for level, split in LEVELS.items():
+        if split in held:
+            found[level] = _pair(held[split], intervals.by_split(held, others, split) if few(held[split]) else None)
+    return found
+
+
+def _pair(held: HeldOut, given: tuple[float, float] | None) -> dict[str, list[float]]:
+    keys = np.array(held.key)
+    every = given or intervals.interval(held.error, keys)
+    found = {}
+    for name, mask in (("told", ~held.traced), ("traced", held.traced)):
+        own = intervals.interval(held.error[mask], keys[mask]) if mask.sum() >= ENOUGH and given is None else every
+        found[name] = intervals.rounded(own)
+    return found
 
 
 def exact_interval() -> list[float]:
@@ -99,39 +120,30 @@ def exact_interval() -> list[float]:
         apart += [float(np.log(value / values[0])) for value in values[1:]]
     if len(apart) < 10:  # one release only: 90 % of repeats lie within x1.25
         return [-0.15, 0.15]
-    low, high = crossval.quantiles(np.array(apart + [-value for value in apart]))
-    return [round(min(low, -NARROWEST), 4), round(max(high, NARROWEST), 4)]
+    both = np.array(apart + [-value for value in apart])
+    return intervals.rounded(intervals.interval(both, map(str, range(len(both)))))
 
 
-def figure(name: str, split: str, held: HeldOut) -> dict[str, Any]:
+def figure(name: str, split: str, held: HeldOut, others: Sequence[Mapping[str, HeldOut]] = ()) -> dict[str, Any]:
     """A row of the table of cross-validated errors."""
     traced = held.error[held.traced]
+    share = intervals.coverage(held)
+    if few(held):  # its interval is that of other classes, which it had no part in
+        ends = intervals.pooled(one[split] for one in others if split in one and not few(one[split]))
+        share = share if ends is None else float(intervals.covered(held.error, ends).mean())
     return {
         "class": name,
         "split": split,
         "rows": len(held.error),
+        "keys": len(set(held.key)),
         "mdape": round(crossval.mdape(held.error), 1),
         "mdape_traced": round(crossval.mdape(traced), 1) if traced.size else None,
+        "mdape_before": None if held.before is None else round(crossval.mdape(held.before), 1),
         "within_1.5x": round(crossval.within(held.error, 1.5)),
         "within_2x": round(crossval.within(held.error, 2.0)),
-        "coverage_80": _percent(crossval.coverage(held)),
+        "coverage_80": None if np.isnan(share) else round(100 * share),
+        "few": few(held),
     }
-
-
-def _pair(held: HeldOut, by_chip: bool = False) -> dict[str, list[float]]:
-    widen = FEW_CHIPS_WIDER if by_chip and len(set(held.key)) < FEW_CHIPS else 1.0
-    every = crossval.quantiles(held.error)
-    told, traced = held.error[~held.traced], held.error[held.traced]
-    found = {"traced": crossval.quantiles(traced) if traced.size >= ENOUGH else every}
-    found["told"] = crossval.quantiles(told) if told.size >= ENOUGH else every
-    return {
-        name: [round(widen * min(low, -NARROWEST), 4), round(widen * max(high, NARROWEST), 4)]
-        for name, (low, high) in found.items()
-    }
-
-
-def _percent(share: float) -> int | None:
-    return None if np.isnan(share) else round(100 * share)
 
 
 def _rounded(values: Floats) -> list[float]:

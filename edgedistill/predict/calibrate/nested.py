@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.predict.calibrate import crossval
+from edgedistill.predict.calibrate import crossval, intervals
 from edgedistill.predict.calibrate.crossval import HeldOut
 from edgedistill.predict.calibrate.fit import fit
 from edgedistill.predict.calibrate.samples import Samples, all_samples
@@ -54,7 +54,7 @@ def _one(name: str, data: Samples) -> dict[str, Any]:
     return {
         "class": name, "split": "new family, terms chosen without it", "rows": len(error),
         "mdape": round(crossval.mdape(error), 1), "within_1.5x": round(crossval.within(error, 1.5)),
-        "coverage_80": round(100 * crossval.coverage(held)),
+        "coverage_80": round(100 * intervals.coverage(held)),
     }  # fmt: skip
 
 

@@ -11,6 +11,8 @@ from edgedistill.predict import tables
 from edgedistill.predict.calibrate import crossval
 from edgedistill.predict.calibrate.crossval import HeldOut
 from edgedistill.predict.calibrate.fit import fit
+from edgedistill.predict.calibrate.intervals import interval, rounded
+from edgedistill.predict.calibrate.latency import figure
 from edgedistill.predict.calibrate.samples import Floats
 from edgedistill.predict.classes import CLASSES, class_of, family_of
 from edgedistill.predict.devices import of_name
@@ -147,19 +149,8 @@ def _solve_and_hold_out(amounts: Floats, values: Floats, models: Sequence[str]) 
 
 
 def _pair(held: HeldOut) -> list[float]:
-    low, high = crossval.quantiles(held.error)
-    return [round(min(low, -0.03), 4), round(max(high, 0.03), 4)]
+    return rounded(interval(held.error, held.key))
 
 
 def _figure(name: str, held: HeldOut) -> dict[str, Any]:
-    coverage = crossval.coverage(held)
-    return {
-        "class": name,
-        "split": "new model",
-        "rows": len(held.error),
-        "mdape": round(crossval.mdape(held.error), 1),
-        "mdape_traced": None,
-        "within_1.5x": round(crossval.within(held.error, 1.5)),
-        "within_2x": round(crossval.within(held.error, 2.0)),
-        "coverage_80": None if np.isnan(coverage) else round(100 * coverage),
-    }
+    return {**figure(name, "new model", held), "mdape_traced": None}

@@ -15,13 +15,18 @@ from edgedistill.predict.calibrate.llm import llm
 from edgedistill.predict.calibrate.reduce import reduce
 from edgedistill.predict.calibrate.samples import fit_imputation
 
-COLUMNS = ("class", "split", "rows", "mdape", "mdape_traced", "within_1.5x", "within_2x", "coverage_80")
+COLUMNS = (
+    "class", "split", "rows", "keys", "mdape", "mdape_traced", "mdape_before", "within_1.5x", "within_2x",
+    "coverage_80",
+)  # fmt: skip
 HEAD = (
     "class",
     "held out",
     "rows",
+    "chips or models",
     "MdAPE %",
     "of it traced %",
+    "same rows, 0 anchors %",
     "within x1.5 %",
     "within x2 %",
     "80% interval covers %",
@@ -92,5 +97,20 @@ def written(coefficients: dict[str, Any]) -> str:
 def table(figures: list[dict[str, Any]]) -> str:
     """The errors as Markdown."""
     lines = [f"| {' | '.join(HEAD)} |", f"|{'---|' * 2}{'--:|' * (len(HEAD) - 2)}"]
-    lines += [f"| {' | '.join('' if row[c] is None else str(row[c]) for c in COLUMNS)} |" for row in figures]
+    lines += [f"| {' | '.join(_cell(row, column) for column in COLUMNS)} |" for row in figures]
     return "\n".join(lines) + "\n"
+
+
+def simpler(figures: list[dict[str, Any]]) -> str:
+    """What simpler models reach on the same rows, as Markdown."""
+    lines = ["| class | rows | this model, MdAPE % | simpler models, MdAPE % |", "|---|--:|--:|---|"]
+    for row in figures:
+        if "simpler" in row:
+            others = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row["simpler"].items())
+            lines.append(f"| {row['class']} | {row['rows']} | {row['mdape']} | {others} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    value = row[column]
+    return "" if value is None else f"{value}{' (few)' if column == 'coverage_80' and row['few'] else ''}"

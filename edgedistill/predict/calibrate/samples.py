@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import log
 
 import numpy as np
@@ -35,6 +36,21 @@ class Samples:
     family: tuple[str, ...]
     soc: tuple[str, ...]
     traced: NDArray[np.bool_]
+
+    @property
+    def unit(self) -> str:
+        """cpu, gpu or npu."""
+        unit = self.one.name.split()[1]
+        return unit if unit in ("cpu", "gpu") else "npu"
+
+    @cached_property
+    def facts(self) -> list[dict[str, float]]:
+        """What is known of each group: rates and flags of its device, its build."""
+        found = []
+        for name in self.groups:
+            device, build, threads, mode = name.split("|")
+            found.append({**of_name(device).descriptors(self.unit, int(threads), mode), f"build:{build}": 1.0})
+        return found
 
     def group_soc(self) -> list[str]:
         """The chip of each group."""
