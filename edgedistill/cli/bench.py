@@ -1,4 +1,4 @@
-"""`edgedistill bench`: a bundle's file timed on this machine, on a phone over adb, on a board over ssh."""
+"""`edgedistill bench`: a bundle's file, or a decoder's, timed on this machine, a phone over adb, a board over ssh."""
 
 from __future__ import annotations
 
@@ -39,7 +39,17 @@ Tolerance = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Also write the samples.")]
 
 
-OptionalBundle = Annotated[Path | None, typer.Argument(metavar="BUNDLE", help="Folder that `edgedistill build` wrote.")]
+OptionalBundle = Annotated[
+    Path | None,
+    typer.Argument(metavar="BUNDLE|FILE", help="Folder of `edgedistill build`, or a .gguf, .litertlm or .tflite that "
+                   "makes text."),
+]  # fmt: skip
+PromptTokens = Annotated[
+    int | None, typer.Option("--prompt-tokens", min=2, max=10**6, help="Of a FILE: tokens to read; 128 if not given.")
+]
+AnswerTokens = Annotated[
+    int | None, typer.Option("--answer-tokens", min=1, max=10**6, help="Of a FILE: tokens to make; 32 if not given.")
+]
 Suite = Annotated[bool, typer.Option("--suite", help="Run the repository's own benchmarks, without a bundle: hours.")]
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="With --suite: these alone.")]
 
@@ -56,6 +66,8 @@ def bench(
     sustained: Sustained = 0.0,
     cool_down: CoolDown = 120.0,
     tolerance: Tolerance = 0.02,
+    prompt_tokens: PromptTokens = None,
+    answer_tokens: AnswerTokens = None,
     out: Out = None,
     suite: Suite = False,
     only: Only = None,
@@ -77,19 +89,13 @@ def bench(
     from edgedistill.store import storage_errors, write_json
 
     how = How(python=python, tool=tool, core_mask=core_mask, cool_down_s=cool_down)
-    opened = recheck.open_bundle(bundle)
+    opened = None if bundle.is_file() else recheck.open_bundle(bundle)
+    _check_options(opened, format_name, prompt_tokens, answer_tokens)
     with Watch() as watch:
-        found = benching.bench(
-            opened,
-            on=on,
-            launches=launches,
-            threads=threads,
-            format_name=format_name,
-            how=how,
-            sustained_s=sustained,
-            progress=watch,
-        )
-    document = {name: _figures(seen) | {"measurement": seen.model_dump(mode="json")} for name, seen in found.items()}
+        run = benching.Run(on, launches, threads, how, sustained, progress=watch)
+        size = benching.TextSize(prompt_tokens or 128, answer_tokens or 32)
+        found = benching.bench(opened, run, format_name) if opened else benching.bench_text(bundle, size, run)
+    document = {name: _entry(seen) for name, seen in found.items()}
     if out:
         with storage_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -98,10 +104,21 @@ def bench(
     if as_json:
         output.json_document(document)
         return
-    _show(opened, found, launches, format_name)
+    name = f"the {format_name} file" if format_name else opened.shipped.path if opened else bundle.name
+    _show(opened, found, launches, name)
 
 
-def _show(opened: Bundle, found: dict[str, Measurement], launches: int, format_name: str) -> None:
+def _check_options(opened: Bundle | None, format_name: str, *tokens: int | None) -> None:
+    """Refuse options that would do nothing."""
+    from edgedistill.errors import SpecError
+
+    if opened is None and format_name:
+        raise SpecError("--format chooses a file of a BUNDLE; this is a FILE.")
+    if opened is not None and any(count is not None for count in tokens):
+        raise SpecError("--prompt-tokens and --answer-tokens are for a FILE that makes text; a BUNDLE has its samples.")
+
+
+def _show(opened: Bundle | None, found: dict[str, Measurement], launches: int, name: str) -> None:
     first = next(iter(found.values()))
     rows = [
         (
@@ -111,7 +128,6 @@ def _show(opened: Bundle, found: dict[str, Measurement], launches: int, format_n
         )
         for name, seen in found.items()
     ]
-    name = f"the {format_name} file" if format_name else opened.shipped.path
     title = f"{name} on {first.device}, {first.runtime}, {first.threads} thread(s), {launches} launches"
     output.table(title, HEADER, rows, right=range(1, 9))
     for name, seen in found.items():
@@ -120,7 +136,7 @@ def _show(opened: Bundle, found: dict[str, Measurement], launches: int, format_n
     if first.provenance.value == "emulated":
         emulator = first.fingerprint.emulator if first.fingerprint else "an emulator"
         output.say(f"Emulated ({emulator}): right in what it computes, no figure of speed or memory.", "yellow")
-    elif opened.target.runner != (first.fingerprint.runner if first.fingerprint else "host"):
+    elif opened and opened.target.runner != (first.fingerprint.runner if first.fingerprint else "host"):
         output.say(f"These are this machine's figures. They say nothing about {opened.target.title}.", "yellow")
 
 
@@ -131,7 +147,9 @@ def _notes(seen: Measurement) -> list[str]:
         told = f"{seen.outputs.labels_agree} of {seen.outputs.samples} golden labels agree"
         lines.append(f"{told}, largest difference of a logit {seen.outputs.max_abs_difference:.2g}")
     if seen.tokens_per_s:
-        lines.append(", ".join(f"{key} {value:.1f} tokens/s" for key, value in seen.tokens_per_s.items()))
+        words = {"prefill": "reads", "decode": "writes"}
+        speeds = sorted(f"{words.get(key, key)} {value:,.1f} tokens/s" for key, value in seen.tokens_per_s.items())
+        lines.append(f"{', '.join(speeds)}; a sample is the time to the first token")
     if seen.energy and seen.energy.energy_mj is not None:
         lines += energy_notes(seen.energy)
     if seen.sustained:
@@ -176,6 +194,16 @@ def _figures(seen: Measurement) -> dict[str, float | None]:
         "load_ms": seen.load_ms,
         "peak_memory_mb": seen.peak_memory_mb,
     }
+
+
+def _entry(seen: Measurement) -> dict[str, object]:
+    """A measurement as the document has it: its figures first, then everything."""
+    return {**_figures(seen), **_speeds(seen), "measurement": seen.model_dump(mode="json")}
+
+
+def _speeds(seen: Measurement) -> dict[str, float]:
+    """Tokens per second, under the names of the budget's lines; empty where no text is made."""
+    return {f"{name}_tokens_per_s": value for name, value in seen.tokens_per_s.items()}
 
 
 def _told(seen: Measurement, q: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,8 +61,19 @@ OutFolder = Annotated[
 Github = Annotated[bool, typer.Option("--github", help="Also write GitHub's step summary and annotations.")]
 
 
+BundleOrFile = Annotated[
+    Path,
+    typer.Argument(metavar="BUNDLE|FILE", help="Folder of `edgedistill build`, or a model's file with --measured."),
+]
+TargetName = Annotated[
+    str | None,
+    typer.Option("--target", "-t", metavar="NAME|FILE", help="Of a FILE: whose budget; a bundle has its own.",
+                 autocompletion=options.complete_target),
+]  # fmt: skip
+
+
 def gate(
-    bundle: options.BundleFolder,
+    bundle: BundleOrFile,
     budget: options.Limits = None,
     baseline: Baseline = None,
     on: RaceOn = None,
@@ -70,6 +82,7 @@ def gate(
     speedup: Speedup = 2.0,
     aa: AgainstItself = False,
     measured: Measured = None,
+    target: TargetName = None,
     unit: Unit = None,
     off_unit: OffUnit = 0.0,
     threads: Threads = None,
@@ -85,6 +98,14 @@ def gate(
     from edgedistill.pipeline import gating, race, recheck
 
     limits = select.parse_limits(budget or ())
+    if bundle.is_file():
+        _refuse(bundle, {"--baseline": baseline, "--on": on, "--aa": aa, "--unit": unit})
+        found = _of_file(bundle, target, measured, limits)
+        ways_out.tell_gate(found, out=out, github=github)
+        if error := exit_error(found.result, strict=True):
+            raise error
+        return
+    _refuse(bundle, {"--target": target})
     rule = Rule(tolerance=tolerance, speedup_max=speedup, pairs_max=pairs)
     opened = recheck.open_bundle(bundle)
     _check_options(on, baseline=baseline, aa=aa)
@@ -104,6 +125,34 @@ def gate(
     error = exit_error(found.result, strict=True)
     if error:
         raise error
+
+
+def _refuse(place: Path, given: Mapping[str, object]) -> None:
+    """Refuse options that such an argument has no use for."""
+    from edgedistill.errors import SpecError
+
+    for name, value in given.items():
+        if value:
+            kind = "a file" if place.is_file() else "a bundle, with its own target"
+            raise SpecError(f"{name}: {place} is {kind}.")
+
+
+def _of_file(path: Path, target: str | None, measured: Path | None, limits: Mapping[str, float]) -> GateReport:
+    """A file's costs against a target's budget.
+
+    Raises:
+        SpecError: no target, or not one measurement.
+    """
+    from edgedistill import catalog
+    from edgedistill.errors import SpecError
+    from edgedistill.pipeline import gating, race
+
+    if target is None or measured is None:
+        raise SpecError(f"{path}: is a file. Give --target NAME and --measured FILE, which `bench {path} --out` wrote.")
+    seen = list(race.stored_measurements(measured).values())
+    if len(seen) != 1:
+        raise SpecError(f"{measured}: holds {len(seen)} measurements; one of {path.name} is needed.")
+    return gating.judge_file(path, catalog.load_target(target), limits, seen[0])
 
 
 def _check_options(on: str | None, *, baseline: Path | None, aa: bool) -> None:

@@ -14,7 +14,7 @@ from edgedistill import catalog
 from edgedistill.errors import InfeasibleError, SpecError, TeacherError, did_you_mean
 from edgedistill.specs import Budget, Profile, Target, TeacherSource
 
-UNITS = {"_mb": "MB (10^6 bytes)", "_ms": "ms", "_mj": "mJ"}
+UNITS = {"_mb": "MB (10^6 bytes)", "_ms": "ms", "_mj": "mJ", "_tokens_per_s": "tokens per second"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 PACKAGE = "package:"
 
@@ -176,7 +176,7 @@ def _number(name: str, value: str) -> float:
 
 def _replaced(budget: Budget, asked: dict[str, float]) -> dict[str, float]:
     """The budget's limits with those asked for in their place, looser or tighter."""
-    return {**budget.limits(), **asked}
+    return {**budget.limits(), **budget.text_limits(), **asked}
 
 
 def teacher_source(text: str) -> TeacherSource:

@@ -1,6 +1,6 @@
 """The gate: what a build was allowed to cost and had to be worth, against what was seen. Pure; it measures nothing."""
 
-from edgedistill.gate.budget import GateFacts, exit_error, gate, pair
+from edgedistill.gate.budget import CostFacts, GateFacts, budget_lines, exit_error, gate, pair
 from edgedistill.gate.costs import p95_bounds
 from edgedistill.gate.lines import accuracy_line, exact_line, latency_line, memory_line
 from edgedistill.gate.placement import placement_lines
@@ -8,9 +8,11 @@ from edgedistill.gate.regression import Rule, decided, paired_interval, regressi
 from edgedistill.gate.sides import check_comparable, compared, joined
 
 __all__ = [
+    "CostFacts",
     "GateFacts",
     "Rule",
     "accuracy_line",
+    "budget_lines",
     "check_comparable",
     "compared",
     "decided",

@@ -27,24 +27,34 @@ from edgedistill.specs import (
 )
 from edgedistill.specs.base import Spec
 
-UNITS = {"size_mb": "MB", "latency_p95_ms": "ms", "peak_memory_mb": "MB", "energy_mj": "mJ"}
+UNITS = {
+    "size_mb": "MB", "latency_p95_ms": "ms", "peak_memory_mb": "MB", "energy_mj": "mJ", "first_token_ms": "ms",
+    "prefill_tokens_per_s": "tokens/s", "decode_tokens_per_s": "tokens/s",
+}  # fmt: skip
 
 
-class GateFacts(Spec):
-    """What the gate judges: one shipped file, and everything seen about it.
+class CostFacts(Spec):
+    """What the budget's lines are judged on: one file, and what was timed of it.
 
-    `teacher` and `file` are qualities on the same held-out rows. `host` is what was timed: on this machine, which only
-    counts for a target that is this machine, or on the target's own device. A prediction belongs to the budget line
-    that its `quantity` names.
+    `host` was timed on this machine, which only counts for a target that is this machine, or on the target's own
+    device. A prediction belongs to the budget line that its `quantity` names.
     """
 
     artifact: Artifact
+    host: Measurement | None = None
+    predictions: tuple[Prediction, ...] = ()
+
+
+class GateFacts(CostFacts):
+    """What the gate judges: one shipped file, and everything seen about it.
+
+    `teacher` and `file` are qualities on the same held-out rows.
+    """
+
     teacher: Quality
     file: Quality
     parity: Parity
     paired: PairedCounts | None = None
-    host: Measurement | None = None
-    predictions: tuple[Prediction, ...] = ()
 
 
 def pair(teacher_correct: Iterable[bool], file_correct: Iterable[bool]) -> PairedCounts:
@@ -69,8 +79,20 @@ def gate(target: Target, budget: Budget, quality: QualityFloor, facts: GateFacts
         StageError: the facts contradict each other: other rows, or a measurement of another file.
     """
     _check_facts(facts)
-    checks = [_budget_line(target, name, limit, facts) for name, limit in budget.limits().items()]
+    checks = budget_lines(target, budget, facts)
     return GateResult(target=target.name, checks=(*checks, *_quality_lines(quality, facts), *_parity_lines(facts)))
+
+
+def budget_lines(target: Target, budget: Budget, facts: CostFacts) -> tuple[Check, ...]:
+    """Judge what a file costs, in a fixed order.
+
+    Raises:
+        StageError: the measurement is of another file.
+    """
+    if facts.host and facts.host.artifact_sha256 != facts.artifact.sha256:
+        raise StageError(f"the measurement is of another file than {facts.artifact.path}: sha256 differs")
+    lines = {**budget.limits(), **budget.text_limits()}
+    return tuple(_budget_line(target, name, limit, facts) for name, limit in lines.items())
 
 
 def exit_error(result: GateResult, *, strict: bool) -> GateFailed | NotDecided | None:
@@ -89,11 +111,9 @@ def _check_facts(facts: GateFacts) -> None:
     rows = {facts.teacher.rows, facts.file.rows} | ({facts.paired.rows} if facts.paired else set())
     if len(rows) != 1:
         raise StageError(f"teacher and file were judged on different rows: {sorted(rows)}")
-    if facts.host and facts.host.artifact_sha256 != facts.artifact.sha256:
-        raise StageError(f"the measurement is of another file than {facts.artifact.path}: sha256 differs")
 
 
-def _budget_line(target: Target, name: str, limit: float, facts: GateFacts) -> Check:
+def _budget_line(target: Target, name: str, limit: float, facts: CostFacts) -> Check:
     if name == "size_mb":
         return _exact(name, facts.artifact.size_mb, limit, "MB", Provenance.COMPUTED, "bytes of the shipped file")
     predicted = next((item for item in facts.predictions if item.quantity == name), None)
@@ -103,7 +123,12 @@ def _budget_line(target: Target, name: str, limit: float, facts: GateFacts) -> C
         return Check(
             name=name, verdict=Verdict.UNMEASURED, unit=UNITS[name], measured=None, limit=limit, note=f"{why}{tail}"
         )
-    judge = {"latency_p95_ms": costs.latency, "peak_memory_mb": costs.memory, "energy_mj": costs.energy}[name]
+    if name.endswith("_tokens_per_s"):
+        return costs.speed(facts.host, name, limit)
+    judge = {
+        "latency_p95_ms": costs.latency, "peak_memory_mb": costs.memory, "energy_mj": costs.energy,
+        "first_token_ms": costs.first_token,
+    }[name]  # fmt: skip
     return judge(facts.host, limit)
 
 

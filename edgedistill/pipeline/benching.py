@@ -1,10 +1,13 @@
-"""A bundle's file timed where it is to run: here, on a phone or a board; on golden samples, answers compared."""
+"""A bundle's file, or a decoder's alone, timed where it is to run: here, on a phone or a board. Answers of a bundle's
+golden samples are compared.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from edgedistill import catalog
 from edgedistill.errors import SpecError, VerificationError, did_you_mean
@@ -17,47 +20,72 @@ from edgedistill.specs import Artifact, Measurement, Progress, Silent
 BENCH = Timing(warmup_s=0.5, runs_min=200, time_s=2.0)
 # On a device all is slower: a process has a minute to load, and a long model a minute to run.
 ON_DEVICE = Timing(warmup_s=0.5, runs_min=30, time_s=2.0, cap_s=30.0, timeout_s=180.0)
+# A text takes long, and its many tokens are many samples already.
+TEXT = Timing(warmup_runs=1, warmup_s=0.2, runs_min=5, time_s=2.0, cap_s=60.0, timeout_s=600.0)
 ROUNDING = 1e-6  # golden.json keeps six decimals
 
 
-def bench(
-    bundle: Bundle,
-    *,
-    on: str = "host",
-    launches: int,
-    threads: int | None = None,
-    format_name: str = "",
-    how: How | None = None,
-    sustained_s: float = 0.0,
-    timing: Timing | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Measurement]:
-    """Time each signature of the shipped file, or of the file of another format; nothing in the bundle is changed.
+@dataclass(frozen=True)
+class Run:
+    """Where and how long to time: `on` is `host`, `adb:SERIAL`, `ssh:USER@HOST` or another runner's name, with the
+    device it is to use. `threads`: None for the target's. `timing`: None for what suits the place and the model.
+    """
 
-    `on` is `host`, `adb:SERIAL`, `ssh:USER@HOST` or another runner's name, with the device it is to use.
+    on: str = "host"
+    launches: int = 7
+    threads: int | None = None
+    how: How = field(default_factory=How)
+    sustained_s: float = 0.0
+    timing: Timing | None = None
+    progress: Progress = field(default_factory=Silent)
+
+
+def bench(bundle: Bundle, run: Run, format_name: str = "") -> dict[str, Measurement]:
+    """Time each signature of the shipped file, or of the file of another format; nothing in the bundle is changed.
 
     Raises:
         VerificationError: the file is not the one that was built.
         SpecError: no such runner or format, or no golden sample fits.
         MissingDependency, StageError, InfrastructureError: as the runner says.
     """
-    kind, _, where = on.partition(":")
+    check_files(bundle)
+    return _timed(timing_jobs(bundle, run.threads, format_name), run, BENCH if run.on == "host" else ON_DEVICE)
+
+
+@dataclass(frozen=True)
+class TextSize:
+    """How long a text is timed: `prompt` tokens are read, and `answer` tokens made behind the first."""
+
+    prompt: int = 128
+    answer: int = 32
+
+
+def bench_text(path: Path, size: TextSize, run: Run) -> dict[str, Measurement]:
+    """Time a decoder's file that belongs to no bundle: tokens per second, reading and writing. One thread by default.
+
+    Raises:
+        SpecError: no such runner, or the file is no decoder, or keeps fewer tokens.
+        MissingDependency, StageError, InfrastructureError: as the runner says.
+    """
+    name = f"prompt_{size.prompt}_answer_{size.answer}"
+    job = Job(path, name, {}, run.threads or 1, decode_tokens=size.answer, prompt_tokens=size.prompt)
+    return _timed({name: job}, run, TEXT)
+
+
+def _timed(jobs: Mapping[str, Job], run: Run, timing: Timing) -> dict[str, Measurement]:
+    kind, _, where = run.on.partition(":")
     known = catalog.plugins("runners")
     if kind not in known:
-        raise SpecError(f"--on {on}: no such runner{did_you_mean(kind, known)}")
-    check_files(bundle)
-    jobs = timing_jobs(bundle, threads, format_name)
-    chosen = timing or (BENCH if kind == "host" else ON_DEVICE)
-    watch = progress or Silent()
-    watch.begin("bench", len(jobs) * launches, "launch")
+        raise SpecError(f"--on {run.on}: no such runner{did_you_mean(kind, known)}")
+    run.progress.begin("bench", len(jobs) * run.launches, "launch")
     found: dict[str, Measurement] = catalog.load_plugin("runners", kind).measure_many(
         jobs,
-        launches=launches,
-        timing=replace(chosen, sustained_s=sustained_s),
-        how=replace(how or How(), where=where),
-        progress=watch,
+        launches=run.launches,
+        timing=replace(run.timing or timing, sustained_s=run.sustained_s),
+        how=replace(run.how, where=where),
+        progress=run.progress,
     )
-    watch.end(f"{len(jobs)} signatures, {launches} launches each")
+    run.progress.end(f"{len(jobs)} signatures, {run.launches} launches each")
     return found
 
 

@@ -8,11 +8,21 @@ from pathlib import Path
 
 import edgedistill
 from edgedistill.errors import SpecError
-from edgedistill.gate import Rule, exit_error, placement_lines, regression_lines
+from edgedistill.gate import CostFacts, Rule, budget_lines, exit_error, placement_lines, regression_lines
 from edgedistill.pipeline import recheck
 from edgedistill.pipeline.race import Place, against_stored, race, stored_measurements
 from edgedistill.pipeline.recheck import Bundle
-from edgedistill.specs import Comparison, GateReport, GateResult, Measurement, Progress
+from edgedistill.specs import (
+    Artifact,
+    Budget,
+    Comparison,
+    GateReport,
+    GateResult,
+    Measurement,
+    Progress,
+    Target,
+)
+from edgedistill.store import sha256_of
 
 
 def judge(
@@ -56,6 +66,29 @@ def judge(
         checks=result.checks,
         comparison=comparison,
     )
+
+
+def judge_file(path: Path, target: Target, limits: Mapping[str, float], seen: Measurement) -> GateReport:
+    """What a file that belongs to no bundle costs, against a target's budget; `limits` replace lines of it.
+
+    Raises:
+        SpecError: the target has no budget, a limit is none, or `seen` is of another file.
+    """
+    artifact = Artifact(
+        path=path.name, format=path.suffix.lstrip("."), sha256=sha256_of(path), size_mb=path.stat().st_size / 1e6
+    )
+    if seen.artifact_sha256 != artifact.sha256:
+        raise SpecError(f"the measurement is of another file than {path}: sha256 differs.")
+    budget = Budget.decode({**target.budget.model_dump(), **limits}, "--budget")
+    checks = budget_lines(target, budget, CostFacts(artifact=artifact, host=seen))
+    if not checks:
+        raise SpecError(f"{target.name} limits nothing. Give limits: --budget decode_tokens_per_s=20,size_mb=500.")
+    result = GateResult(target=target.name, checks=checks)
+    error = exit_error(result, strict=True)
+    return GateReport(
+        edgedistill_version=edgedistill.__version__, bundle=named(path), target=target.name,
+        verdict=result.verdict, exit_code=error.exit_code if error else 0, checks=checks,
+    )  # fmt: skip
 
 
 def named(path: Path) -> str:

@@ -16,7 +16,9 @@ from edgedistill.errors import SpecError
 from edgedistill.specs import Measurement
 from edgedistill.specs.progress import Progress
 
-FORMATS = {".tflite": "tflite", ".onnx": "onnx", ".gguf": "gguf", ".mlpackage": "coreml"}
+FORMATS = {
+    ".tflite": "tflite", ".onnx": "onnx", ".gguf": "gguf", ".litertlm": "litertlm", ".mlpackage": "coreml",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,10 @@ class Job:
     sample; every input has the same number of them, and they are cycled. Shape and dtype are the file's: a sample may
     leave out the batch axis, but a number that the file's dtype cannot hold is an error. `threads` is a count.
     `expected` holds, per output and sample, what the file is to answer, flat; it is compared and never enforced.
-    `decode_tokens` of a decoder are generated after the first sample, to tell the tokens per second.
+
+    With `decode_tokens` the file is a decoder: a sample is then a prompt that is read and continued by so many tokens,
+    its time is that until the first of them, and the tokens per second are told as well. Without inputs the prompt is
+    made up, of `prompt_tokens` tokens.
     """
 
     model: Path
@@ -36,6 +41,7 @@ class Job:
     threads: int = 1
     expected: Mapping[str, Sequence[Sequence[float]]] | None = None
     decode_tokens: int = 0
+    prompt_tokens: int = 0
 
     @property
     def format(self) -> str:

@@ -94,6 +94,10 @@ def check_jobs(jobs: Mapping[str, Job], launches: int, formats: Sequence[str], r
         if job.threads < 1:
             raise SpecError(f"{name}: threads must be at least 1, got {job.threads}")
         counts = {key: len(samples) for key, samples in job.inputs.items()}
+        if not counts and job.prompt_tokens > 0 and job.decode_tokens > 0:
+            continue
+        if job.format == "litertlm":
+            raise SpecError(f"{name}: {job.model.name}: takes texts; give numbers of tokens, of prompt and of answer.")
         if not counts or min(counts.values()) < 1 or len(set(counts.values())) != 1:
             raise SpecError(f"{name}: every input needs the same number of samples, at least 1; got {counts}")
 
@@ -134,6 +138,7 @@ def question(
         "decode_tokens": job.decode_tokens,
         "meters": wanted(),
         "traced": traced,
+        "prompt_tokens": job.prompt_tokens,
     })  # fmt: skip
 
 
@@ -187,7 +192,7 @@ def summarize(
         load_ms=statistics.median(answer["load_ns"] / 1e6 for answer in answers),
         peak_memory_mb=_megabytes(highest["peak_kb"]),
         baseline_memory_mb=_megabytes(highest["baseline_kb"]),
-        context={**context, "launches": float(len(seen))},
+        context={**context, "launches": float(len(seen)), **_tokens(answers)},
         launches=tuple(_launch(launch) for launch in seen),
         fingerprint=named,
         tokens_per_s={
@@ -213,6 +218,12 @@ def _launch(seen: Seen) -> Launch:
         before=seen.before,
         after=seen.after,
     )
+
+
+def _tokens(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The fewest tokens that a text had, of the prompt and of the answer; nothing where no text was made."""
+    told = [answer["tokens"] for answer in answers if answer.get("tokens")]
+    return {f"{name}_tokens": float(min(item[name] for item in told)) for name in ("prompt", "decoded") if told}
 
 
 def _megabytes(kilobytes: int | None) -> float | None:

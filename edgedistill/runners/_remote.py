@@ -38,6 +38,7 @@ PACKAGES = {
     "tflite": ("ai_edge_litert", "pip install numpy ai-edge-litert"),
     "onnx": ("onnxruntime", "pip install numpy onnxruntime"),
     "gguf": ("llama_cpp", "pip install numpy llama-cpp-python"),
+    "litertlm": ("litert_lm", "pip install litert-lm-api"),
 }
 COOL_DOWN_STEP_S, RETRIES = 5.0, 2
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -126,7 +126,11 @@ def _command(tool: Tool, job: Job, model: str, timing: Timing, out: str) -> tupl
             "--num_runs", str(timing.runs_min), "--warmup_runs", str(timing.warmup_runs), "--result_json", out,
         ], out  # fmt: skip
     rows = job.inputs.get("attention_mask")  # of a classifier only what the mask shows is computed
-    tokens = max(sum(row) for row in rows) if rows else max(len(row) for row in job.inputs["input_ids"])
+    tokens = (
+        max(sum(row) for row in rows)
+        if rows
+        else max((len(row) for row in job.inputs.get("input_ids", ())), default=job.prompt_tokens)
+    )
     return [
         tool.path, "-m", model, "-t", str(job.threads), "-p", str(tokens), "-n", str(job.decode_tokens),
         "-r", str(LLAMA_REPETITIONS), "-ngl", "0", "-o", "json",

@@ -1,4 +1,4 @@
-"""Times .tflite, .onnx and .gguf files on this machine's CPU: a fresh process per launch, launches interleaved.
+"""Times .tflite, .onnx, .gguf and .litertlm files on this machine's CPU: a fresh process per launch, interleaved.
 
 A figure from here is the host's and never a phone's; only a target whose runner is `host` is gated on it.
 """
@@ -43,6 +43,7 @@ NEEDS = {
     "tflite": ("ai_edge_litert", "ai-edge-litert"),
     "onnx": ("onnxruntime", "'edgedistill[onnx]'"),
     "gguf": ("llama_cpp", "'edgedistill[gguf]' (compiles for minutes)"),
+    "litertlm": ("litert_lm", "'edgedistill[litertlm]'"),
 }
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 

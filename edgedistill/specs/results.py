@@ -214,8 +214,8 @@ class Check(Spec):
 
     @property
     def relation(self) -> str:
-        """`≥` when the limit is a floor (its name ends in `_min`), `≤` when it is a ceiling."""
-        return "≥" if self.name.endswith("_min") else "≤"
+        """`≥` when the limit is a floor (its name ends in `_min`, or it is a speed), `≤` when it is a ceiling."""
+        return "≥" if self.name.endswith(("_min", "_tokens_per_s")) else "≤"
 
 
 class GateResult(Spec):

@@ -13,22 +13,41 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 FormatName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", description="a file in edgedistill/exporters/")]
 
 
+FLOORS = ("prefill_tokens_per_s", "decode_tokens_per_s")
+
+
 class Budget(Spec):
-    """What the gate enforces. None: not limited. `size_mb` counts the shipped model file; 1 MB = 10^6 bytes."""
+    """What the gate enforces. None: not limited. `size_mb` counts the shipped model file; 1 MB = 10^6 bytes.
+
+    The lines in tokens per second are the least that a model which makes text must reach; all others are the most that
+    it may take. `first_token_ms` is the time to read a prompt and choose one token.
+    """
 
     size_mb: Positive | None = None
     latency_p95_ms: Positive | None = None
     peak_memory_mb: Positive | None = None
     energy_mj: Positive | None = None
+    first_token_ms: Positive | None = None
+    prefill_tokens_per_s: Positive | None = None
+    decode_tokens_per_s: Positive | None = None
 
     def limits(self) -> dict[str, float]:
-        """The lines that are limited, in a fixed order."""
-        return {name: value for name, value in self.model_dump().items() if value is not None}
+        """The lines of any model that are limited, in a fixed order."""
+        return {name: value for name, value in self._all().items() if name not in ("first_token_ms", *FLOORS)}
+
+    def text_limits(self) -> dict[str, float]:
+        """The lines of a model that makes text that are limited, in a fixed order."""
+        return {name: value for name, value in self._all().items() if name in ("first_token_ms", *FLOORS)}
 
     def tightened(self, other: Budget) -> Budget:
-        """For each line the smaller of both limits."""
-        mine, theirs = self.limits(), other.limits()
-        return Budget(**{k: min(mine.get(k, v), theirs.get(k, v)) for k, v in {**mine, **theirs}.items()})
+        """For each line the harder of both limits."""
+        mine, theirs = self._all(), other._all()
+        hardest = {k: max if k in FLOORS else min for k in (*mine, *theirs)}
+        return Budget(**{k: pick(mine.get(k, theirs.get(k, 0)), theirs.get(k, mine.get(k, 0)))
+                         for k, pick in hardest.items()})  # fmt: skip
+
+    def _all(self) -> dict[str, float]:
+        return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
 class ComputeUnit(Spec):

@@ -72,7 +72,7 @@ def test_gate_and_bench_refuse_a_changed_model(bundle):
     with pytest.raises(VerificationError, match="changed"):
         recheck.gate_again(opened, {})
     with pytest.raises(VerificationError, match="changed"):
-        benching.bench(opened, launches=1)
+        benching.bench(opened, benching.Run(launches=1))
 
 
 def test_verify_reads_the_codes_and_not_only_the_hashes(bundle):

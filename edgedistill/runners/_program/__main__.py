@@ -13,12 +13,14 @@ import platform
 import resource
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
 from .metering import Metering
 from .runtimes import PACKAGES, RUNTIMES, JobError
+from .texts import TEXTS
 
 JOB_IS_WRONG, PACKAGE_IS_MISSING = 64, 65
 STATUS = Path("/proc/self/status")
@@ -78,45 +80,96 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def repeat(bound: Any, samples: list[Any], runs: int, seconds: float, job: dict[str, Any]) -> list[int]:
-    """Time single inferences until both `runs` and `seconds` are reached, or one of the job's caps, in ns."""
+class Plain:
+    """What is timed of a file that maps inputs to outputs: single inferences, the samples in turn."""
+
+    def __init__(self, bound: Any, samples: list[Any]) -> None:
+        self._bound, self._samples = bound, samples
+
+    def sample(self, n: int) -> int:
+        """Nanoseconds of the n-th inference."""
+        return time_one(self._bound, self._samples[n % len(self._samples)])
+
+    steady = sample
+
+    def tokens_per_s(self) -> dict[str, float]:
+        """None: it makes no text."""
+        return {}
+
+    def tokens(self) -> dict[str, int]:
+        """None: it makes no text."""
+        return {}
+
+
+class Texts:
+    """What is timed of a decoder: prompts that are read and continued."""
+
+    def __init__(self, bound: Any, samples: list[Any], count: int) -> None:
+        self._bound, self._samples, self._count = bound, samples, count
+        self.turns: list[dict[str, int]] = []
+
+    def sample(self, n: int) -> int:
+        """Nanoseconds until the first token behind the n-th prompt."""
+        self.turns.append(self._bound.turn(self._samples[n % len(self._samples)], self._count))
+        return self.turns[-1]["first_ns"]
+
+    def steady(self, n: int) -> int:
+        """Nanoseconds of a token behind the n-th prompt: what a long run is about."""
+        self.sample(n)
+        return self.turns[-1]["decode_ns"] // self.turns[-1]["decoded"]
+
+    def tokens_per_s(self) -> dict[str, float]:
+        """The medians over the turns so far."""
+        pairs = {"prefill": ("prompt", "read_ns"), "decode": ("decoded", "decode_ns")}
+        return {
+            name: statistics.median(turn[count] * 1e9 / turn[spent] for turn in self.turns)
+            for name, (count, spent) in pairs.items()
+        }
+
+    def tokens(self) -> dict[str, int]:
+        """The fewest that were read and made: a runtime may split a prompt otherwise, and a model may end early."""
+        return {name: min(turn[name] for turn in self.turns) for name in ("prompt", "decoded")}
+
+
+def repeat(sample: Callable[[int], int], runs: int, seconds: float, job: dict[str, Any]) -> list[int]:
+    """Take samples until both `runs` and `seconds` are reached, or one of the job's caps, in ns."""
     times: list[int] = []
     start = perf_counter_ns()
     elapsed = 0.0
     while (len(times) < runs or elapsed < seconds) and len(times) < job["runs_max"] and elapsed < job["cap_s"]:
-        times.append(time_one(bound, samples[len(times) % len(samples)]))
+        times.append(sample(len(times)))
         elapsed = (perf_counter_ns() - start) / 1e9
     return times
 
 
-def sustain(bound: Any, samples: list[Any], seconds: float) -> dict[str, Any]:
+def sustain(sample: Callable[[int], int], seconds: float) -> dict[str, Any]:
     """Run without a pause for `seconds`; the median of each window of a minute, or of a fifth of a shorter run."""
     window = min(60.0, seconds / 5)
     medians, start, turn = [], perf_counter_ns(), 0
     for n in range(round(seconds / window)):
         times: list[int] = []
         while not times or perf_counter_ns() - start < (n + 1) * window * 1e9:
-            times.append(time_one(bound, samples[turn % len(samples)]))
+            times.append(sample(turn))
             turn += 1
         medians.append(statistics.median(times))
     return {"seconds": seconds, "window_s": window, "medians_ns": medians, "runs": turn}
 
 
-def metered(bound: Any, samples: list[Any], job: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def metered(timed: Any, job: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """What the energy meters said, and the long run. Both are apart from the timed samples, which nothing disturbs.
 
     The long run is what is metered, where there is one; else a run of `energy_s` just for the meters.
     """
     metering = Metering(job, job["sustained_s"] or job["energy_s"])
     if not metering.found:
-        return None, sustain(bound, samples, job["sustained_s"]) if job["sustained_s"] else None
+        return None, sustain(timed.steady, job["sustained_s"]) if job["sustained_s"] else None
     long: list[dict[str, Any]] = []
 
     def run() -> int:
         if job["sustained_s"]:
-            long.append(sustain(bound, samples, job["sustained_s"]))
+            long.append(sustain(timed.steady, job["sustained_s"]))
             return int(long[0]["runs"])
-        return len(repeat(bound, samples, 1, job["energy_s"], {"runs_max": sys.maxsize, "cap_s": 2 * job["energy_s"]}))
+        return len(repeat(timed.sample, 1, job["energy_s"], {"runs_max": sys.maxsize, "cap_s": 2 * job["energy_s"]}))
 
     told = metering.during(job["energy_s"], run)
     return {**told, "sustained": bool(long)}, long[0] if long else None
@@ -153,20 +206,23 @@ def launch(job: dict[str, Any]) -> dict[str, Any]:
     forget_peak()
     baseline_kb = peak_kb()
     start = perf_counter_ns()
-    bound: Any = RUNTIMES[job["format"]](job)
+    makes_text = job["decode_tokens"] > 0
+    bound: Any = (TEXTS if makes_text else RUNTIMES)[job["format"]](job)
     load_ns = perf_counter_ns() - start
-    samples = to_samples(bound, job["inputs"])
-    first_ns = time_one(bound, samples[0])
+    samples = to_samples(bound, job["inputs"]) if job["inputs"] else [bound.prompt(job["prompt_tokens"])]
+    timed: Any = Texts(bound, samples, job["decode_tokens"]) if makes_text else Plain(bound, samples)
+    first_ns = timed.sample(0)
     outputs = answers_of(bound, samples) if job["answers"] else []
     gc.disable()
-    repeat(bound, samples, job["warmup_runs"], job["warmup_s"], job)
+    repeat(timed.sample, job["warmup_runs"], job["warmup_s"], job)
+    if makes_text:
+        timed.turns.clear()  # the warm-up does not count
     begun = perf_counter_ns()
-    times = repeat(bound, samples, job["runs_min"], job["time_s"], job)
+    times = repeat(timed.sample, job["runs_min"], job["time_s"], job)
     measured_ns = perf_counter_ns() - begun
-    speed = getattr(bound, "tokens_per_s", None)
-    tokens_per_s = speed(samples[0], job["decode_tokens"]) if speed and job["decode_tokens"] else {}
+    speeds, counted = timed.tokens_per_s(), timed.tokens()
     peak = peak_kb()  # before the meters' own machinery is loaded
-    energy, long = metered(bound, samples, job)
+    energy, long = metered(timed, job)
     return {
         "nonce": job["nonce"],
         "runtime": list(bound.runtime),
@@ -177,7 +233,8 @@ def launch(job: dict[str, Any]) -> dict[str, Any]:
         "measured_ns": measured_ns,
         "meters": energy,
         "outputs": outputs,
-        "tokens_per_s": tokens_per_s,
+        "tokens_per_s": speeds,
+        "tokens": counted,
         "sustained": long,
         "baseline_kb": baseline_kb,
         "peak_kb": peak,

@@ -1,4 +1,6 @@
-"""What runs a file: one class per format, each with `inputs`, `feed`, `invoke` and `read`. Heavy imports are lazy."""
+"""What runs a file: one class per format, each with `inputs`, `feed`, `invoke` and `read`; what makes text has `turn`
+and `prompt` as well, or instead (see `texts.py`). Heavy imports are lazy.
+"""
 
 from __future__ import annotations
 
@@ -106,14 +108,18 @@ class Llama:
         self._vocabulary = int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model)))
         self.pooled = "attention_mask" in job["inputs"]
         self.inputs = {name: ([1, -1], "int32") for name in (("input_ids", "attention_mask")[: 1 + self.pooled])}
-        rows = job["inputs"].get("input_ids", [[0]])
+        rows = job["inputs"].get("input_ids", [[0] * max(1, job["prompt_tokens"])])
         longest = max(np.asarray(row).size for row in rows) + job["decode_tokens"]
+        known = int(llama_cpp.llama_model_n_ctx_train(self._model))
+        if job["decode_tokens"] and not self.pooled and longest > known:
+            raise JobError(f"a text of {longest} tokens, prompt and answer, where the file was made for {known}")
         room = llama_cpp.llama_context_default_params()
         room.n_ctx = room.n_batch = room.n_ubatch = longest
         room.n_threads = room.n_threads_batch = job["threads"]
         room.embeddings = self.pooled
         self._context = llama_cpp.llama_init_from_model(self._model, room)
         self._batch = llama_cpp.llama_batch_init(longest, 0, 1)
+        self.made: list[int] = []
 
     def feed(self, sample: dict[str, Any]) -> None:
         """Fill the batch with the ids that the mask does not hide, and forget what was decoded."""
@@ -145,19 +151,27 @@ class Llama:
             found, size = self._library.llama_get_logits_ith(self._context, -1), self._vocabulary
         return {"logits": self._np.ctypeslib.as_array(found, shape=(size,)).copy()}
 
-    def tokens_per_s(self, sample: dict[str, Any], count: int) -> dict[str, float]:
-        """Speed over the sample's tokens, and over `count` greedily chosen tokens after it."""
+    def prompt(self, count: int) -> dict[str, Any]:
+        """A prompt of `count` tokens; what they are does not matter to the speed."""
+        ids = self._np.arange(count, dtype=self._np.int32) * 7919 % self._vocabulary
+        return {"input_ids": ids[None]}
+
+    def turn(self, sample: dict[str, Any], count: int) -> dict[str, int]:
+        """Read the sample's tokens and choose `count` more behind the first, greedily; see `texts.py`."""
         self.feed(sample)
         length = int(self._batch.n_tokens)
         start = perf_counter_ns()
         self.invoke()
         token = int(self.read()["logits"].argmax())
         middle = perf_counter_ns()
+        self.made = [token]
         for n in range(count):
             self._fill([token], length + n)
             self.invoke()
             token = int(self.read()["logits"].argmax())
-        return {"prefill": length * 1e9 / (middle - start), "decode": count * 1e9 / (perf_counter_ns() - middle)}
+            self.made.append(token)
+        read_ns, decode_ns = middle - start, perf_counter_ns() - middle
+        return {"prompt": length, "decoded": count, "read_ns": read_ns, "first_ns": read_ns, "decode_ns": decode_ns}
 
 
 RUNTIMES = {"tflite": LiteRT, "onnx": Onnx, "gguf": Llama}
@@ -165,4 +179,5 @@ PACKAGES = {
     "tflite": ("numpy", "ai_edge_litert.interpreter"),
     "onnx": ("numpy", "onnxruntime"),
     "gguf": ("numpy", "llama_cpp"),
+    "litertlm": ("litert_lm",),
 }
