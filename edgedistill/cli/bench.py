@@ -33,6 +33,18 @@ Sustained = Annotated[
 CoolDown = Annotated[
     float, typer.Option("--cool-down", min=0, max=3600, metavar="SECONDS", help="Wait so long for a hot device.")
 ]
+Unfit = Annotated[
+    str,
+    typer.Option(
+        "--unfit",
+        metavar="record|mark|refuse",
+        help="A device too hot, too busy or low on battery: note it, mark the figures for the gate, or end with 5. "
+        "Default: record on host, mark elsewhere.",
+    ),
+]
+Reconnect = Annotated[
+    float, typer.Option("--reconnect", min=0, max=3600, metavar="SECONDS", help="Wait so long for a lost device.")
+]
 Tolerance = Annotated[
     float, typer.Option("--tolerance", min=0, max=1, help="Difference of a golden logit, as a share of the largest.")
 ]
@@ -65,6 +77,8 @@ def bench(
     tool: Tool = "",
     sustained: Sustained = 0.0,
     cool_down: CoolDown = 120.0,
+    unfit: Unfit = "",
+    reconnect: Reconnect = 30.0,
     tolerance: Tolerance = 0.02,
     prompt_tokens: PromptTokens = None,
     answer_tokens: AnswerTokens = None,
@@ -88,7 +102,8 @@ def bench(
     from edgedistill.runners import How
     from edgedistill.store import storage_errors, write_json
 
-    how = How(python=python, tool=tool, core_mask=core_mask, cool_down_s=cool_down)
+    how = How(python=python, tool=tool, core_mask=core_mask, cool_down_s=cool_down, unfit=unfit,
+              reconnect_s=reconnect)  # fmt: skip
     opened = None if bundle.is_file() else recheck.open_bundle(bundle)
     _check_options(opened, format_name, prompt_tokens, answer_tokens)
     with Watch() as watch:
@@ -142,7 +157,7 @@ def _show(opened: Bundle | None, found: dict[str, Measurement], launches: int, n
 
 def _notes(seen: Measurement) -> list[str]:
     """What does not fit into the table, a line each."""
-    lines = []
+    lines = [f"not fit to be measured, and so not counted by the gate: {reason}" for reason in seen.unfit]
     if seen.outputs:
         told = f"{seen.outputs.labels_agree} of {seen.outputs.samples} golden labels agree"
         lines.append(f"{told}, largest difference of a logit {seen.outputs.max_abs_difference:.2g}")

@@ -61,6 +61,8 @@ def why_unmeasured(target: Target, name: str, seen: Measurement | None) -> str:
         return f"{seen.provenance.value} on {seen.device}, and only a measurement counts"
     if _runner(seen) != target.runner or not _is_the_target(target, seen):
         return f"measured on {seen.device}, which is not known to be a {target.title}"
+    if seen.unfit:
+        return f"measured on {seen.device} when it was not fit: {'; '.join(seen.unfit)}"
     if seen.threads != target.threads:
         return f"measured with {seen.threads} threads, the target runs {target.threads}"
     if name in TEXT_LINES and not (seen.tokens_per_s and all(_text_figures(seen, name))):

@@ -126,7 +126,7 @@ def regression_lines(comparison: Comparison, rule: Rule) -> tuple[Check, ...]:
     seen = comparison.latency
     verdicts = [slower(seen, rule, interleaved=comparison.interleaved), plausible(seen, rule)]
     unsteady = comparison.itself is not None and steady(comparison.itself, rule) is not Verdict.PASS
-    if unsteady:
+    if unsteady or comparison.unfit:
         verdicts = [Verdict.INCONCLUSIVE] * 2
     how = "interleaved pairs" if comparison.interleaved else "launches each, not interleaved"
     note = (
@@ -135,6 +135,7 @@ def regression_lines(comparison: Comparison, rule: Rule) -> tuple[Check, ...]:
         f"{median(comparison.baseline.launch_medians_ms):.4g} ms"
     )
     tail = "; this machine differs from itself too much" if unsteady else ""
+    tail += f"; not fit to be measured: {', '.join(comparison.unfit)}" if comparison.unfit else ""
     fast = "too fast to be believed: another file, or a baseline of long ago"
     least = fast if verdicts[1] is Verdict.FAIL else "less than this would not be believed"
     lines = [

@@ -78,6 +78,7 @@ def joined(parts: Sequence[Measurement]) -> Measurement:
             "launch_counts": tuple(value for part in parts for value in part.launch_counts),
             "launch_medians_ms": tuple(value for part in parts for value in part.launch_medians_ms),
             "launches": tuple(value for part in parts for value in part.launches),
+            "unfit": tuple(dict.fromkeys(value for part in parts for value in part.unfit)),
             "first_inference_ms": _median([part.first_inference_ms for part in parts]),
             "load_ms": _median([part.load_ms for part in parts]),
             "peak_memory_mb": max((part.peak_memory_mb for part in parts if part.peak_memory_mb), default=None),
@@ -121,4 +122,5 @@ def compared(
         baseline=Side.of(baseline),
         candidate=Side.of(candidate),
         again=Side.of(again) if again else None,
+        unfit=tuple(dict.fromkeys((*baseline.unfit, *candidate.unfit))),
     )

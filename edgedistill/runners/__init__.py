@@ -21,6 +21,9 @@ FORMATS = {
 }  # fmt: skip
 
 
+UNFIT = ("record", "mark", "refuse")
+
+
 @dataclass(frozen=True)
 class Job:
     """One file to time on real samples.
@@ -83,7 +86,11 @@ class How:
 
     `where` is the serial number or `user@host`. `python` is the interpreter there. `tool` is a benchmark program to use
     in its place: a file here, which is pushed, or `device:/its/path`. `core_mask` is hexadecimal, as for `taskset`.
-    A device that is too hot is waited for, `cool_down_s` at most; `battery_min_percent` is what it must have left.
+    A device that is too hot is waited for, `cool_down_s` at most, and a launch beside other work is repeated;
+    `battery_min_percent` is what it must have left. `unfit` says what becomes of a device that is not fit then:
+    "record" measures and notes how it was, "mark" measures and marks the figures, which the gate then does not count,
+    "refuse" ends. Empty: "record" on the host, which others share, "mark" elsewhere. A lost line is waited for
+    `reconnect_s` each time; 0: a lost line ends the session.
     """
 
     where: str = ""
@@ -92,9 +99,13 @@ class How:
     core_mask: str = ""
     cool_down_s: float = 120.0
     battery_min_percent: float = 20.0
+    unfit: str = ""
+    reconnect_s: float = 30.0
 
     def __post_init__(self) -> None:
-        """Raises SpecError for a mask that is not one."""
+        """Raises SpecError for a mask that is not one, or another word for `unfit`."""
+        if self.unfit not in ("", *UNFIT):
+            raise SpecError(f"unfit = {self.unfit!r}: one of {', '.join(UNFIT)}.")
         try:
             empty = bool(self.core_mask) and int(self.core_mask, 16) <= 0
         except ValueError:

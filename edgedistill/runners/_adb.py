@@ -39,6 +39,7 @@ MEANINGS = (
     ("does not exist", "the file is not there: the program on the device ended before it was written"),
     ("failed to stat", "the file is not there: the program on the device ended before it was written"),
 )  # fmt: skip
+AWAY = ("offline", "not found", "no devices", "Connection refused", "failed to connect")
 
 
 def find_adb() -> str:
@@ -135,6 +136,16 @@ class Adb:
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         told = f" adb's last line: {lines[-1][:200]}" if lines else ""
         return f"the device was lost in the middle of a command. Connect it again and run the same command.{told}"
+
+    def lost(self, output: str) -> bool:
+        """Words that are not known, and those of a device that is away for now."""
+        meant = next((words for words, _ in MEANINGS if words.lower() in output.lower()), "")
+        return meant in ("", *AWAY)
+
+    def hang_up(self) -> None:
+        """Disconnect a device on the network; one on a cable comes back by itself."""
+        if _NETWORK.match(self._serial) and self._devices().get(self._serial, "device") != "device":
+            self._call("disconnect", self._serial)
 
     def close(self) -> None:
         """Nothing: the adb server is the user's, and stays."""

@@ -62,6 +62,7 @@ class Seen:
     after: Conditions
     tool: ToolRun | None = None
     power: Recorded | None = None
+    unfit: tuple[str, ...] = ()
 
 
 def charging(seen: Sequence[Seen]) -> bool:
@@ -203,6 +204,7 @@ def summarize(
         placement=_placement(answers[0]),
         sustained=_sustained(answers),
         outputs=_compare(job, answers[0]["outputs"]),
+        unfit=unfit_of(seen),
     )
 
 
@@ -214,10 +216,23 @@ def _launch(seen: Seen) -> Launch:
         peak_rss_mb=_megabytes(answer["peak_kb"]),
         baseline_rss_mb=_megabytes(answer["baseline_kb"]),
         involuntary_switches=answer["involuntary_switches"],
+        **answer.get("shares", {}),
         tokens_per_s=answer["tokens_per_s"],
         before=seen.before,
         after=seen.after,
     )
+
+
+def disturbance(seen: Sequence[Seen]) -> dict[str, float]:
+    """The most that others took of the cores during a launch, as far as the launches tell."""
+    told = [launch.answer.get("shares") or {} for launch in seen]
+    found = {key: [item[key] for item in told if item.get(key) is not None] for key in ("others_share", "steal_share")}
+    return {f"{key}_max": round(max(values), 3) for key, values in found.items() if values}
+
+
+def unfit_of(seen: Sequence[Seen]) -> tuple[str, ...]:
+    """Every reason that any launch had, once."""
+    return tuple(dict.fromkeys(reason for launch in seen for reason in launch.unfit))
 
 
 def _tokens(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:

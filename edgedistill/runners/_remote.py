@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from edgedistill.errors import InfrastructureError, MissingDependency, SpecError, StageError
+from edgedistill.errors import MissingDependency, SpecError, StageError
 from edgedistill.runners import How, Job, Timing
 from edgedistill.runners._device import Facts, read_conditions, read_facts
+from edgedistill.runners._fitness import disturbed
 from edgedistill.runners._launches import (
     JOB_IS_WRONG,
     PACKAGE_IS_MISSING,
@@ -21,6 +21,7 @@ from edgedistill.runners._launches import (
     ToolRun,
     check_jobs,
     decode,
+    disturbance,
     interleaved,
     last_line,
     pack_program,
@@ -29,6 +30,7 @@ from edgedistill.runners._launches import (
 )
 from edgedistill.runners._perfetto import POLL_MS, Recorded, available, record
 from edgedistill.runners._session import Session, Transport, opened
+from edgedistill.runners._settling import Waits, judged, settle
 from edgedistill.runners._toolruns import summarize_tool
 from edgedistill.runners._tools import KINDS, Tool, bring, find
 from edgedistill.runners._tools import run as tool_run
@@ -40,7 +42,7 @@ PACKAGES = {
     "gguf": ("llama_cpp", "pip install numpy llama-cpp-python"),
     "litertlm": ("litert_lm", "pip install litert-lm-api"),
 }
-COOL_DOWN_STEP_S, RETRIES = 5.0, 2
+RETRIES = 2
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
@@ -60,6 +62,7 @@ class Ready:
     launches: int
     traced: bool  # Perfetto is there to record power
     untold: list[Recorded] = field(default_factory=list)  # it was, and told nothing: it is not asked again
+    waits: Waits = field(default_factory=Waits)
 
 
 def measure_on(
@@ -73,12 +76,13 @@ def measure_on(
 ) -> dict[str, Measurement]:
     """Push, measure, fetch, clean up. See `Runner` for what is raised."""
     timing, how = timing or Timing(), how or How()
+    how = replace(how, unfit=how.unfit or "mark")
     check_jobs(jobs, launches, tuple(PACKAGES), transport.runner)
-    with opened(transport) as session:
+    with opened(transport, how.reconnect_s) as session:
         ready = _prepare(session, jobs, timing, how, launches)
 
         def run(name: str, job: Job, turn: int) -> Seen:
-            return _steady_launch(ready, name, job, turn)
+            return session.steadily(lambda: _steady_launch(ready, name, job, turn))
 
         seen = interleaved(jobs, launches, run, progress or Silent())
     return {name: _measured(ready, job, seen[name]) for name, job in jobs.items()}
@@ -92,10 +96,12 @@ def _measured(ready: Ready, job: Job, seen: list[Seen]) -> Measurement:
 
 
 def _prepare(session: Session, jobs: Mapping[str, Job], timing: Timing, how: How, launches: int) -> Ready:
-    facts = read_facts(session)
+    facts = session.steadily(lambda: read_facts(session))
+    session.remember(lambda: replace(read_facts(session), cores=0))  # cores are switched off and on as they are needed
     _check_mask(session, how.core_mask, facts.cores)
     formats = sorted({job.format for job in jobs.values()})
-    tools = {name: tool for name in formats if (tool := _tool_for(session, how, name))}
+    found = session.steadily(lambda: {name: _tool_for(session, how, name) for name in formats})
+    tools = {name: tool for name, tool in found.items() if tool}
     if tools and timing.sustained_s:
         raise SpecError("--sustained: benchmark programs keep no samples over time; it needs Python on the device.")
     pushed: dict[Path, str] = {}
@@ -147,17 +153,24 @@ def _why_no_python(session: Session, python: str, format_name: str) -> str:
 
 
 def _steady_launch(ready: Ready, name: str, job: Job, turn: int) -> Seen:
-    """A launch during which the device did not begin to throttle; one that did says nothing and is repeated."""
-    for _ in range(RETRIES + 1):
-        before = settle(ready.session, ready.how)
+    """A launch on a device that was fit from its beginning to its end; one that was disturbed is repeated.
+
+    Raises:
+        InfrastructureError: the device is not fit, and is to be refused then.
+    """
+    how, waits = ready.how, ready.waits
+    for again in range(RETRIES + 1):
+        before, unfit = settle(ready.session, how, waits)
         answer, told, power = _once(ready, name, job, turn, before)
         after = read_conditions(ready.session)
-        if (after.thermal_status or 0) <= (before.thermal_status or 0) or ready.timing.sustained_s:
-            return Seen(answer, before, after, told, power)
-    raise InfrastructureError(
-        f"{ready.session.name}: it begins to throttle in every launch (thermal status {after.thermal_status}). "
-        "Cool it, take it out of its case, or measure with fewer threads."
-    )
+        found = disturbed(answer)
+        if (after.thermal_status or 0) > (before.thermal_status or 0) and not ready.timing.sustained_s:
+            found.append(f"it began to throttle in a launch (thermal status {after.thermal_status}): cool it")
+        if not found or how.unfit == "record":
+            return Seen(answer, before, after, told, power, unfit)
+        if again < RETRIES:
+            waits.repeated += 1
+    return Seen(answer, before, after, told, power, (*unfit, *judged(ready.session, how, found)))
 
 
 def _once(
@@ -179,34 +192,6 @@ def _once(
     if power.trace is None or (before.charging and not power.trace.rails):
         ready.untold.append(power)
     return *done, power
-
-
-def settle(session: Session, how: How) -> Conditions:
-    """Wait until the device is fit to be measured.
-
-    Raises:
-        InfrastructureError: it stays too hot, its battery is too low, or it saves power.
-    """
-    waited = 0.0
-    while True:
-        seen = read_conditions(session)
-        if seen.low_power_mode:
-            raise InfrastructureError(f"{session.name}: battery saver is on, which slows it down. Switch it off.")
-        if seen.battery_percent is not None and seen.battery_percent < how.battery_min_percent:
-            raise InfrastructureError(
-                f"{session.name}: battery at {seen.battery_percent:.0f} %, at least {how.battery_min_percent:.0f} % "
-                "are needed: phones slow down when it runs low. Charge it."
-            )
-        if not seen.thermal_status:
-            return seen
-        if waited >= how.cool_down_s:
-            raise InfrastructureError(
-                f"{session.name}: still throttled after {waited:.0f} s (thermal status {seen.thermal_status}, 0 is "
-                "needed). Let it cool down, or wait longer with --cool-down SECONDS."
-            )
-        step = min(COOL_DOWN_STEP_S, how.cool_down_s - waited)
-        time.sleep(step)
-        waited += step
 
 
 def _launch(ready: Ready, name: str, job: Job, turn: int, *, traced: bool) -> dict[str, Any]:
@@ -281,5 +266,9 @@ def _context(ready: Ready, seen: list[Seen]) -> dict[str, str | float]:
         # it polls during the timed inferences, too
         "recorded_by": f"Perfetto, every {POLL_MS} ms" if any(launch.power for launch in seen) else None,
         "involuntary_switches": float(sum(launch.answer.get("involuntary_switches", 0) for launch in seen)),
+        "waited_s": ready.waits.waited_s,
+        "launches_repeated": float(ready.waits.repeated),
+        "reconnections": float(ready.session.reconnections),
+        **disturbance(seen),
     }
     return {key: value for key, value in told.items() if value is not None}

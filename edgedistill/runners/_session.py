@@ -12,20 +12,28 @@ import hashlib
 import re
 import secrets
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from edgedistill.errors import InfrastructureError
 from edgedistill.store import sha256_of
 
+Answer = TypeVar("Answer")
 MARK = "__ED_DONE__"
+RECONNECTIONS, FIRST_PAUSE_S = 3, 0.2  # of a session; the pauses between attempts double
+END = "if [ -f pid ]; then kill -9 $(cat pid) 2>/dev/null; rm -f pid; fi; true"  # what a lost line left running
 SHELL_S, COPY_MB_PER_S = 30.0, 0.5  # a short command; the slowest link that is waited for
 TIMED_OUT = (124, 137, 143)  # of `timeout`: coreutils and toybox, with and without -k
 # Where a pushed file may be executed; the first that can be written to is taken.
 BASES = ("/data/local/tmp", "${TMPDIR:-/tmp}", "/tmp", ".")
+
+
+class LineLost(InfrastructureError):
+    """The line went, not the device's patience or its storage: what was asked may be asked again."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,12 @@ class Transport(Protocol):
     def explain(self, output: str) -> str:
         """What a failure's own words mean, and what to do."""
 
+    def lost(self, output: str) -> bool:
+        """Whether a failure's own words are those of a line that may come back."""
+
+    def hang_up(self) -> None:
+        """Forget a line that is dead, so that `connect` makes a new one."""
+
     def close(self) -> None:
         """Leave nothing running here."""
 
@@ -75,9 +89,14 @@ class Transport(Protocol):
 class Session:
     """A device with a folder of our own on it, which is removed at the end, with whatever still runs in it."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, reconnect_s: float = 0.0) -> None:
         self._transport = transport
+        self._reconnect_s = reconnect_s
+        self._tag = f"edgedistill.{secrets.token_hex(6)}"
         self.folder = ""
+        self.reconnections = 0
+        self.identity: Callable[[], object] | None = None
+        self._known: object = None
 
     @property
     def name(self) -> str:
@@ -111,8 +130,60 @@ class Session:
         stderr = done.stderr.decode("utf-8", "replace")
         found = re.search(rf"\n{MARK}:{nonce}:(\d+)\n\Z", stdout)
         if not found:
-            raise InfrastructureError(f"{self.name}: {self._transport.explain(stderr + stdout)}")
+            raise self._failed(stderr + stdout)
         return Ended(int(found[1]), stdout[: found.start()], stderr)
+
+    def _failed(self, told: str, doing: str = "") -> InfrastructureError:
+        """What a transport's failure means: the line, which may come back, or something that stays."""
+        kind = LineLost if self._transport.lost(told) else InfrastructureError
+        return kind(f"{self.name}: {doing}{self._transport.explain(told)}")
+
+    def steadily(self, action: Callable[[], Answer]) -> Answer:
+        """Do something that may be done twice; a line that is lost in the middle of it is awaited, a few times.
+
+        Raises:
+            InfrastructureError: the line stays lost, is lost again and again, or leads to another device.
+        """
+        while True:
+            try:
+                return action()
+            except LineLost as lost:
+                self._reconnect(lost)
+
+    def remember(self, identity: Callable[[], object]) -> None:
+        """Keep what the device says it is; after each reconnection it must say the same."""
+        self.identity, self._known = identity, identity()
+
+    def _reconnect(self, lost: LineLost) -> None:
+        """Wait until the same device answers again, and end what still runs there.
+
+        Raises:
+            InfrastructureError: it does not, or it is another one, or what was copied to it is gone.
+        """
+        if not self._reconnect_s:
+            raise lost
+        if self.reconnections >= RECONNECTIONS:
+            raise InfrastructureError(f"{lost} (It was reached again {RECONNECTIONS} times, and lost each time.)")
+        deadline, pause = time.monotonic() + self._reconnect_s, FIRST_PAUSE_S
+        while True:
+            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+            try:
+                self._transport.hang_up()
+                self._transport.connect()
+                same = self.identity is None or self.identity() == self._known
+                there = not self.folder or not self.shell(f"cd {quote(self.folder)} && {{ {END}; }}").status
+                break
+            except InfrastructureError:
+                if time.monotonic() >= deadline:
+                    raise InfrastructureError(f"{lost} (It was not back after {self._reconnect_s:g} s.)") from None
+                pause *= 2
+        if not same:
+            raise InfrastructureError(f"{self.name}: the line came back with another device, or another system on it. "
+                                      "Nothing of two devices is mixed: run the same command again.")  # fmt: skip
+        if not there:
+            raise InfrastructureError(f"{self.name}: the line came back, and what was copied to it is gone: it was "
+                                      "restarted. Run the same command again.")  # fmt: skip
+        self.reconnections += 1
 
     def check(self, script: str, doing: str, timeout_s: float = SHELL_S) -> str:
         """As `shell`, for a script that must succeed; returns what it printed.
@@ -133,7 +204,9 @@ class Session:
         Raises:
             InfrastructureError: the device is full or lost, or holds other bytes afterwards.
         """
-        remote = f"{self.folder}/{name or safe_name(local.name)}"
+        return self.steadily(lambda: self._push(local, f"{self.folder}/{name or safe_name(local.name)}"))
+
+    def _push(self, local: Path, remote: str) -> str:
         limit_s = SHELL_S + local.stat().st_size / 1e6 / COPY_MB_PER_S
         try:
             done = self._transport.push(local, remote, limit_s)
@@ -144,7 +217,7 @@ class Session:
         told = (done.stderr + b"\n" + done.stdout).decode("utf-8", "replace")
         # adb 34 says "1 file pushed" on stdout of a full device: the words of an error count before everything else.
         if done.returncode or "No space left" in told:
-            raise InfrastructureError(f"{self.name}: copying {local.name}: {self._transport.explain(told)}")
+            raise self._failed(told, f"copying {local.name}: ")
         seen = self.check(f"sha256sum {quote(remote)}", f"reading back {local.name}", limit_s).split()
         if not seen or seen[0].lstrip("\\") != sha256_of(local):
             raise InfrastructureError(
@@ -165,7 +238,7 @@ class Session:
             raise InfrastructureError(f"{self.name}: {remote} was not copied within {limit_s:g} s.") from None
         if done.returncode or not local.is_file():
             told = (done.stderr + b"\n" + done.stdout).decode("utf-8", "replace")
-            raise InfrastructureError(f"{self.name}: fetching {remote}: {self._transport.explain(told)}")
+            raise self._failed(told, f"fetching {remote}: ")
 
     def make_folder(self) -> None:
         """Make our folder where programs may be executed.
@@ -173,13 +246,13 @@ class Session:
         Raises:
             InfrastructureError: nothing there can be written to.
         """
-        tag = f"edgedistill.{secrets.token_hex(6)}"
+        tag = self._tag
         places = " ".join(f'"{base}"' for base in BASES)
         script = (
-            f'for base in {places}; do d="$base/{tag}"; if mkdir -m 700 "$d" 2>/dev/null; then '
+            f'for base in {places}; do d="$base/{tag}"; mkdir -m 700 "$d" 2>/dev/null; if [ -O "$d" ]; then '
             'cd "$d" && pwd && exit 0; fi; done; exit 9'
         )
-        ended = self.shell(script)
+        ended = self.steadily(lambda: self.shell(script))
         path = ended.stdout.strip()
         if ended.status or not re.fullmatch(r"/[^\n'\"\\]*", path) or not path.endswith(tag):
             raise InfrastructureError(
@@ -225,20 +298,20 @@ class Session:
         if not self.folder:
             return
         folder, self.folder = quote(self.folder), ""
-        script = f"[ -f {folder}/pid ] && kill -9 $(cat {folder}/pid) 2>/dev/null; rm -rf {folder}"
+        script = f"cd {folder} && {{ {END}; }}; cd / && rm -rf {folder}"
         with contextlib.suppress(InfrastructureError):
             self.shell(script)
 
 
 @contextlib.contextmanager
-def opened(transport: Transport) -> Iterator[Session]:
+def opened(transport: Transport, reconnect_s: float = 0.0) -> Iterator[Session]:
     """A session that leaves nothing behind: not after an error, and not after Ctrl-C.
 
     Raises:
         SpecError: the device was named wrongly.
         InfrastructureError: it is not there, or does not let us in.
     """
-    session = Session(transport)
+    session = Session(transport, reconnect_s)
     try:
         transport.connect()
         session.make_folder()

@@ -29,6 +29,7 @@ MEANINGS = (
     ("Bad configuration option", "ssh cannot read its configuration"),
     ("No such file or directory", "the file is not there: the program on the device ended before it was written"),
 )  # fmt: skip
+AWAY = ("Connection refused", "timed out", "No route to host", "Network is unreachable")
 
 
 class Ssh:
@@ -92,13 +93,22 @@ class Ssh:
         told = f" ssh's last line: {lines[-1][:200]}" if lines else ""
         return f"the line was lost, or the command was killed there. Run the same command again.{told}"
 
-    def close(self) -> None:
-        """End the shared connection."""
+    def lost(self, output: str) -> bool:
+        """Words that are not known, and those of a board that is away for now."""
+        meant = next((words for words, _ in MEANINGS if words.lower() in output.lower()), "")
+        return meant in ("", *AWAY)
+
+    def hang_up(self) -> None:
+        """End the shared connection; a dead one would be taken again."""
         try:
             port = ["-p", self._port] if self._port else []
             run_quietly(["ssh", *self._options, *port, "-O", "exit", "--", self._host], SHELL_S)
         except (subprocess.TimeoutExpired, OSError):
             pass  # it ends by itself after a minute
+
+    def close(self) -> None:
+        """End the shared connection."""
+        self.hang_up()
         self._sockets.cleanup()
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgedistill.runners import Job
 from edgedistill.runners._energy import energy_of
-from edgedistill.runners._launches import Seen, ToolRun, charging
+from edgedistill.runners._launches import Seen, ToolRun, charging, unfit_of
 from edgedistill.runners._perfetto import IDLE_S
 from edgedistill.specs import Energy, Fingerprint, Launch, Measurement, Provenance
 from edgedistill.store import digest_of
@@ -46,6 +46,7 @@ def summarize_tool(
         tokens_per_s={key: statistics.median(run.tokens_per_s[key] for run in runs) for key in speeds},
         energy=_energy(seen),
         placement=runs[0].placement,
+        unfit=unfit_of(seen),
     )
 
 

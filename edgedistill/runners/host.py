@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from typing import Any
 from edgedistill.errors import InfrastructureError, MissingDependency, SpecError, StageError
 from edgedistill.runners import How, Job
 from edgedistill.runners import Timing as Timing
+from edgedistill.runners._fitness import disturbed
 from edgedistill.runners._launches import (
     JOB_IS_WRONG,
     PACKAGE_IS_MISSING,
     Seen,
     check_jobs,
     decode,
+    disturbance,
     interleaved,
     last_line,
     pack_program,
@@ -80,6 +83,7 @@ def measure_many(
         MissingDependency: the runtime is not installed.
     """
     timing, how = timing or Timing(), how or How()
+    how = replace(how, unfit=how.unfit or "record")  # others share a host: its noise is in the intervals
     check_jobs(jobs, launches, tuple(NEEDS), "host")
     for name in sorted({job.format for job in jobs.values()}):
         package, install = NEEDS[name]
@@ -148,7 +152,11 @@ def _launch(name: str, job: Job, timing: Timing, how: How, *, first: bool, last:
         ) from None
     except OSError as error:
         raise InfrastructureError(f"{name}: cannot start a measuring process: {error}") from None
-    return Seen(decode(name, text, nonce), before, conditions())
+    found = decode(name, text, nonce)
+    unfit = () if how.unfit == "record" else tuple(disturbed(found))
+    if unfit and how.unfit == "refuse":
+        raise InfrastructureError(f"{name}: this machine is not fit to be measured: {'; '.join(unfit)}.")
+    return Seen(found, before, conditions(), unfit=unfit)
 
 
 def _check_end(name: str, job: Job, ended: subprocess.CompletedProcess[bytes]) -> None:
@@ -179,6 +187,7 @@ def _context(seen: Sequence[Seen]) -> dict[str, str | float]:
         "governor": seen[0].before.governor or "not readable",
         "load_average_max": max(launch.before.load_average or 0.0 for launch in seen),
         "involuntary_switches": float(sum(launch.answer["involuntary_switches"] for launch in seen)),
+        **disturbance(seen),
     }
 
 

@@ -55,7 +55,7 @@ class Comparison(Spec):
 
     `interleaved` is false when the launches were not taken in turns; then they are not pairs, and the interval holds
     the noise between launches but not that between sessions. `itself` is the baseline against the baseline, in the
-    same minutes.
+    same minutes. `unfit`: why the device was in no state to be measured; then nothing is decided.
     """
 
     device: str
@@ -70,6 +70,7 @@ class Comparison(Spec):
     baseline: Side
     candidate: Side
     again: Side | None = None
+    unfit: tuple[str, ...] = ()
 
 
 class GateReport(Spec):

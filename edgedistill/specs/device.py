@@ -69,7 +69,9 @@ class Launch(Spec):
     a `summary`.
 
     `peak_rss_mb` is the kernel's high-water mark of the whole process, `baseline_rss_mb` its value before the file was
-    loaded. `tokens_per_s` has `prefill` and `decode` where text is generated.
+    loaded. `others_share` is what other processes took of all cores while this one was timed, `steal_share` what the
+    hypervisor gave to other machines; None: the device does not say. `tokens_per_s` has `prefill` and `decode` where
+    text is generated.
     """
 
     load_ms: float | None = None
@@ -77,6 +79,8 @@ class Launch(Spec):
     peak_rss_mb: float | None = None
     baseline_rss_mb: float | None = None
     involuntary_switches: Count | None = None
+    others_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    steal_share: Annotated[float, Field(ge=0, le=1)] | None = None
     energy_mj: float | None = None
     tokens_per_s: Mapping[str, float] = {}
     summary: Summary | None = None

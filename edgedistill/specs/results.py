@@ -84,7 +84,9 @@ class Measurement(Spec):
     `launch_counts` says how many of `samples_ms`, in order, belong to each process launch. `peak_memory_mb` is the
     whole process, of which `baseline_memory_mb` was there before the file was loaded. A tool that keeps no samples
     leaves `samples_ms` empty and a `summary` in each of `launches`. `outputs` is None where a tool runs inputs of its
-    own: what the file answers on that device was then not compared. None: not measured.
+    own: what the file answers on that device was then not compared. None: not measured. `unfit` says why the device was
+    in no state to be measured, where it was measured all the same: such figures are shown, and the gate does not count
+    them.
     """
 
     artifact_sha256: str
@@ -108,6 +110,7 @@ class Measurement(Spec):
     placement: tuple[Placement, ...] = ()
     sustained: Sustained | None = None
     outputs: Outputs | None = None
+    unfit: tuple[str, ...] = ()
 
     @property
     def samples_ns(self) -> tuple[tuple[int, ...], ...]:

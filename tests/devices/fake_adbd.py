@@ -13,6 +13,7 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,10 @@ class Faults:
     silent_on: str = ""  # a command that holds this text never answers
     lie_on: str = ""  # the process is killed half way, and its exit code is told as 0
     gone: bool = False  # after a drop nothing listens any more
+    times: int = 1 << 30  # how often the line drops
+    lies: int = 1 << 30  # how often an exit code lies
+    detached: bool = False  # a lost line does not wait for what runs on the device
+    on_drop: Callable[[], object] = bool  # done when the line drops
 
 
 @dataclass
@@ -192,16 +197,22 @@ class Stream:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        lying = bool(self.faults.lie_on) and self.faults.lie_on in script
+        lying = bool(self.faults.lie_on) and self.faults.lie_on in script and self.faults.lies > 0
+        self.faults.lies -= lying
         if self.faults.silent_on and self.faults.silent_on in script:
             self.read(1 << 30)
-        if self.faults.drop_on and self.faults.drop_on in script:
+        if self.faults.drop_on and self.faults.drop_on in script and self.faults.times > 0:
+            self.faults.times -= 1
             self.write(bytes([STDOUT]) + struct.pack("<I", 5) + b"\nhalf")
             time.sleep(self.faults.drop_after_s)
+            self.faults.on_drop()
             self.line.drop()
             process.stdout.close() if process.stdout else None
             process.stderr.close() if process.stderr else None
-            process.wait()
+            ended = threading.Thread(target=process.wait, daemon=True)
+            ended.start()
+            if not self.faults.detached:
+                ended.join()
             return
         if lying:
             time.sleep(self.faults.drop_after_s)
@@ -238,7 +249,8 @@ class Stream:
             if name == b"DONE":
                 break
             content += self.read(length)
-            if self.faults.drop_push:
+            if self.faults.drop_push and self.faults.times > 0:
+                self.faults.times -= 1
                 self.line.drop()
                 raise ConnectionError
         if self.faults.disk_full:

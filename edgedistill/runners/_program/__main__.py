@@ -24,6 +24,7 @@ from .texts import TEXTS
 
 JOB_IS_WRONG, PACKAGE_IS_MISSING = 64, 65
 STATUS = Path("/proc/self/status")
+LEAST_CORE_S = 0.2
 
 
 def to_samples(bound: Any, inputs: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -175,6 +176,31 @@ def metered(timed: Any, job: dict[str, Any]) -> tuple[dict[str, Any] | None, dic
     return {**told, "sustained": bool(long)}, long[0] if long else None
 
 
+def cpu_times() -> dict[str, float] | None:
+    """Seconds of all cores since the start, by what they were spent on, and this process's own; None: not told."""
+    try:
+        first = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    except OSError:
+        return None
+    # user nice system idle iowait irq softirq steal, as proc(5) has them
+    spent = [int(value) / os.sysconf("SC_CLK_TCK") for value in first[1:9]]
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    busy, steal = sum(spent[:3]) + sum(spent[5:7]), spent[7]
+    return {"all": sum(spent), "busy": busy, "steal": steal, "own": own.ru_utime + own.ru_stime}
+
+
+def others(before: dict[str, float] | None, after: dict[str, float] | None) -> dict[str, float | None]:
+    """Shares of all cores that other processes, and other machines on the same processor, took in between; None where
+    the kernel does not tell, or counted too few of its ticks of 10 ms to say.
+    """
+    total = after["all"] - before["all"] if before and after else 0.0
+    if not before or not after or total < LEAST_CORE_S:
+        return {"others_share": None, "steal_share": None}
+    spent = {key: after[key] - before[key] for key in ("busy", "steal", "own")}
+    shares = {"others_share": (spent["busy"] - spent["own"]) / total, "steal_share": spent["steal"] / total}
+    return {key: min(1.0, max(0.0, value)) for key, value in shares.items()}
+
+
 def pin(mask: str) -> None:
     """Keep this process on the cores of a hexadecimal mask, as `taskset` does; empty: on all.
 
@@ -217,9 +243,9 @@ def launch(job: dict[str, Any]) -> dict[str, Any]:
     repeat(timed.sample, job["warmup_runs"], job["warmup_s"], job)
     if makes_text:
         timed.turns.clear()  # the warm-up does not count
-    begun = perf_counter_ns()
+    cores, begun = cpu_times(), perf_counter_ns()
     times = repeat(timed.sample, job["runs_min"], job["time_s"], job)
-    measured_ns = perf_counter_ns() - begun
+    measured_ns, shares = perf_counter_ns() - begun, others(cores, cpu_times())
     speeds, counted = timed.tokens_per_s(), timed.tokens()
     peak = peak_kb()  # before the meters' own machinery is loaded
     energy, long = metered(timed, job)
@@ -235,6 +261,7 @@ def launch(job: dict[str, Any]) -> dict[str, Any]:
         "outputs": outputs,
         "tokens_per_s": speeds,
         "tokens": counted,
+        "shares": shares,
         "sustained": long,
         "baseline_kb": baseline_kb,
         "peak_kb": peak,
