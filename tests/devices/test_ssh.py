@@ -139,13 +139,26 @@ def test_another_host_key(board: Board, job: Job) -> None:
     (board.folder / "known").unlink()
 
 
-def test_a_line_that_breaks_is_not_the_models_fault(board: Board, job: Job) -> None:
-    """The program ends its own session's server process: what a cable or a power cut looks like from here."""
+def cut(board: Board, condition: str) -> str:
+    """A Python that ends its own session's server process: what a cable or a power cut looks like from here."""
     put(board.folder / "bin" / "cutpython", f'''
-case "$*" in *_program*) p=$$; while [ "$p" -gt 1 ]; do
+case "$*" in *_program*) if {condition}; then p=$$; while [ "$p" -gt 1 ]; do
 q=$p; read -r _ _ _ p _ <"/proc/$q/stat"; case "$(cat /proc/$q/comm)" in sshd*) kill -9 "$q"; break;; esac
-done; sleep 5;;
-*) exec {sys.executable} "$@";; esac''')  # fmt: skip
-    with pytest.raises(InfrastructureError, match="line was lost") as caught:
-        bench(board, job, python="cutpython")
+done; sleep 5; fi;; esac
+exec {sys.executable} "$@"''')  # fmt: skip
+    return "cutpython"
+
+
+def test_a_line_that_breaks_is_not_the_models_fault(board: Board, job: Job) -> None:
+    with pytest.raises(InfrastructureError, match=r"line was lost.*lost each time") as caught:
+        bench(board, job, python=cut(board, "true"))
     assert caught.value.exit_code == 5
+
+
+def test_a_line_that_comes_back_is_taken_up_again(board: Board, job: Job) -> None:
+    once = board.folder / "once"
+    seen = bench(board, job, python=cut(board, f"[ ! -e {once} ] && touch {once}"))
+    assert seen.context["reconnections"] == 1
+    assert seen.outputs is not None
+    assert (seen.outputs.labels_agree, seen.outputs.max_abs_difference) == (16, 0.0)
+    assert left_over(board.folder / "tmp") == []
