@@ -2,7 +2,7 @@
 
 from edgedistill.gate.budget import CostFacts, GateFacts, budget_lines, exit_error, gate, pair
 from edgedistill.gate.costs import p95_bounds
-from edgedistill.gate.lines import accuracy_line, exact_line, latency_line, memory_line
+from edgedistill.gate.lines import accuracy_line, exact_line, latency_line, memory_line, speed_lines
 from edgedistill.gate.placement import placement_lines
 from edgedistill.gate.regression import Rule, decided, paired_interval, regression_lines, unpaired_interval
 from edgedistill.gate.sides import check_comparable, compared, joined
@@ -27,5 +27,6 @@ __all__ = [
     "paired_interval",
     "placement_lines",
     "regression_lines",
+    "speed_lines",
     "unpaired_interval",
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from math import sqrt
+from statistics import median
 from typing import Literal
 
-from edgedistill.gate.regression import unpaired_interval
-from edgedistill.specs import CompareLine, Comparison, Measurement, Quality, RatioInterval
+from edgedistill.gate.regression import paired_interval, unpaired_interval
+from edgedistill.specs import CompareLine, Comparison, PairedCounts, Quality, RatioInterval, Side
 
 Word = Literal["better", "worse", "same", "not decided", "not comparable"]
 LAUNCHES_MIN = 5  # below this a bootstrap over launches holds far less often than it says
@@ -22,9 +23,7 @@ def exact_line(name: str, unit: str, a: float, b: float, tolerance: float, note:
 
 def latency_line(seen: Comparison) -> CompareLine:
     """The medians of the launches' medians, with the interval of their ratio."""
-    from statistics import median
-
-    told, how = seen.latency, "interleaved pairs" if seen.interleaved else "launches each, not interleaved"
+    told = seen.latency
     return CompareLine(
         name="latency_p50_ms",
         unit="ms",
@@ -34,16 +33,36 @@ def latency_line(seen: Comparison) -> CompareLine:
         low=told.low,
         high=told.high,
         verdict=_of_launches(told, seen.tolerance),
-        note=f"{told.pairs} {how}; {seen.signature} on {seen.device}",
+        note=f"{told.pairs} {_how(seen)}; {seen.signature} on {seen.device}",
     )
 
 
-def memory_line(a: Measurement, b: Measurement, tolerance: float) -> CompareLine | None:
+def speed_lines(seen: Comparison) -> list[CompareLine]:
+    """Tokens per second, reading and writing, where both sides make text; more is better."""
+    lines = []
+    for name, old in seen.baseline.launch_tokens_per_s.items():
+        new = seen.candidate.launch_tokens_per_s.get(name, ())
+        if not old or not new or (seen.interleaved and len(old) != len(new)):
+            continue
+        told = (paired_interval if seen.interleaved else unpaired_interval)(old, new)
+        cost = told.model_copy(update={"ratio": 1 / told.ratio, "low": 1 / told.high, "high": 1 / told.low})
+        lines.append(CompareLine(
+            name=f"{name}_tokens_per_s", unit="tokens/s", a=median(old), b=median(new),
+            change=told.ratio, low=told.low, high=told.high, verdict=_of_launches(cost, seen.tolerance),
+            note=f"{told.pairs} {_how(seen)}; {seen.signature} on {seen.device}; more is better",
+        ))  # fmt: skip
+    return lines
+
+
+def _how(seen: Comparison) -> str:
+    return "interleaved pairs" if seen.interleaved else "launches each, not interleaved"
+
+
+def memory_line(a: Side, b: Side, tolerance: float) -> CompareLine | None:
     """The highest memory of the process; None where a tool does not tell it."""
     if a.peak_memory_mb is None or b.peak_memory_mb is None:
         return None
-    old = [item.peak_rss_mb for item in a.launches if item.peak_rss_mb]
-    new = [item.peak_rss_mb for item in b.launches if item.peak_rss_mb]
+    old, new = a.launch_peaks_mb, b.launch_peaks_mb
     if len(old) < 2 or len(new) < 2:
         note = "highest of all launches; without an interval"
         return exact_line("peak_memory_mb", "MB", a.peak_memory_mb, b.peak_memory_mb, tolerance, note)
@@ -61,27 +80,50 @@ def memory_line(a: Measurement, b: Measurement, tolerance: float) -> CompareLine
     )
 
 
-def accuracy_line(a: Quality, b: Quality, *, same_rows: bool) -> CompareLine:
-    """Accuracies and the 95 % interval of their difference (Newcombe 1998, method 10).
+def accuracy_line(a: Quality, b: Quality, *, same_rows: bool, paired: PairedCounts | None = None) -> CompareLine:
+    """Accuracies and the 95 % interval of their difference.
 
-    The interval takes the rows as drawn twice. They are the same rows, which only makes it wider than it need be.
+    `paired` counts the rows by who answers them, A as the teacher and B as the file: then the interval is that of two
+    answers to the same rows (Newcombe 1998, Statistics in Medicine 17:2635, method 10). Without it the rows are taken
+    as drawn twice (17:873, method 10), which makes it wider than it need be.
     """
     change = b.accuracy - a.accuracy
     if not same_rows:
         return CompareLine(
             name="accuracy", unit="", a=a.accuracy, b=b.accuracy, verdict="not comparable", note="judged on other rows"
         )
-    low = change - sqrt((b.accuracy - b.low) ** 2 + (a.high - a.accuracy) ** 2)
-    high = change + sqrt((b.high - b.accuracy) ** 2 + (a.accuracy - a.low) ** 2)
+    tied = _correlation(paired) if paired else 0.0
+    low = change - _joined(b.accuracy - b.low, a.high - a.accuracy, tied)
+    high = change + _joined(b.high - b.accuracy, a.accuracy - a.low, tied)
     word: Word = "not decided"
     if low > 0 or high < 0:
         word = "better" if low > 0 else "worse"
     elif low >= -SAME_SHARE and high <= SAME_SHARE:
         word = "same"
-    note = f"{a.correct} and {b.correct} of the same {a.rows} rows; the interval does not use that they are the same"
+    told = "the interval does not use that they are the same"
+    if paired:
+        told = f"{paired.only_teacher} only by A, {paired.only_file} only by B; paired"
+    note = f"{a.correct} and {b.correct} of the same {a.rows} rows; {told}"
     return CompareLine(
         name="accuracy", unit="", a=a.accuracy, b=b.accuracy, change=change, low=low, high=high, verdict=word, note=note
     )
+
+
+def _joined(mine: float, theirs: float, correlation: float) -> float:
+    """Half an interval of a difference from half intervals of its sides."""
+    return sqrt(max(0.0, mine**2 - 2 * correlation * mine * theirs + theirs**2))
+
+
+def _correlation(seen: PairedCounts) -> float:
+    """Phi of the two answers, with Newcombe's correction for continuity; 0 where a side is always or never right."""
+    margins = (
+        (seen.both + seen.only_teacher) * (seen.only_file + seen.neither)
+        * (seen.both + seen.only_file) * (seen.only_teacher + seen.neither)
+    )  # fmt: skip
+    excess = float(seen.both * seen.neither - seen.only_file * seen.only_teacher)
+    if excess > 0:
+        excess = max(0.0, excess - seen.rows / 2)
+    return excess / sqrt(margins) if margins else 0.0
 
 
 def _of_launches(seen: RatioInterval, tolerance: float) -> Word:

@@ -29,7 +29,7 @@ REVISIONS = {
     "distil": 3,
     "freeze": 2,
     "export": 2,
-    "verify": 3,
+    "verify": 4,
     "references": 1,
 }
 CONVERTER = (*steps.LIBRARIES, "litert-torch", "litert-converter", "ai-edge-litert", "ai-edge-quantizer", "torchao")

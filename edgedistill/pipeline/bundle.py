@@ -170,6 +170,7 @@ def _manifest(
         artifact_quality=judged.qualities["file"],
         parity=judged.parity,
         paired=judged.paired,
+        right=judged.right,
         sensitivity=read_json(trained.sensitivity.file(RESULT)) if trained.sensitivity else {},
     )
 

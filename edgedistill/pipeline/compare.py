@@ -7,12 +7,20 @@ from pathlib import Path
 
 import edgedistill
 from edgedistill.errors import SpecError
-from edgedistill.gate import Rule, accuracy_line, compared, exact_line, latency_line, memory_line
+from edgedistill.gate import Rule, accuracy_line, compared, exact_line, latency_line, memory_line, pair, speed_lines
 from edgedistill.pipeline import recheck
 from edgedistill.pipeline.gating import named
 from edgedistill.pipeline.race import Place, race, stored_measurements
 from edgedistill.pipeline.recheck import Bundle
-from edgedistill.specs import CompareLine, CompareReport, Comparison, Measurement, Progress
+from edgedistill.specs import (
+    CompareLine,
+    CompareReport,
+    Comparison,
+    Measurement,
+    PairedCounts,
+    Progress,
+    Rights,
+)
 
 
 @dataclass(frozen=True)
@@ -64,9 +72,9 @@ def compare(
         lines.append(
             CompareLine(name="latency_p50_ms", unit="ms", a=_p50(a), b=_p50(b), verdict="not comparable", note=why)
         )
-    if seen and not place:
-        memory = memory_line(a.measurements[seen.signature], b.measurements[seen.signature], rule.tolerance)
-        lines += [memory] if memory else []
+    if seen:
+        memory = memory_line(seen.baseline, seen.candidate, rule.tolerance)
+        lines += [*speed_lines(seen), *([memory] if memory else [])]
     if not lines:
         raise SpecError(f"{a.path} and {b.path} have nothing in common that could be compared.")
     return CompareReport(
@@ -89,8 +97,33 @@ def _of_bundles(a: Subject, b: Subject, tolerance: float) -> list[CompareLine]:
     sizes = a.bundle.shipped.size_mb, b.bundle.shipped.size_mb
     return [
         exact_line("size_mb", "MB", *sizes, tolerance, "bytes of the shipped files"),
-        accuracy_line(old.artifact_quality, new.artifact_quality, same_rows=same_rows),
-    ]
+        accuracy_line(
+            old.artifact_quality, new.artifact_quality, same_rows=same_rows,
+            paired=_paired(a.bundle, b.bundle) if same_rows else None,
+        ),
+    ]  # fmt: skip
+
+
+def _paired(a: Bundle, b: Bundle) -> PairedCounts | None:
+    """Rows by which of both files answers them; None where a bundle is too old to say.
+
+    Raises:
+        SpecError: what a bundle says is damaged.
+    """
+    sides = []
+    for bundle in (a, b):
+        told, quality = bundle.manifest.right.get(bundle.shipped.format), bundle.manifest.artifact_quality
+        if told is None:
+            return None
+        where = f"{bundle.folder / 'manifest.json'}: right.{bundle.shipped.format}"
+        try:
+            rows = Rights.decode(told, quality.rows)
+        except ValueError as error:
+            raise SpecError(f"{where}: {error}. It is not whole: build again.") from None
+        if sum(rows) != quality.correct:
+            raise SpecError(f"{where}: {sum(rows)} rows, where artifact_quality has {quality.correct}. Build again.")
+        sides.append(rows)
+    return pair(*sides)
 
 
 def _stored(a: Subject, b: Subject, rule: Rule) -> tuple[Comparison | None, str]:

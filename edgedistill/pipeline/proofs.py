@@ -14,7 +14,7 @@ from edgedistill.data import read_splits
 from edgedistill.errors import MissingDependency
 from edgedistill.pipeline import executed, golden, steps
 from edgedistill.pipeline.trained import Trained
-from edgedistill.specs import Artifact, Profile, Progress
+from edgedistill.specs import Artifact, Profile, Progress, Rights
 from edgedistill.store import Finished, bytes_of, digest_of, write_json
 
 
@@ -108,6 +108,7 @@ def verify(
     )
     right = {name: (logits.argmax(-1) == torch.tensor(truth).numpy()).tolist() for name, logits in answers.items()}
     write_json(out / "paired.json", pair(right["teacher"], right["file"]).model_dump())
+    write_json(out / "right.json", Rights.encode(right["file"]))
     write_json(
         out / "golden.json",
         golden.made(

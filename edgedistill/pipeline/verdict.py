@@ -44,6 +44,7 @@ class Judged:
     qualities: Mapping[str, Quality]
     parity: Mapping[str, Parity]
     paired: Mapping[str, PairedCounts]
+    right: Mapping[str, str]
 
 
 def judge(
@@ -81,6 +82,7 @@ def judge(
     ledger += [_arm_row(key, parameters, quality) for key, quality in arms.items()]
     parity = {key: Parity(**read_json(done.file("parity.json"))) for key, done in verified.items()}
     paired = {key: PairedCounts(**read_json(done.file("paired.json"))) for key, done in verified.items()}
+    right = {key: str(read_json(done.file("right.json"))) for key, done in verified.items()}
     checks: list[Check] = []
     for format_name in plan.formats:
         facts = GateFacts(
@@ -96,7 +98,7 @@ def judge(
         if format_name == name:
             checks += fleet_checks(plan.fleet, plan.profile.budget, facts, plan.chosen.others)
     result = GateResult(target=plan.target.name, checks=tuple(checks))
-    return Judged(tuple(ledger), measurements, result, qualities, parity, paired)
+    return Judged(tuple(ledger), measurements, result, qualities, parity, paired, right)
 
 
 def judge_format(

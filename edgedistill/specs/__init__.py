@@ -56,6 +56,7 @@ from edgedistill.specs.results import (
     Parity,
     Provenance,
     Quality,
+    Rights,
     Verdict,
 )
 from edgedistill.specs.target import Budget, ComputeUnit, Target
@@ -107,6 +108,7 @@ __all__ = [
     "QualityFloor",
     "QuantScheme",
     "RatioInterval",
+    "Rights",
     "SearchCounts",
     "Side",
     "Silent",

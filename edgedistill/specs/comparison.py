@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from edgedistill.specs.base import Spec
@@ -24,7 +25,8 @@ class Side(Spec):
     """One of the files that were compared.
 
     `quantiles_ms` are the 0th to 100th percentile of all inferences, empty for a tool that keeps no samples;
-    `sustained_ms` are the medians of a long run's windows, where there was one.
+    `sustained_ms` are the medians of a long run's windows, where there was one. `launch_peaks_mb` and, where text is
+    made, `launch_tokens_per_s` have a figure for each launch that tells one.
     """
 
     artifact_sha256: str
@@ -34,6 +36,8 @@ class Side(Spec):
     load_ms: float | None = None
     peak_memory_mb: float | None = None
     sustained_ms: tuple[float, ...] = ()
+    launch_peaks_mb: tuple[float, ...] = ()
+    launch_tokens_per_s: Mapping[str, tuple[float, ...]] = {}
 
     @classmethod
     def of(cls, seen: Measurement) -> Side:
@@ -47,6 +51,11 @@ class Side(Spec):
             load_ms=seen.load_ms,
             peak_memory_mb=seen.peak_memory_mb,
             sustained_ms=seen.sustained.curve_ms if seen.sustained else (),
+            launch_peaks_mb=tuple(item.peak_rss_mb for item in seen.launches if item.peak_rss_mb),
+            launch_tokens_per_s={
+                key: tuple(item.tokens_per_s[key] for item in seen.launches if key in item.tokens_per_s)
+                for key in sorted(seen.tokens_per_s)
+            },
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from math import exp, log, sqrt
 from statistics import median
@@ -177,6 +177,27 @@ class Parity(Spec):
     first_divergence: str = ""
 
 
+class Rights:
+    """Rows that were answered correctly, in order, as a short text: hexadecimal, the first row the highest bit."""
+
+    @staticmethod
+    def encode(rows: Sequence[bool]) -> str:
+        """The text of the rows."""
+        return f"{int(''.join('01'[bool(right)] for right in rows) or '0', 2):x}"
+
+    @staticmethod
+    def decode(text: str, rows: int) -> tuple[bool, ...]:
+        """The rows of a text.
+
+        Raises:
+            ValueError: it is no such text, or of more rows.
+        """
+        bits = f"{int(text, 16):0{rows}b}"
+        if len(bits) != rows:
+            raise ValueError(f"holds {len(bits)} rows, {rows} were judged")
+        return tuple(bit == "1" for bit in bits)
+
+
 class PairedCounts(Spec):
     """Held-out rows by who answered correctly, the exported file or the teacher."""
 
@@ -252,7 +273,8 @@ class LedgerRow(Spec):
 class Manifest(Spec):
     """The build's receipt. It holds nothing that differs between two identical builds: no times, no host facts.
 
-    `parity` and `paired` are by format; `paired` is empty in bundles of the first version.
+    `parity`, `paired` and `right` are by format; the latter two are empty in bundles of the first version. `right` says
+    which held-out rows a file answers correctly, as `Rights` has it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -271,4 +293,5 @@ class Manifest(Spec):
     artifact_quality: Quality
     parity: Mapping[str, Parity]
     paired: Mapping[str, PairedCounts] = {}
+    right: Mapping[str, str] = {}
     sensitivity: Mapping[str, Any] = {}

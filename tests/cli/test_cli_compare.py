@@ -7,6 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from edgedistill.specs import Rights
+
 
 def by_name(document: dict) -> dict[str, dict]:
     return {line["name"]: line for line in document["lines"]}
@@ -24,7 +26,8 @@ def test_two_bundles(cli, tiny_bundle, host_bundle, tmp_path):
     accuracy = lines["accuracy"]
     assert accuracy["change"] == 0
     assert accuracy["low"] < 0 < accuracy["high"]
-    assert accuracy["verdict"] == "not decided"  # 100 rows cannot say that two models are within a point
+    assert "0 only by A, 0 only by B; paired" in accuracy["note"]
+    assert accuracy["high"] - accuracy["low"] < 0.1  # 0.24 without the pairs: the same file twice
     assert lines["latency_p50_ms"]["low"] <= lines["latency_p50_ms"]["change"] <= lines["latency_p50_ms"]["high"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "compare.json", "compare.md", "compare.html", "comparison.png", "comparison.pdf",
@@ -36,7 +39,38 @@ def test_a_race_of_two_bundles(cli, tiny_bundle, host_bundle):
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["comparison"]["interleaved"] is True
-    assert "5 interleaved pairs" in by_name(document)["latency_p50_ms"]["note"]
+    lines = by_name(document)
+    assert "5 interleaved pairs" in lines["latency_p50_ms"]["note"]
+    memory = lines["peak_memory_mb"]  # of the raced launches, not of the builds'
+    assert "5 launches each" in memory["note"]
+    assert memory["low"] <= memory["change"] <= memory["high"]
+
+
+def test_rows_that_only_one_of_two_builds_answers_are_counted(cli, tiny_bundle, host_bundle, tmp_path):
+    """The accuracies are equal, and the rows are not: the interval is as wide as these rows make it."""
+    other = Path(shutil.copytree(host_bundle, tmp_path / "other"))
+    path = other / "manifest.json"
+    manifest = json.loads(path.read_text())
+    rows = Rights.decode(manifest["right"]["tflite"], manifest["artifact_quality"]["rows"])
+    assert sum(rows) == manifest["artifact_quality"]["correct"]
+    manifest["right"]["tflite"] = Rights.encode(rows[::-1])
+    path.write_text(json.dumps(manifest))
+    same, crossed = (
+        by_name(json.loads(cli("compare", tiny_bundle, one, "--json").stdout))["accuracy"]
+        for one in (host_bundle, other)
+    )
+    assert crossed["change"] == same["change"] == 0
+    assert crossed["high"] - crossed["low"] > 1.5 * (same["high"] - same["low"])
+    manifest["right"] = {}
+    path.write_text(json.dumps(manifest))
+    older = by_name(json.loads(cli("compare", tiny_bundle, other, "--json").stdout))["accuracy"]
+    assert "does not use that they are the same" in older["note"]
+    for damage in ("zz", "f" * 99, "0"):
+        manifest["right"] = {"tflite": damage}
+        path.write_text(json.dumps(manifest))
+        refused = cli("compare", tiny_bundle, other)
+        assert refused.returncode == 2
+        assert "right.tflite" in refused.stderr
 
 
 def test_what_got_better_and_worse_is_told(cli, tiny_bundle, host_bundle, tmp_path):
@@ -44,6 +78,7 @@ def test_what_got_better_and_worse_is_told(cli, tiny_bundle, host_bundle, tmp_pa
     path = better / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["artifact_quality"] = {"accuracy": 1.0, "low": 0.963, "high": 1.0, "correct": 100, "rows": 100}
+    manifest["right"] = {"tflite": "f" * 25}
     path.write_text(json.dumps(manifest))
     seen = json.loads((better / "measurements.json").read_text())
     shipped = seen["student int8, shipped"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -19,16 +20,40 @@ from phones import QUICK
 
 from edgedistill.errors import InfrastructureError
 from edgedistill.runners import How, Job, adb
+from edgedistill.runners._adb import Adb
+from edgedistill.runners._program.runtimes import Llama
+from edgedistill.runners._session import opened
 from edgedistill.specs import Provenance
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = [pytest.mark.device, pytest.mark.timeout(900)]
 # Debian's newest needs its own C library, and looks for its backends in one place.
-LLAMA_BENCH = """#!/bin/sh
+LLAMA = """#!/bin/sh
 d=/llama/usr/lib/aarch64-linux-gnu
 export GGML_BACKEND_PATH=$d/ggml/backends0/libggml-cpu-armv8.0_1.so
-exec $d/ld-linux-aarch64.so.1 --library-path $d:$d/llama /llama/usr/bin/llama-bench "$@"
+exec $d/ld-linux-aarch64.so.1 --library-path $d:$d/llama /llama/usr/bin/{name} "$@"
 """
+# Asks llama.cpp's own server for the whole distribution behind a prompt of ids, and for what it chooses.
+ASK = """
+import json, subprocess, sys, time, urllib.request
+model, request, answer = sys.argv[1:]
+log = open(model + ".log", "wb")
+server = subprocess.Popen(["llama-server", "-m", model, "--host", "127.0.0.1", "--port", "18081", "-t", "1", "-c", "96",
+                           "--no-webui"], stdout=log, stderr=log)
+try:
+    for _ in range(120):
+        try:
+            asked = urllib.request.Request("http://127.0.0.1:18081/completion", open(request, "rb").read(),
+                                           {"Content-Type": "application/json"})
+            open(answer, "wb").write(urllib.request.urlopen(asked, timeout=60).read())
+            break
+        except OSError:
+            time.sleep(1)
+finally:
+    server.kill()
+    server.wait()
+"""
+DECODER = Path(__file__).parents[1] / "runners"
 SERIAL = f"127.0.0.1:{PORT}"
 
 
@@ -96,10 +121,10 @@ def arm_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxed
         (packages / "site.pth").write_text("/site\n")
         if not (tree / "bin/sh").exists():
             (tree / "bin/sh").symlink_to("dash")
-        bench = tree / "usr/local/bin/llama-bench"
-        bench.parent.mkdir(parents=True, exist_ok=True)
-        bench.write_text(LLAMA_BENCH)
-        bench.chmod(0o755)
+        (tree / "usr/local/bin").mkdir(parents=True, exist_ok=True)
+        for name in ("llama-bench", "llama-server"):
+            (tree / "usr/local/bin" / name).write_text(LLAMA.replace("{name}", name))
+            (tree / "usr/local/bin" / name).chmod(0o755)
         told = {"ADBD_PORT": str(PORT), "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/",
                 "LD_LIBRARY_PATH": "/usr/lib/aarch64-linux-gnu/android",
                 "ED_BINDS": f"{debian.folder_of(debian.LLAMA)}:llama"}  # fmt: skip
@@ -166,3 +191,46 @@ def test_an_exported_gguf_runs_on_arm64(arm_phone: Boxed, exported: Callable[[st
         assert seen["measurement"]["provenance"] == "emulated"
         assert seen["measurement"]["tokens_per_s"]["prefill"] > 0
         assert "llama-bench" in seen["measurement"]["runtime"]
+
+
+def test_a_gguf_decoder_answers_on_arm64_what_it_answers_here(arm_phone: Boxed, tmp_path: Path) -> None:
+    """The whole distribution behind a prompt, from llama.cpp's ARM64 code; llama-cpp-python has no ARM64 build."""
+    golden = json.loads((DECODER / "tiny_decoder.json").read_text())
+    (tmp_path / "ask.py").write_text(ASK)
+    request = {"prompt": golden["prompt"], "n_predict": 6, "n_probs": 150, "cache_prompt": False,
+               "samplers": ["top_k"], "top_k": 1}  # fmt: skip
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    with opened(Adb(SERIAL)) as session:
+        model, ask, asked = (
+            session.push(path)
+            for path in (DECODER / "tiny_decoder.gguf", tmp_path / "ask.py", tmp_path / "request.json")
+        )
+        answer = f"{session.folder}/answer.json"
+        ended = session.run(["/usr/bin/python3.11", ask, model, asked, answer], environment={}, timeout_s=200)
+        assert ended.status == 0, ended.stderr
+        session.pull(answer, tmp_path / "answer.json")
+    told = json.loads((tmp_path / "answer.json").read_text())["completion_probabilities"]
+    found = {item["id"]: item["logprob"] for item in told[0]["top_logprobs"]}
+    here = _here(golden["prompt"])
+    assert len(found) == len(here) == 150
+    difference = max(abs(found[token] - here[token]) for token in found)
+    assert difference < 0.01, difference
+    assert max(abs(found[n] - exact) for n, exact in enumerate(_log_softmax(golden["logits"]))) < 0.15
+    assert [item["id"] for item in told[:5]] == golden["answer"][:5]
+
+
+def _here(prompt: list[int]) -> list[float]:
+    """The same from llama.cpp on this processor."""
+    import numpy as np
+
+    asked = {"model": str(DECODER / "tiny_decoder.gguf"), "threads": 1, "inputs": {}, "decode_tokens": 1,
+             "prompt_tokens": len(prompt)}  # fmt: skip
+    bound = Llama(asked)
+    bound.feed({"input_ids": np.array([prompt])})
+    bound.invoke()
+    return _log_softmax(bound.read()["logits"].tolist())
+
+
+def _log_softmax(logits: list[float]) -> list[float]:
+    total = math.log(sum(math.exp(value) for value in logits))
+    return [value - total for value in logits]
