@@ -38,7 +38,7 @@ ADBD_X86 = Tree("adbd-amd64", "amd64", ("bookworm-backports", "bookworm"), ("adb
 QEMU = Tree("qemu", "amd64", ("bookworm-backports",), ("qemu-user",), only="usr/bin/qemu-aarch64")
 PHONE = Tree(
     "phone-arm64", "arm64", ("bookworm-backports", "bookworm"),
-    ("adbd", "python3.11", "dash", "coreutils", "grep", "base-files"),
+    ("adbd", "python3.11", "dash", "coreutils", "grep", "base-files", "openssh-server", "openssh-sftp-server"),
     ("ai-edge-litert==2.3.0", "numpy==2.2.6"),
 )  # fmt: skip
 LLAMA = Tree("llama-arm64", "arm64", ("sid",), ("llama.cpp-tools", "libc6"))

@@ -27,6 +27,10 @@ def mount(source: str, target: Path, kind: str, flags: int = 0) -> None:
 
 
 def main(root: str, qemu: str, *command: str) -> None:
+    if os.environ.get("ED_WAIT"):
+        sys.stdin.readline()  # until our user ids are known outside
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
     with socket.socket() as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh", b"lo", IFF_UP))
     if root:

@@ -22,6 +22,13 @@ ALONE = (
 PORT = 15555  # not one of those where adb looks for emulators
 
 
+# With a range of user ids, which only root may give away: a daemon that changes its user needs one.
+MANY = (
+    "setpriv", "--pdeathsig", "KILL", "unshare", "--user", "--keep-caps", "--net", "--mount", "--pid", "--fork",
+    "--kill-child",
+)  # fmt: skip
+
+
 @dataclass
 class Boxed:
     """A daemon in its namespaces, and the way in."""
@@ -33,7 +40,7 @@ class Boxed:
 
     def client(self, program: str, environment: Mapping[str, str]) -> Path:
         """A program that runs `program` of this machine in the daemon's network."""
-        path = self.folder / "adb-inside"
+        path = self.folder / f"{Path(program.split()[-1]).name}-inside"
         told = " ".join(f"{key}='{value}'" for key, value in environment.items())
         way = f"nsenter --target {self.inner} --user --preserve-credentials --net"
         path.write_text(f'#!/bin/sh\nexec {way} env {told} {program} "$@"\n')
@@ -51,9 +58,9 @@ class Boxed:
 
 def start(
     folder: Path, command: Sequence[str], *, root: Path | None = None, qemu: str = "",
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None, users: bool = False,
 ) -> Boxed:  # fmt: skip
-    """Start a daemon.
+    """Start a daemon; with `users`, where all ids of users exist.
 
     Raises:
         NotHere: the kernel or the user may not make namespaces, or the daemon ends at once.
@@ -61,10 +68,12 @@ def start(
     for program in ("unshare", "nsenter", "setpriv"):
         if not shutil.which(program):
             raise NotHere(f"needs {program} (util-linux)")
+    if users and os.getuid() != 0:
+        raise NotHere("a daemon that changes its user needs a range of user ids, which only root may give away")
     process = subprocess.Popen(
-        [*ALONE, sys.executable, str(ENTER), str(root or ""), qemu, *command],
-        env={**os.environ, **(environment or {})},
-        stdin=subprocess.DEVNULL,
+        [*(MANY if users else ALONE), sys.executable, str(ENTER), str(root or ""), qemu, *command],
+        env={**os.environ, **(environment or {}), "ED_WAIT": "1" if users else ""},
+        stdin=subprocess.PIPE if users else subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -72,12 +81,19 @@ def start(
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         if process.poll() is not None:
+            process.stdin = None
             raise NotHere(f"no private namespaces here: {process.communicate()[1].decode()[-300:].strip()}")
         found = children.read_text().split() if children.exists() else []
+        if found and process.stdin and not process.stdin.closed:
+            for name in ("uid_map", "gid_map"):
+                Path(f"/proc/{found[0]}/{name}").write_text("0 0 65536\n")
+            process.stdin.write(b"go\n")
+            process.stdin.close()
         if found and listens(int(found[0])):
             return Boxed(process, int(found[0]), folder)
         time.sleep(0.1)
     process.kill()
+    process.stdin = None
     raise NotHere(f"the daemon does not listen after 20 s: {process.communicate()[1].decode()[-300:].strip()}")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from namespaces import PORT, Boxed
 from phones import QUICK
 
 from edgedistill.errors import InfrastructureError
-from edgedistill.runners import How, Job, adb
+from edgedistill.runners import How, Job, adb, ssh
 from edgedistill.runners._adb import Adb
 from edgedistill.runners._program.runtimes import Llama
 from edgedistill.runners._session import opened
@@ -111,16 +113,26 @@ def test_a_real_adbd(device: Boxed, job: Job) -> None:
         adb.measure_many({"m": job}, launches=1, timing=QUICK, how=how)
 
 
+def arm_tree() -> tuple[Path, str]:
+    """The ARM64 tree, ready to be run, and the emulator.
+
+    Raises:
+        NotHere: it cannot be fetched.
+    """
+    tree, qemu = debian.folder_of(debian.PHONE), debian.folder_of(debian.QEMU) / "qemu-aarch64"
+    packages = tree / "usr/local/lib/python3.11/dist-packages"
+    packages.mkdir(parents=True, exist_ok=True)
+    (packages / "site.pth").write_text("/site\n")
+    if not (tree / "bin/sh").exists():
+        (tree / "bin/sh").symlink_to("dash")
+    return tree, str(qemu)
+
+
 @pytest.fixture
 def arm_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxed]:
     """An ARM64 tree in which everything runs under qemu: adbd, the shell, Python, the runtimes."""
     try:
-        tree, qemu = debian.folder_of(debian.PHONE), debian.folder_of(debian.QEMU) / "qemu-aarch64"
-        packages = tree / "usr/local/lib/python3.11/dist-packages"
-        packages.mkdir(parents=True, exist_ok=True)
-        (packages / "site.pth").write_text("/site\n")
-        if not (tree / "bin/sh").exists():
-            (tree / "bin/sh").symlink_to("dash")
+        tree, qemu = arm_tree()
         (tree / "usr/local/bin").mkdir(parents=True, exist_ok=True)
         for name in ("llama-bench", "llama-server"):
             (tree / "usr/local/bin" / name).write_text(LLAMA.replace("{name}", name))
@@ -129,7 +141,7 @@ def arm_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxed
                 "LD_LIBRARY_PATH": "/usr/lib/aarch64-linux-gnu/android",
                 "ED_BINDS": f"{debian.folder_of(debian.LLAMA)}:llama"}  # fmt: skip
         daemon = ["/usr/lib/android-sdk/platform-tools/adbd"]
-        made = boxed(tmp_path, monkeypatch, google_adb(), daemon, root=tree, qemu=str(qemu), environment=told)
+        made = boxed(tmp_path, monkeypatch, google_adb(), daemon, root=tree, qemu=qemu, environment=told)
     except debian.NotHere as reason:
         pytest.skip(str(reason))
     yield made
@@ -234,3 +246,59 @@ def _here(prompt: list[int]) -> list[float]:
 def _log_softmax(logits: list[float]) -> list[float]:
     total = math.log(sum(math.exp(value) for value in logits))
     return [value - total for value in logits]
+
+
+@pytest.fixture
+def arm_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxed]:
+    """The same tree behind its own ARM64 sshd, and `ssh` and `scp` that run in its network."""
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    for name in ("host", "client"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", keys / name], check=True, timeout=20)
+    (keys / "sshd_config").write_text(
+        "HostKey /keys/host\nAuthorizedKeysFile /keys/client.pub\nUsePAM no\nStrictModes no\nPidFile none\n"
+        "PasswordAuthentication no\nPermitRootLogin prohibit-password\nListenAddress 127.0.0.1\n"
+        "Subsystem sftp internal-sftp\nSetEnv PATH=/usr/local/bin:/usr/bin:/bin\n"
+    )
+    (tmp_path / "ssh_config").write_text(
+        f"Host *\n  IdentityFile {keys}/client\n  IdentitiesOnly yes\n  UserKnownHostsFile {tmp_path}/known\n"
+        f"  StrictHostKeyChecking accept-new\n"
+    )
+    try:
+        tree, qemu = arm_tree()
+        (tree / "etc").mkdir(exist_ok=True)
+        for folder in ("run/sshd", "root"):
+            (tree / folder).mkdir(parents=True, exist_ok=True)
+        (tree / "etc/passwd").write_text(
+            "root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n"
+        )
+        (tree / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
+        command = ["/usr/sbin/sshd", "-D", "-e", "-f", "/keys/sshd_config", "-p", str(PORT)]
+        made = namespaces.start(
+            tmp_path, command, root=tree, qemu=qemu, users=True,
+            environment={"HOME": "/", "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin", "ED_BINDS": f"{keys}:keys"},
+        )  # fmt: skip
+    except debian.NotHere as reason:
+        pytest.skip(str(reason))
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("ssh", "scp"):
+        found = shutil.which(name)
+        assert found
+        made.client(found, {}).rename(programs / name)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("EDGEDISTILL_SSH_CONFIG", str(tmp_path / "ssh_config"))
+    yield made
+    made.close()
+
+
+@pytest.mark.skipif(not shutil.which("ssh"), reason="needs an ssh client: apt install openssh-client")
+def test_arm64_behind_its_own_sshd_answers_the_same_bits(arm_board: Boxed, job: Job) -> None:
+    how = How(where=f"root@127.0.0.1:{PORT}", python="/usr/bin/python3.11")
+    seen = ssh.measure_many({"m": job}, launches=1, timing=replace(QUICK, timeout_s=120.0), how=how)["m"]
+    assert seen.fingerprint is not None
+    assert (seen.fingerprint.runner, seen.fingerprint.machine) == ("ssh", "aarch64")
+    assert "qemu" in seen.fingerprint.emulator
+    assert seen.provenance is Provenance.EMULATED
+    assert seen.outputs is not None
+    assert (seen.outputs.labels_agree, seen.outputs.max_abs_difference) == (16, 0.0)
