@@ -5,17 +5,29 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import os
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
+import platformdirs
+from pydantic import Field
+
 from edgedistill.errors import SpecError, did_you_mean
-from edgedistill.specs import Profile, Target
+from edgedistill.specs import Profile, Spec, Target
 
 FileKind = Literal["targets", "profiles"]
 PluginKind = Literal["exporters", "losses", "runners", "students", "tasks", "teachers"]
 SpecT = TypeVar("SpecT", Target, Profile)
+CONFIG = "EDGEDISTILL_CONFIG"  # the variable that names the user's own file, in place of the usual one
+
+
+class Config(Spec):
+    """What a user says once about this machine; the file may be missing."""
+
+    adb: str = Field(default="", description="path of the adb program")
+
 
 _PACKAGE = Path(__file__).parent
 
@@ -34,6 +46,17 @@ def target_names() -> list[str]:
 def profile_names() -> list[str]:
     """Every build that `--profile` knows by name, sorted."""
     return _file_names("profiles")
+
+
+def config() -> Config:
+    """The user's config.toml: in the folder for settings (on Linux ~/.config/edgedistill), or `$EDGEDISTILL_CONFIG`.
+
+    Raises:
+        SpecError: it is damaged, has an unknown key, or the variable names a file that is not there.
+    """
+    named = os.environ.get(CONFIG)
+    path = Path(named) if named else platformdirs.user_config_path("edgedistill") / "config.toml"
+    return Config.read_toml(path) if named or path.exists() else Config()
 
 
 def load_target(name_or_path: str) -> Target:

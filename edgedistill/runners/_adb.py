@@ -10,6 +10,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from edgedistill import catalog
 from edgedistill.errors import InfrastructureError, MissingDependency, SpecError
 from edgedistill.runners._session import SHELL_S, run_quietly
 
@@ -43,17 +44,18 @@ AWAY = ("offline", "not found", "no devices", "Connection refused", "failed to c
 
 
 def find_adb() -> str:
-    """The adb program: $EDGEDISTILL_ADB, $ADB, PATH, $ANDROID_HOME (or $ANDROID_SDK_ROOT), the adbutils package.
+    """The adb program: `adb` of the user's config.toml, $ADB, PATH, $ANDROID_HOME (or $ANDROID_SDK_ROOT), the adbutils
+    package.
 
     Raises:
-        SpecError: a variable names a file that is no program.
+        SpecError: the file or the variable names no program.
         MissingDependency: there is none.
     """
-    for variable in ("EDGEDISTILL_ADB", "ADB"):
-        if named := os.environ.get(variable):
-            found = shutil.which(named)
+    for where, named in (("config.toml: adb", catalog.config().adb), ("$ADB", os.environ.get("ADB", ""))):
+        if named:
+            found = shutil.which(str(Path(named).expanduser()))
             if not found:
-                raise SpecError(f"${variable} = {named!r} is no program. Give the path of adb, or unset it.")
+                raise SpecError(f"{where} = {named!r} is no program. Give the path of adb, or leave it out.")
             return found
     if found := shutil.which("adb"):
         return found
@@ -65,7 +67,7 @@ def find_adb() -> str:
         if found := shutil.which(str(Path(folder, "binaries", "adb"))):
             return found
     raise MissingDependency(
-        "no adb program was found in $ADB, PATH, $ANDROID_HOME/platform-tools or the package adbutils. "
+        "no adb program was found in config.toml, $ADB, PATH, $ANDROID_HOME/platform-tools or the package adbutils. "
         "Install one: pip install 'edgedistill[android]', or `apt install adb`."
     )
 

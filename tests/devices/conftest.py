@@ -50,8 +50,9 @@ def adb_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
         port = free.getsockname()[1]
     own = {
         "ADB": adbutils.adb_path(), "HOME": str(home), "TMPDIR": str(home), "ANDROID_ADB_SERVER_PORT": str(port),
-        "EDGEDISTILL_ADB": "", "ADB_MDNS": "0", "ADB_LIBUSB": "0",
+        "EDGEDISTILL_CONFIG": str(home / "config.toml"), "ADB_MDNS": "0", "ADB_LIBUSB": "0",
     }  # fmt: skip
+    (home / "config.toml").touch()
     before = {name: os.environ.get(name) for name in own}
     os.environ.update(own)
     yield own

@@ -200,7 +200,10 @@ class Stream:
         lying = bool(self.faults.lie_on) and self.faults.lie_on in script and self.faults.lies > 0
         self.faults.lies -= lying
         if self.faults.silent_on and self.faults.silent_on in script:
-            self.read(1 << 30)
+            with contextlib.suppress(ConnectionError):
+                self.read(1 << 30)
+            process.communicate()
+            return
         if self.faults.drop_on and self.faults.drop_on in script and self.faults.times > 0:
             self.faults.times -= 1
             self.write(bytes([STDOUT]) + struct.pack("<I", 5) + b"\nhalf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,10 @@ from edgedistill import catalog
 from edgedistill.errors import EdgedistillError, InfrastructureError, MissingDependency, SpecError, StageError
 from edgedistill.gate.costs import why_unmeasured
 from edgedistill.runners import How, Job, _session, adb
+from edgedistill.runners._adb import find_adb
 from edgedistill.specs import Measurement, Provenance
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def bench(phone: FakeAdbd, job: Job, launches: int = 1, time_s: float = QUICK.time_s, **how: object) -> Measurement:
@@ -259,6 +263,48 @@ def test_a_device_that_does_not_come_back_is_not_waited_for_for_ever(phone: Fake
     assert "It was" not in str(caught.value)
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_full_device_whose_client_says_that_all_went_well(
+    phone: FakeAdbd, job: Job, adb_home: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """adb 34 tells "1 file pushed" of a full device, and the error beside it; 36 tells the error alone."""
+    words = "adb: error: failed to copy 'x' to 'y': remote write failed: No space left on device"
+    put(
+        tmp_path / "adb",
+        f'''case "$3" in push) echo "x: 1 file pushed, 0 skipped."; echo "{words}" >&2; exit {status};;
+esac; exec {adb_home["ADB"]} "$@"''',
+    )
+    monkeypatch.setenv("ADB", str(tmp_path / "adb"))
+    with pytest.raises(InfrastructureError, match="storage is full") as caught:
+        bench(phone, job)
+    assert caught.value.exit_code == 5
+
+
+def test_a_command_that_never_answers_is_given_up(phone: FakeAdbd, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    phone.faults.silent_on = "uname"
+    monkeypatch.setattr("edgedistill.runners._session.SHELL_S", 1.0)
+    monkeypatch.setattr(_session.Session.shell, "__defaults__", (1.0,))
+    with pytest.raises(InfrastructureError, match="no answer within 1 s") as caught:
+        bench(phone, job)
+    assert caught.value.exit_code == 5
+
+
+def test_the_command_ends_as_the_table_of_exit_codes_says(phone: FakeAdbd, cli: Cli) -> None:
+    """What a script in CI sees of a phone that is away, of one that does not let us in, and of two."""
+    decoder = Path(__file__).parents[1] / "runners" / "tiny_decoder.gguf"
+    once = ("bench", decoder, "--launches", 1, "--reconnect", 0, "--on")
+    away = cli(*once, "adb:127.0.0.1:9", "--json")
+    assert (away.returncode, json.loads(away.stdout)["error"]["exit_code"]) == (5, 5)
+    assert "nothing listens there" in away.stderr
+    phone.faults.unauthorized = True
+    shut = cli(*once, f"adb:{phone.serial}")
+    assert shut.returncode == 5
+    assert "accept 'Allow USB debugging'" in shut.stderr
+    wrong = cli(*once, "adb:a b")
+    assert wrong.returncode == 2
+    assert cli(*once, "adb:x", "--unfit", "perhaps").returncode == 2
+
+
 def test_an_unknown_serial_and_a_closed_port_are_infrastructure(phone: FakeAdbd, job: Job) -> None:
     with pytest.raises(InfrastructureError, match=r"not connected.*\(connected now"):
         bench(phone, job, where="NOSUCHSERIAL")
@@ -284,8 +330,40 @@ def test_two_devices_need_a_name(phone: FakeAdbd, job: Job, tmp_path: Path, adb_
     bench(phone, job, where="")  # the only one needs none
 
 
-def test_no_adb_says_where_it_was_looked_for(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ADB", "EDGEDISTILL_ADB", "ANDROID_HOME", "ANDROID_SDK_ROOT"):
+def test_adb_is_looked_for_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's file, $ADB, the path, the SDK, the package; a name that is none is never passed over."""
+    places = {name: tmp_path / name / "adb" for name in ("config", "variable", "path", "sdk/platform-tools")}
+    for place in places.values():
+        place.parent.mkdir(parents=True)
+        put(place, "exit 0")
+    config = tmp_path / "config.toml"
+    config.write_text(f'adb = "{places["config"]}"\n')
+    monkeypatch.setenv("EDGEDISTILL_CONFIG", str(config))
+    monkeypatch.setenv("ADB", str(places["variable"]))
+    monkeypatch.setenv("PATH", str(places["path"].parent))
+    monkeypatch.setenv("ANDROID_HOME", str(tmp_path / "sdk"))
+    assert find_adb() == str(places["config"])
+    config.write_text("")
+    assert find_adb() == str(places["variable"])
+    monkeypatch.delenv("ADB")
+    assert find_adb() == str(places["path"])
+    places["path"].unlink()
+    assert find_adb() == str(places["sdk/platform-tools"])
+    config.write_text('adb = "/nonexistent/adb"\n')
+    with pytest.raises(SpecError, match=r"config.toml: adb = '/nonexistent/adb' is no program"):
+        find_adb()
+    config.write_text('abd = "/usr/bin/adb"\n')
+    with pytest.raises(SpecError, match=r"config\.toml.*did you mean 'adb'"):
+        find_adb()
+    config.unlink()
+    with pytest.raises(SpecError, match="cannot be read"):
+        find_adb()
+
+
+def test_no_adb_says_where_it_was_looked_for(job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    monkeypatch.setenv("EDGEDISTILL_CONFIG", str(tmp_path / "config.toml"))
+    for name in ("ADB", "ANDROID_HOME", "ANDROID_SDK_ROOT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr("edgedistill.runners._adb.find_spec", lambda _: None)
