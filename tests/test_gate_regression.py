@@ -228,3 +228,16 @@ def test_placement_that_nobody_measured_is_unmeasured() -> None:
         assert {check.verdict for check in placement_lines(nothing, "npu", 0.0)} == {U}
     with pytest.raises(SpecError, match="between 0 and 1"):
         placement_lines(None, "npu", 5)
+
+
+def test_a_race_on_a_device_that_was_not_fit_decides_nothing() -> None:
+    """Not even what would be clear: a hot phone slows both files down, and not alike."""
+    old = seen([1.0] * 5)
+    hot = seen([1.5] * 5, unfit=("throttled by heat",))
+    for sides in ((old, hot), (hot, old)):
+        found = compared(*sides, RULE, interleaved=True)
+        checks = regression_lines(found, RULE)
+        assert [check.verdict for check in checks] == [OPEN, OPEN]
+        assert "not fit to be measured: throttled by heat" in checks[0].note
+    assert joined([old, hot]).unfit == ("throttled by heat",)
+    assert lines([1.0] * 5, [1.5] * 5)["latency_ratio"].verdict is F

@@ -86,12 +86,17 @@ def gate(target: Target, budget: Budget, quality: QualityFloor, facts: GateFacts
 def budget_lines(target: Target, budget: Budget, facts: CostFacts) -> tuple[Check, ...]:
     """Judge what a file costs, in a fixed order.
 
+    The latency of an inference is no line of a model that makes text where the budget has lines for text: one text is
+    many inferences, and those lines say how long they may take.
+
     Raises:
         StageError: the measurement is of another file.
     """
     if facts.host and facts.host.artifact_sha256 != facts.artifact.sha256:
         raise StageError(f"the measurement is of another file than {facts.artifact.path}: sha256 differs")
     lines = {**budget.limits(), **budget.text_limits()}
+    if budget.text_limits() and facts.host and "decode" in facts.host.tokens_per_s:
+        lines.pop("latency_p95_ms", None)
     return tuple(_budget_line(target, name, limit, facts) for name, limit in lines.items())
 
 

@@ -148,7 +148,8 @@ def _of_launches(found: Sequence[float], unit: str, seen: Measurement) -> tuple[
     if len(found) < LAUNCHES_MIN:
         return (0.0, inf), f"{len(found)} launches; deciding needs {LAUNCHES_MIN}"
     low, high = bounds_of(found)
-    return (low, high), f"{seen.signature}; 95% CI {low:.3g} to {high:.3g} {unit} over {len(found)} launches"
+    told = " to ".join(f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in (low, high))
+    return (low, high), f"{seen.signature}; 95% CI {told} {unit} over {len(found)} launches"
 
 
 def _check(name: str, unit: str, measured: float, bounds: tuple[float, float], note: str, limit: float) -> Check:

@@ -20,6 +20,7 @@ from edgedistill.specs import (
     GateResult,
     Measurement,
     Progress,
+    Side,
     Target,
 )
 from edgedistill.store import sha256_of
@@ -87,7 +88,7 @@ def judge_file(path: Path, target: Target, limits: Mapping[str, float], seen: Me
     error = exit_error(result, strict=True)
     return GateReport(
         edgedistill_version=edgedistill.__version__, bundle=named(path), target=target.name,
-        verdict=result.verdict, exit_code=error.exit_code if error else 0, checks=checks,
+        verdict=result.verdict, exit_code=error.exit_code if error else 0, checks=checks, measured=Side.of(seen),
     )  # fmt: skip
 
 

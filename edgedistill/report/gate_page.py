@@ -73,7 +73,7 @@ def gate_page(report: GateReport) -> Page:
         "facts": _facts(report),
         "version": report.edgedistill_version,
     }
-    return Page(texts, panels(report.checks, report.comparison))
+    return Page(texts, panels(report.checks, report.comparison, report.measured))
 
 
 def write_gate(folder: Path, report: GateReport) -> list[Path]:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from edgedistill.report.palette import Palette
 from edgedistill.report.panel import ROW, Panel, as_rows, row_label, ticks
 from edgedistill.report.timing_plots import budget_panels, timing_panels
-from edgedistill.specs import Check, Comparison, RatioInterval
+from edgedistill.specs import Check, Comparison, RatioInterval, Side
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def panels(checks: Sequence[Check], comparison: Comparison | None) -> list[Panel]:
-    """Every plot that there is something for."""
+def panels(checks: Sequence[Check], comparison: Comparison | None, measured: Side | None = None) -> list[Panel]:
+    """Every plot that there is something for; `measured` is a file that is compared with none."""
     if comparison is None:
-        return budget_panels(checks)
+        return [*(timing_panels([("", measured)], paired=False) if measured else ()), *budget_panels(checks)]
     sides = ("baseline", comparison.baseline), ("candidate", comparison.candidate)
     timed = timing_panels(sides, paired=comparison.interleaved)
     return [_ratio_panel(comparison), *timed, *budget_panels(checks)]

@@ -23,16 +23,25 @@ def timing_panels(sides: Named, *, paired: bool) -> list[Panel]:
     launches = [(name, side.launch_medians_ms) for name, side in sides if side.launch_medians_ms]
     spread = [(name, side.quantiles_ms) for name, side in sides if side.quantiles_ms]
     runs = [(name, side.sustained_ms) for name, side in sides if side.sustained_ms]
+    speeds = [
+        (name, side.launch_tokens_per_s["decode"]) for name, side in sides if "decode" in side.launch_tokens_per_s
+    ]
+    sample = "time to the first token, " if speeds else ""
     found = []
+    if speeds:
+        told = "; ".join(f"{_said(name)}{figure(min(v))} to {figure(max(v), 'tokens/s')}" for name, v in speeds)
+        found.append(Panel("writing", "Speed of writing, each launch", told, 2.3, lambda axes, colours: _launches(
+            axes, colours, speeds, paired=paired, unit="tokens/s")))  # fmt: skip
     if launches:
         told = "; ".join(f"{_said(name)}{figure(min(v), 'ms')} to {figure(max(v), 'ms')}" for name, v in launches)
-        found.append(Panel("launches", "Median of each launch", told, 2.3,
+        found.append(Panel("launches", f"{sample}median of each launch".capitalize(), told, 2.3,
                            lambda axes, colours: _launches(axes, colours, launches, paired=paired)))  # fmt: skip
     if spread:
         told = "; ".join(
             f"{_said(name)}half in {figure(v[50], 'ms')}, 95% in {figure(v[95], 'ms')}" for name, v in spread
         )
-        found.append(Panel("distribution", "All inferences", told, 2.4,
+        caption = f"{sample}all {'texts' if speeds else 'inferences'}".capitalize()
+        found.append(Panel("distribution", caption, told, 2.4,
                            lambda axes, colours: _distribution(axes, colours, spread)))  # fmt: skip
     if runs:
         told = "; ".join(f"{_said(name)}from {figure(v[0], 'ms')} to {figure(v[-1], 'ms')}" for name, v in runs)
@@ -74,16 +83,18 @@ def _styled(
         yield values, colour, marker
 
 
-def _launches(axes: Axes, colours: Palette, series: Sequence[tuple[str, Sequence[float]]], *, paired: bool) -> None:
+def _launches(
+    axes: Axes, colours: Palette, series: Sequence[tuple[str, Sequence[float]]], *, paired: bool, unit: str = "ms"
+) -> None:
     line = "-" if paired else "none"
     for values, colour, marker in _styled(axes, colours, series):
         turns = range(1, len(values) + 1)
         axes.plot(turns, values, marker=marker, markersize=5, color=colour, linestyle=line, linewidth=1)
     axes.set_xlabel("pair of launches" if paired else "launch")
-    axes.set_ylabel("ms")
+    axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(ticks(6, whole=True))
     axes.yaxis.set_major_locator(ticks(4))
-    axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:.4g}")
+    axes.yaxis.set_major_formatter(lambda tick, _: f"{tick:,.0f}" if tick >= 100 else f"{tick:.4g}")
     axes.margins(y=0.2)
 
 

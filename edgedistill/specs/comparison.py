@@ -83,7 +83,9 @@ class Comparison(Spec):
 
 
 class GateReport(Spec):
-    """Everything that one run of the gate decided, for machines; `exit_code` is what the command ended with."""
+    """Everything that one run of the gate decided, for machines; `exit_code` is what the command ended with. `measured`
+    is what a file that belongs to no bundle was judged on.
+    """
 
     schema_version: Literal[1] = REPORT_VERSION
     edgedistill_version: str
@@ -94,6 +96,7 @@ class GateReport(Spec):
     exit_code: int
     checks: tuple[Check, ...]
     comparison: Comparison | None = None
+    measured: Side | None = None
 
     @property
     def result(self) -> GateResult:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from test_report import HOSTILE, make, measurement
 
-from edgedistill.gate import Rule, compared, regression_lines
+from edgedistill.catalog import load_target
+from edgedistill.gate import CostFacts, Rule, budget_lines, compared, regression_lines
 from edgedistill.report import write_gate, write_report
-from edgedistill.specs import GateReport, Sustained, Verdict
+from edgedistill.specs import Artifact, Budget, GateReport, Launch, Side, Sustained, Verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
@@ -106,16 +107,36 @@ def gate_files(folder: Path) -> Path:
     return folder / "gate.html"
 
 
+def text_files(folder: Path) -> Path:
+    """A gate's page of a file that makes text: a floor that is missed, a plot of tokens per second."""
+    seen = measurement(1.0)
+    launches = tuple(Launch(tokens_per_s={"prefill": 2000.0 + n, "decode": 18.0 + n / 10}) for n in range(5))
+    seen = seen.model_copy(update={"launches": launches, "tokens_per_s": {"prefill": 2002.0, "decode": 18.2}})
+    target = load_target("host").model_copy(update={"threads": seen.threads, "budget": Budget(decode_tokens_per_s=20)})
+    artifact = Artifact(path="m.gguf", format="gguf", sha256=seen.artifact_sha256, size_mb=1.0)
+    checks = budget_lines(target, target.budget, CostFacts(artifact=artifact, host=seen))
+    assert [(check.name, check.verdict) for check in checks] == [("decode_tokens_per_s", Verdict.FAIL)]
+    report = GateReport(
+        edgedistill_version="0.1.0", bundle="/a/m.gguf", target="host", verdict=Verdict.FAIL, exit_code=3,
+        checks=checks, measured=Side.of(seen),
+    )  # fmt: skip
+    write_gate(folder, report)
+    assert "18.2 tokens/s" in (folder / "gate.md").read_text()
+    assert "≥ 20 tokens/s" in (folder / "gate.md").read_text()
+    assert "Speed of writing, each launch" in (folder / "gate.html").read_text()
+    return folder / "gate.html"
+
+
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("kind", ["build", "gate"])
+@pytest.mark.parametrize("kind", ["build", "gate", "text"])
 def test_a_page_is_readable(kind: str, width: int, tmp_path: Path) -> None:
     if kind == "build":
         page, _ = write_report(tmp_path, make(name=HOSTILE, runner="host", latency=Verdict.INCONCLUSIVE))
     else:
-        page = gate_files(tmp_path)
+        page = gate_files(tmp_path) if kind == "gate" else text_files(tmp_path)
     assert page.stat().st_size <= 2_000_000
     found = shown(page, width, tmp_path, dark=kind == "gate" and width == 390)
-    assert found["texts"] > 50
+    assert found["texts"] > (50 if kind != "text" else 20)
     assert found["inner"] == width
     assert found["scroll"] <= width
     assert found["wide"] == []
