@@ -19,7 +19,7 @@ def fleet_checks(
     for one in fleet:
         budget = one.budget.tightened(limits).model_copy(update={"size_mb": None})
         theirs = facts.model_copy(update={"host": None, "predictions": tuple(predictions.get(one.name, ()))})
-        lines = set(budget.limits())
+        lines = {*budget.limits(), *budget.text_limits()}
         checks = gate(one, budget, QualityFloor(), theirs).checks
         found += [
             check.model_copy(update={"name": f"{one.name}.{check.name}"}) for check in checks if check.name in lines

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgedistill.errors import InfrastructureError, SpecError, StageError
-from edgedistill.runners import Job, _launches, host
+from edgedistill.runners import How, Job, _launches, host
 from edgedistill.specs import Provenance
 
 LENGTHS = (8, 16)
@@ -91,6 +91,23 @@ def test_launches_are_interleaved_and_reported(model: Path, monkeypatch: pytest.
     assert seen["a"].signature == "length_8"
     assert seen["b"].signature == "length_16"
     assert seen["a"].artifact_sha256 == seen["b"].artifact_sha256
+
+
+def test_what_others_take_of_this_machine_is_told_and_counts_only_if_asked(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = host.Timing(warmup_s=0.0, runs_min=50, time_s=0.4, runs_max=10**6)
+    monkeypatch.setattr("edgedistill.runners._fitness.OTHERS_MAX", -1.0)
+    noted = host.measure_many({"m": job(model)}, launches=1, timing=long)["m"]
+    share = noted.launches[0].others_share
+    assert share is not None
+    assert 0 <= share <= 1
+    assert noted.context["others_share_max"] == pytest.approx(share, abs=1e-3)
+    assert noted.unfit == ()
+    marked = host.measure_many({"m": job(model)}, launches=1, timing=long, how=How(unfit="mark"))["m"]
+    assert "other programs took" in marked.unfit[0]
+    with pytest.raises(InfrastructureError, match="this machine is not fit to be measured: other programs"):
+        host.measure_many({"m": job(model)}, launches=1, timing=long, how=How(unfit="refuse"))
 
 
 def test_a_batch_axis_may_be_given(model: Path) -> None:
