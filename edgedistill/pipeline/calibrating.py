@@ -136,6 +136,8 @@ def _length(one: Measurement, bundle: Bundle) -> int:
 
 def _same_kind(target: Target, one: Measurement) -> None:
     """A figure of this machine says nothing about a phone, nor the other way round."""
+    if one.unfit:
+        raise SpecError(f"{one.signature} was measured when {one.device} was not fit: {'; '.join(one.unfit)}.")
     here, host = one.device.startswith(HOST), target.runner == "host"
     if here != host:
         raise SpecError(
