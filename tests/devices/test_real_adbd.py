@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ import debian
 import namespaces
 import pytest
 from namespaces import PORT, Boxed
-from phones import QUICK
+from phones import QUICK, put
 
 from edgedistill.errors import InfrastructureError
 from edgedistill.runners import How, Job, adb, ssh
@@ -111,6 +112,25 @@ def test_a_real_adbd(device: Boxed, job: Job) -> None:
     device.close()
     with pytest.raises(InfrastructureError):
         adb.measure_many({"m": job}, launches=1, timing=QUICK, how=how)
+
+
+def test_a_real_adbd_that_goes_in_the_middle_of_a_command(device: Boxed, job: Job, tmp_path: Path) -> None:
+    """Debian's adb ends 0 with half of the output then, Google's 255: both are a lost device, and no measurement."""
+    started = tmp_path / "started"
+    put(tmp_path / "slow", f'case "$*" in *_program*) touch {started}; sleep 60;; *) exec {sys.executable} "$@";; esac')
+
+    def cut() -> None:
+        deadline = time.monotonic() + 60
+        while not started.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        device.process.kill()
+
+    threading.Thread(target=cut, daemon=True).start()
+    how = How(where=SERIAL, python=str(tmp_path / "slow"), reconnect_s=1.0)
+    with pytest.raises(InfrastructureError, match=r"lost in the middle|offline|not connected") as caught:
+        adb.measure_many({"m": job}, launches=1, timing=QUICK, how=how)
+    assert caught.value.exit_code == 5
+    assert "It was not back after 1 s" in str(caught.value)
 
 
 def arm_tree() -> tuple[Path, str]:
