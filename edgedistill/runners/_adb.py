@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgedistill import catalog
 from edgedistill.errors import InfrastructureError, MissingDependency, SpecError
-from edgedistill.runners._session import SHELL_S, run_quietly
+from edgedistill.runners._transport import SHELL_S, run_quietly
 
 CONNECT_S = 15.0
 PASSING, PASSING_S = ("authorizing", "connecting"), 5.0  # states that end by themselves, or with an answer on the phone

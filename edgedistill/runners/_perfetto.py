@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from edgedistill.errors import DataError, InfrastructureError
 from edgedistill.parsers import dumpsys_battery, perfetto
-from edgedistill.runners._session import SHELL_S, Session
+from edgedistill.runners._session import Session
+from edgedistill.runners._transport import SHELL_S
 
 T = TypeVar("T")
 START_S = 15  # where the service does not run, the program may wait for it

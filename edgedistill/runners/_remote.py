@@ -29,11 +29,12 @@ from edgedistill.runners._launches import (
     summarize,
 )
 from edgedistill.runners._perfetto import POLL_MS, Recorded, available, record
-from edgedistill.runners._session import Session, Transport, opened
+from edgedistill.runners._session import Session, opened
 from edgedistill.runners._settling import Waits, judged, settle
 from edgedistill.runners._toolruns import summarize_tool
 from edgedistill.runners._tools import KINDS, Tool, bring, find
 from edgedistill.runners._tools import run as tool_run
+from edgedistill.runners._transport import Transport
 from edgedistill.specs import Conditions, Fingerprint, Measurement, Progress, Silent
 
 PACKAGES = {

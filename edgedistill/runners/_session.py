@@ -17,16 +17,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from edgedistill.errors import InfrastructureError
+from edgedistill.runners._transport import SHELL_S, Transport
 from edgedistill.store import sha256_of
 
 Answer = TypeVar("Answer")
 MARK = "__ED_DONE__"
 RECONNECTIONS, FIRST_PAUSE_S = 3, 0.2  # of a session; the pauses between attempts double
 END = "if [ -f pid ]; then kill -9 $(cat pid) 2>/dev/null; rm -f pid; fi; true"  # what a lost line left running
-SHELL_S, COPY_MB_PER_S = 30.0, 0.5  # a short command; the slowest link that is waited for
+COPY_MB_PER_S = 0.5  # the slowest link that is waited for
 TIMED_OUT = (124, 137, 143)  # of `timeout`: coreutils and toybox, with and without -k
 # Where a pushed file may be executed; the first that can be written to is taken.
 BASES = ("/data/local/tmp", "${TMPDIR:-/tmp}", "/tmp", ".")
@@ -48,42 +49,6 @@ class Ended:
 
 WATCH = """(while :; do p=$(cat pid 2>/dev/null) && grep VmHWM /proc/$p/status >peak.new 2>/dev/null && mv peak.new peak
 sleep 0.2 2>/dev/null || sleep 1; done) >/dev/null 2>&1 & w=$!"""
-
-
-class Transport(Protocol):
-    """A way to a device: raw, with no promise that what it returns is whole."""
-
-    @property
-    def runner(self) -> str:
-        """The kind of line: adb or ssh."""
-
-    @property
-    def name(self) -> str:
-        """The device, as the user writes it after --on."""
-
-    def connect(self) -> None:
-        """Make sure that the device is there and lets us in. Raises InfrastructureError or SpecError."""
-
-    def shell(self, script: str, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
-        """Run a script with the device's `sh`. Raises subprocess.TimeoutExpired."""
-
-    def push(self, local: Path, remote: str, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
-        """Copy a file there."""
-
-    def pull(self, remote: str, local: Path, timeout_s: float) -> subprocess.CompletedProcess[bytes]:
-        """Copy a file here."""
-
-    def explain(self, output: str) -> str:
-        """What a failure's own words mean, and what to do."""
-
-    def lost(self, output: str) -> bool:
-        """Whether a failure's own words are those of a line that may come back."""
-
-    def hang_up(self) -> None:
-        """Forget a line that is dead, so that `connect` makes a new one."""
-
-    def close(self) -> None:
-        """Leave nothing running here."""
 
 
 class Session:
@@ -325,15 +290,3 @@ def safe_name(name: str) -> str:
     """A file name that no shell on any device reads as anything else."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip("-.")
     return plain if plain == name else f"{hashlib.sha256(name.encode()).hexdigest()[:8]}_{plain or 'file'}"
-
-
-def run_quietly(command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[bytes]:
-    """Run a client program in a session of its own, so that Ctrl-C reaches us first and we clean up the device."""
-    return subprocess.run(
-        list(command),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=timeout_s,
-        check=False,
-        start_new_session=True,
-    )

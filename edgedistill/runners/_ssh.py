@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 
 from edgedistill.errors import InfrastructureError, MissingDependency, SpecError
-from edgedistill.runners._session import SHELL_S, run_quietly
+from edgedistill.runners._transport import SHELL_S, run_quietly
 
 CONNECT_S = 10
 MEANINGS = (

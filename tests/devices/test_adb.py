@@ -20,7 +20,7 @@ from phones import BATTERY, QUICK, left_over, put
 from edgedistill import catalog
 from edgedistill.errors import EdgedistillError, InfrastructureError, MissingDependency, SpecError, StageError
 from edgedistill.gate.costs import why_unmeasured
-from edgedistill.runners import How, Job, _session, adb
+from edgedistill.runners import How, Job, _session, _transport, adb
 from edgedistill.runners._adb import find_adb
 from edgedistill.specs import Measurement, Provenance
 
@@ -60,7 +60,7 @@ def test_a_phone_is_measured_and_left_clean(phone: FakeAdbd, job: Job) -> None:
 
 def test_every_command_names_its_device(phone: FakeAdbd, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[list[str]] = []
-    run = _session.run_quietly
+    run = _transport.run_quietly
     noted = lambda command, timeout_s: (called.append(list(command)), run(command, timeout_s))[1]  # noqa: E731
     monkeypatch.setattr("edgedistill.runners._adb.run_quietly", noted)
     bench(phone, job)
