@@ -5,10 +5,9 @@ python bench/static_parity.py [--inputs 400] [--real-inputs 24] [--only bert vit
 Random students of 4 layers with weights as large as trained ones, and two real networks: EfficientNet-lite0 as
 published, and all-MiniLM-L6-v2 with a random head; `--only` leaves out the others by the beginning of their names.
 Ranges are observed on random inputs. `--frozen` adds the student in a bundle's folder `frozen`, which was trained.
-For each input, the largest
-difference of any logit in steps. ONNX Runtime is asked twice: each operator as the file has it, and with its default
-optimization. Core ML is the program with its float32 constants put back, computed by the evaluator in float64;
-what ships is fp16, reported beside.
+For each input, the largest difference of any logit in steps. ONNX Runtime is asked twice: each operator as the file has
+it, and with its default optimization. Core ML is the program with its float32 constants put back, computed by the
+evaluator in float64; what ships is fp16, reported beside.
 """
 
 import argparse
