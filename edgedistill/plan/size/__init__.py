@@ -3,7 +3,7 @@
 The numbers of a student are counted to the byte (`numbers.py`); the graph around them was measured (`graphs.py`). For a
 search, `Sizer` cuts a file into pieces whose bytes are counted once: the tensors outside of layers, and one layer.
 
->>> sizer = Sizer("tflite", scheme, buckets)
+>>> sizer = Sizer("tflite", scheme, buckets, config)
 >>> outside, layer = sizer.piece(tensors_outside), sizer.piece(tensors_of_layer_0)
 >>> sizer.total(outside, [(layer, 12)])
 """
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from edgedistill import catalog
 from edgedistill.errors import SpecError
 from edgedistill.plan.size import numbers
-from edgedistill.plan.size.graphs import Mode, digits_of, formats, graph_bytes, measured
+from edgedistill.plan.size.graphs import Mode, digits_of, formats, graph_bytes, measured, parts_of, tensors_bytes
 from edgedistill.plan.size.numbers import Numbers
 from edgedistill.specs import PerGroup, QuantScheme, SizeEstimate, Spec
 from edgedistill.students import StoredTensor
@@ -35,12 +35,13 @@ SHARED = {"tflite": numbers.tflite_shared, "coreml": numbers.coreml_shared}
 
 
 class Piece(NamedTuple):
-    """Some tensors of a student in a file: their numbers, their share of the graph, and what a digit more of the
-    layer's number in their names costs."""
+    """Some tensors of a student in a file: their numbers, their share of the graph, what a digit more of the layer's
+    number in their names costs, and the parts of the graph that bring tensors of their own."""
 
     numbers: Numbers
     graph: float
     digit: float
+    parts: frozenset[str] = frozenset()
 
 
 class Sizer:
@@ -51,17 +52,18 @@ class Sizer:
         format_name: str,
         scheme: QuantScheme,
         buckets: Sequence[int],
+        config: Spec,
         *,
-        stateful: bool = False,
         mode: Mode | None = None,
     ) -> None:
-        """Take the graph's bytes from `mode`, else from `graphs.toml`. `stateful`: the student is a decoder.
+        """Take the graph's bytes from `mode`, else from `graphs.toml`. `config`: the student's; its depth and its
+        vocabulary are those of the tensors that `piece` counts.
 
         Raises:
             SpecError: if the format's files are not counted this way (`linear_size` may know them).
         """
-        ios18 = format_name == "coreml" and numbers.needs_ios18(scheme, stateful)
-        self.format, self.scheme = format_name, scheme
+        ios18 = format_name == "coreml" and numbers.needs_ios18(scheme, is_decoder(config))
+        self.format, self.scheme, self.config = format_name, scheme, config
         self.file = numbers.File(scheme, tuple(sorted(set(buckets))), ios18)
         self._mode = measured(format_name, scheme) if mode is None else mode
         self._rule = numbers.RULES[format_name]
@@ -79,6 +81,7 @@ class Sizer:
         codes = scales = zero_points = floats = header = 0
         graph = digit = 0.0
         shared: set[int] = set()
+        parts: set[str] = set()
         known: dict[object, Piece] = {}  # layers differ in the digits of their numbers only
         for tensor in tensors:
             exception = self.scheme.layers.get(tensor.name)
@@ -93,9 +96,11 @@ class Sizer:
             floats += found.floats
             header += found.header
             shared |= found.shared
+            parts |= one.parts
             graph += one.graph
             digit += one.digit
-        return Piece(Numbers(codes, scales, zero_points, floats, header, frozenset(shared)), graph, digit)
+        total = Numbers(codes, scales, zero_points, floats, header, frozenset(shared))
+        return Piece(total, graph, digit, frozenset(parts))
 
     def total(self, outside: Piece, layers: Sequence[tuple[Piece, int]] = (), *, about: int = 0) -> int:
         """The whole file: what is outside of layers, and kinds of layers with how many there are of each.
@@ -112,6 +117,9 @@ class Sizer:
     def _parts(self, outside: Piece, layers: Sequence[tuple[Piece, int]], about: int) -> dict[str, float]:
         codes, scales, zero_points, floats, header, shared = outside.numbers
         graph, number = outside.graph + self.text + about, 0
+        brought = outside.parts.union(*(piece.parts for piece, _ in layers))
+        if brought:
+            graph += tensors_bytes(self._mode, brought, self.file.buckets, self.config)
         for piece, count in layers:
             one = piece.numbers
             codes += count * one.codes
@@ -130,12 +138,13 @@ class Sizer:
         return {"codes": codes, "scales": scales, "zero_points": zero_points, "floats": floats, "graph": graph}
 
     def _tensor(self, tensor: StoredTensor) -> Piece:
-        graph = graph_bytes(self.format, self._mode, tensor, self.file) + self._label(tensor)
+        graph = graph_bytes(self.format, self._mode, tensor, self.file, self.config) + self._label(tensor)
         mentions = self._mentions(tensor)
         graph += (digits_of(tensor) - 1) * mentions
         if self.format == "tflite" and "position" in tensor.parts:
             graph += self._mode.slice * len(numbers.sliced(tensor, self.file.buckets))
-        return Piece(self._rule(tensor, self.file), graph, mentions + self._names(tensor))
+        parts = (name for name in parts_of(tensor, self._mode, self.config) if self._mode.brings_tensors(name))
+        return Piece(self._rule(tensor, self.file), graph, mentions + self._names(tensor), frozenset(parts))
 
     def _label(self, tensor: StoredTensor) -> int:
         """A Core ML package names the grid of each tensor."""
@@ -173,8 +182,8 @@ def file_size(
     tensors: Sequence[StoredTensor],
     scheme: QuantScheme,
     buckets: Sequence[int],
+    config: Spec,
     *,
-    config: Spec | None = None,
     tokenizer_bytes: int | None = None,
     labels: Sequence[str] | None = None,
 ) -> SizeEstimate:
@@ -191,20 +200,20 @@ def file_size(
         if terms is None:
             raise SpecError(f"format {format_name!r} has no SIZE, so its files cannot be planned.")
         return linear_size(terms, tensors, scheme)
-    sizer = Sizer(format_name, scheme, buckets, stateful=is_decoder(tensors))
+    sizer = Sizer(format_name, scheme, buckets, config)
     about = 0 if format_name != "gguf" else student_text(tensors, sizer.file.buckets, config, tokenizer_bytes, labels)
     return sizer.estimate(sizer.piece(tensors), about=about)
 
 
-def is_decoder(tensors: Sequence[StoredTensor]) -> bool:
-    """Whether these are the tensors of a decoder, whose Core ML packages have states."""
-    return any("decoder" in tensor.parts for tensor in tensors)
+def is_decoder(config: Spec) -> bool:
+    """Whether a student is a decoder, whose Core ML packages have states."""
+    return hasattr(config, "kv_heads")
 
 
 def student_text(
     tensors: Sequence[StoredTensor],
     buckets: Sequence[int],
-    config: Spec | None = None,
+    config: Spec,
     tokenizer_bytes: int | None = None,
     labels: Sequence[str] | None = None,
 ) -> int:
@@ -215,19 +224,18 @@ def student_text(
     if encoder and head is not None:
         classes = head.shape[0]
     total = 4 * len(buckets)
-    total += _CONFIG_TEXT if config is None else len(json.dumps(config.model_dump(mode="json"), sort_keys=True))
+    total += len(json.dumps(config.model_dump(mode="json"), sort_keys=True))
     total += sum(8 + len(label.encode()) for label in (labels or [str(n) for n in range(classes)]))
     if tokenizer_bytes is None:
         tokenizer_bytes = rows * (PIECE_BYTES["bert"] if encoder else BPE_PIECE_BYTES)
     return total + tokenizer_bytes
 
 
-_CONFIG_TEXT = 180  # of a config that is not given: 104 to 260 bytes
-
-
-def tflite_size(tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: Sequence[int]) -> SizeEstimate:
+def tflite_size(
+    tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: Sequence[int], config: Spec
+) -> SizeEstimate:
     """Size of the .tflite with one signature for each bucket."""
-    return file_size("tflite", tensors, scheme, buckets)
+    return file_size("tflite", tensors, scheme, buckets, config)
 
 
 def linear_size(terms: Mapping[str, float], tensors: Sequence[StoredTensor], scheme: QuantScheme) -> SizeEstimate:
@@ -255,14 +263,14 @@ def linear_size(terms: Mapping[str, float], tensors: Sequence[StoredTensor], sch
 
 
 def largest(
-    names: Sequence[str], tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: Sequence[int]
+    names: Sequence[str], tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: Sequence[int], config: Spec
 ) -> SizeEstimate:
     """The size of the largest of the files that will be written: each of them has to meet the budget.
 
     Raises:
         SpecError: for an unknown format.
     """
-    sizes = [file_size(name, tensors, scheme, buckets) for name in names]
+    sizes = [file_size(name, tensors, scheme, buckets, config) for name in names]
     return max(sizes, key=lambda size: size.total_mb)
 
 

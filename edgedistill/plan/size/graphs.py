@@ -6,12 +6,13 @@ by part, and `python bench/size.py --fit` measures them anew from exports of one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from edgedistill.errors import SpecError
-from edgedistill.plan.size.numbers import File
+from edgedistill.plan.size.activations import convolution_sizes, counted_bytes, sizes_of
+from edgedistill.plan.size.numbers import File, tflite_grid
 from edgedistill.specs import PerGroup, QuantScheme, Spec
 from edgedistill.students import StoredTensor
 
@@ -20,11 +21,31 @@ LABELS = frozenset({"bias", "position", "decoder"})
 
 
 class Part(Spec):
-    """Bytes of one part of a graph: in a file of `one` entry point, of `many` (two), and what a `further` one adds."""
+    """Bytes of one part of a graph: in a file of `one` entry point, of `many` (two), and what a `further` one adds.
+
+    A decoder's .tflite reads a prompt as long as its caches with
+    other operators: `whole` is the part in a file of that entry point only, `beside` what it adds to shorter ones.
+    `each` are the tensors of an entry point that are no weights, as `activations.py` counts them, `longest` those of
+    one that is as long as the caches, and `once` those of a file.
+    """
 
     one: float
     many: float | None = None
     further: float = 0.0
+    whole: float | None = None
+    beside: float = 0.0
+    each: tuple[str, ...] = ()
+    longest: tuple[str, ...] | None = None
+    once: tuple[str, ...] = ()
+
+    def bytes(self, entries: int, whole: bool) -> float:
+        """In a file of so many entry points, the longest of which may be as long as the caches."""
+        if whole and self.whole is not None:
+            return self.whole if entries == 1 else self.bytes(entries - 1, False) + self.beside
+        if entries == 1:
+            return self.one
+        # a graph that was measured with one entry point only has but one: images have no length buckets
+        return self.one if self.many is None else self.many + self.further * (entries - 2)
 
 
 class Mode(Spec):
@@ -39,6 +60,11 @@ class Mode(Spec):
     parts: Mapping[str, Part]
     grids: Mapping[str, float] = {}
     slice: float = 0.0
+
+    def brings_tensors(self, name: str) -> bool:
+        """Whether the tensors of a part that are no weights are counted, and not in its bytes."""
+        part = self.parts.get(name)
+        return part is not None and bool(part.each or part.longest or part.once)
 
 
 class _Graphs(Spec):
@@ -79,7 +105,7 @@ def grid_names(format_name: str, tensor: StoredTensor, file: File) -> tuple[str,
 
     Core ML stores all grids alike, but from iOS 18 on, and there all of a file's, otherwise than before.
     """
-    grid = tensor.grid(file.scheme)
+    grid = tflite_grid(tensor, file.scheme) if format_name == "tflite" else tensor.grid(file.scheme)
     if grid is None or format_name == "gguf":
         return ()
     kind = "linear" if tensor.kind == "head" else tensor.kind
@@ -89,14 +115,34 @@ def grid_names(format_name: str, tensor: StoredTensor, file: File) -> tuple[str,
     return (*[f"{kind} int4"] * (grid.bits == 4), *[f"{kind} groups"] * grouped)
 
 
-def graph_bytes(format_name: str, mode: Mode, tensor: StoredTensor, file: File) -> float:
+def special_parts(name: str, config: Spec) -> tuple[str, ...]:
+    """Parts that come with another part in some students: converters write attention without what has the size 1."""
+    heads, keys, layers = (getattr(config, key, None) for key in ("heads", "kv_heads", "layers"))
+    if keys is None:
+        return (f"{name} of one head",) if heads == 1 else ()
+    kind = "ungrouped" if keys == heads else None
+    if keys == 1:
+        kind = "of one head" if heads == 1 else "of one key"
+    of = "decoder.layer" if name.endswith(".layer") else "decoder"
+    single = ("decoder of one layer",) if layers == 1 and of == "decoder" else ()
+    return single if kind is None else (*single, f"{of} {kind}")
+
+
+def parts_of(tensor: StoredTensor, mode: Mode, config: Spec) -> list[str]:
+    """The parts of a graph that come with one tensor; a special one only if it was found to make a difference."""
+    special = [found for name in tensor.parts if name not in LABELS for found in special_parts(name, config)]
+    return [*tensor.parts, *(name for name in special if name in mode.parts)]
+
+
+def graph_bytes(format_name: str, mode: Mode, tensor: StoredTensor, file: File, config: Spec) -> float:
     """Bytes of the parts that come with one tensor, and of its grid.
 
     Raises:
         SpecError: if a part was never measured in this kind of file.
     """
     total, entries = 0.0, len(file.buckets)
-    for name in tensor.parts:
+    whole = fills_caches(config, file.buckets)
+    for name in parts_of(tensor, mode, config):
         part = mode.parts.get(name)
         if part is None:
             if name in LABELS:
@@ -105,10 +151,29 @@ def graph_bytes(format_name: str, mode: Mode, tensor: StoredTensor, file: File) 
                 f"the bytes of {name!r} in a {format_name} file are not measured; "
                 f"known: {', '.join(mode.parts)}. Run: python bench/size.py --fit {format_name}"
             )
-        # a graph that was measured with one entry point only has but one: images have no length buckets
-        many = part.one if part.many is None else part.many + part.further * (entries - 2)
-        total += part.one if entries == 1 else many
+        total += part.bytes(entries, whole)
     return total + sum(mode.grids.get(name, 0.0) for name in grid_names(format_name, tensor, file))
+
+
+def tensors_bytes(mode: Mode, names: Iterable[str], buckets: Sequence[int], config: Spec) -> int:
+    """Bytes of the tensors of a graph that are no weights, where they are counted."""
+    whole = fills_caches(config, buckets)
+    groups: list[tuple[Sequence[str], list[dict[str, int]]]] = []
+    for name in sorted(names):
+        if name.startswith("cnn"):
+            groups.append((mode.parts[name].each, convolution_sizes(config, name == "cnn.pad")))
+            continue
+        part = mode.parts[name]
+        ends = part.longest is not None and whole
+        lengths = tuple(n for n in buckets if not (ends and n == buckets[-1]))
+        kinds = (part.each, lengths), (part.longest or (), tuple(buckets[-1:] if ends else ())), (part.once, (1,))
+        groups += [(lines, [sizes_of(config, n) for n in of]) for lines, of in kinds if lines]
+    return counted_bytes(groups)
+
+
+def fills_caches(config: Spec, buckets: Sequence[int]) -> bool:
+    """Whether the longest entry point of a decoder is as long as its caches."""
+    return hasattr(config, "kv_heads") and buckets[-1] == getattr(config, "max_length", None)
 
 
 def digits_of(tensor: StoredTensor) -> int:

@@ -67,7 +67,7 @@ def tflite(tensor: StoredTensor, file: File) -> Numbers:
 
     A static layer's bias has a scale for each channel. A table of positions is cut to the longest bucket.
     """
-    scheme, grid = file.scheme, tensor.grid(file.scheme)
+    scheme, grid = file.scheme, tflite_grid(tensor, file.scheme)
     if grid is None:
         if "position" in tensor.parts:
             return Numbers(floats=_positions(tensor, file.buckets))
@@ -79,6 +79,13 @@ def tflite(tensor: StoredTensor, file: File) -> Numbers:
     if len(shape) == 2:
         return Numbers(codes, scales=_buffer(2 * prod(shape)), header=entry)
     return Numbers(codes, scales=4 + 4 * shape[0], header=entry, shared=frozenset(shape))
+
+
+def tflite_grid(tensor: StoredTensor, scheme: QuantScheme) -> WeightGrid | None:
+    """The grid that a .tflite stores a tensor with: a static kernel of more than one pixel has a byte for each code."""
+    grid = tensor.grid(scheme)
+    spatial = tensor.kind == "convolution" and tensor.shape[2:] != (1, 1)
+    return WeightGrid() if grid is not None and spatial and scheme.activations == "static_int8" else grid
 
 
 def tflite_shared(lengths: frozenset[int]) -> int:

@@ -1,0 +1,114 @@
+"""Students with random weights and the files that the exporters write of them, for `size.py`."""
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgedistill import catalog, quant
+from edgedistill.specs import QuantScheme, Spec
+from edgedistill.students import part
+
+
+class Case(NamedTuple):
+    """One file to export."""
+
+    format: str
+    family: str
+    config: Spec
+    scheme: QuantScheme
+    buckets: tuple[int, ...]
+
+
+def frozen_student(case: Case) -> quant.FrozenStudent:
+    """A student with random weights, no two vectors alike; static ranges observed on random inputs."""
+    torch.manual_seed(0)
+    plugin = catalog.load_plugin("students", case.family)
+    model = part(case.family, "module").build(case.config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+            else:
+                nn.init.normal_(parameter, std=0.1 if parameter.dim() == 1 else 1.2 / parameter[0].numel() ** 0.5)
+    quant.prepare(model, case.scheme, plugin.tensors(case.config)).train()
+    random = np.random.default_rng(1)
+    with torch.no_grad():
+        for signature in plugin.signatures(case.config, case.buckets):
+            feeds = plugin.sample(case.config, signature, random)
+            model(*(torch.from_numpy(feeds[port.name]) for port in signature.inputs))
+    quant.freeze_observers(model)
+    return quant.freeze(model.eval(), case.family, case.config, case.scheme, {})
+
+
+def export(case: Case, out: Path) -> None:
+    WRITERS[case.format](frozen_student(case), case.buckets, out)
+
+
+def exported(case: Case) -> bytes:
+    """A file of a format that is one file."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "student"
+        export(case, out)
+        return out.read_bytes()
+
+
+def exported_bytes(case: Case, padded: bool = True) -> int:
+    """Bytes of the exported file, without the proofs that an export ends with: they change none.
+
+    Not `padded`: a GGUF without what fills up its header.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "student"
+        export(case, out)
+        filled = _filling(out) if case.format == "gguf" and not padded else 0
+        return sum(path.stat().st_size for path in (out, *out.rglob("*")) if path.is_file()) - filled
+
+
+def _tflite(frozen: quant.FrozenStudent, buckets: tuple[int, ...], out: Path) -> None:
+    from edgedistill.exporters.tflite.carriers import carriers
+    from edgedistill.exporters.tflite.decoding import entry_points
+    from edgedistill.exporters.tflite.graph import convert
+    from edgedistill.exporters.tflite.shrink import shrink
+
+    given = carriers(frozen)
+    out.write_bytes(shrink(convert(frozen, entry_points(frozen, buckets), given), frozen, given))
+
+
+def _onnx(frozen: quant.FrozenStudent, buckets: tuple[int, ...], out: Path) -> None:
+    from edgedistill.exporters.onnx.graph import convert
+    from edgedistill.exporters.onnx.packing import pack
+
+    out.write_bytes(pack(convert(frozen, frozen.signatures(buckets)), frozen))
+
+
+def _coreml(frozen: quant.FrozenStudent, buckets: tuple[int, ...], out: Path) -> None:
+    from edgedistill.coreml import load as parse
+    from edgedistill.exporters.coreml.convert import Converter
+    from edgedistill.exporters.coreml.describe import describe
+    from edgedistill.exporters.coreml.seal import seal
+
+    with tempfile.TemporaryDirectory() as folder:
+        converter = Converter(frozen, frozen.signatures(buckets))
+        raw = converter.write(Path(folder))
+        seal(raw.path, describe(parse(raw.path), frozen, converter.signature.name), converter.signature, out)
+
+
+def _gguf(frozen: quant.FrozenStudent, buckets: tuple[int, ...], out: Path) -> None:
+    from edgedistill.exporters.gguf.writing import write
+
+    write(frozen, buckets, out)
+
+
+def _filling(path: Path) -> int:
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    last = reader.tensors[-1].field
+    return int(reader.data_offset) - (last.offset + sum(int(part.nbytes) for part in last.parts))
+
+
+WRITERS = {"tflite": _tflite, "onnx": _onnx, "coreml": _coreml, "gguf": _gguf}

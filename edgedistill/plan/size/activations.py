@@ -1,0 +1,113 @@
+"""Bytes of what a .tflite says about the tensors of its graph that are no weights, counted.
+
+A file of ours has each table, vector and buffer once (exporters/tflite/pack.py), so it matters which of them are equal:
+where a length is the width of a head, two shapes become one. `graphs.toml` has the tensors of one entry point, and of
+each is said which sizes it is made of:
+
+    "float length width"        an activation [length, width]
+    "int32 2 = length width"    a constant of shape [2] that holds these two numbers
+    "int32 length @"            the numbers from 0 on, of that shape
+    "float 1 head_width/2 #"    a table of floats that follows from the sizes
+    "shape outputs inputs"      of a tensor that is like no other, the shape alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from math import prod
+from typing import Any, NamedTuple
+
+from edgedistill.specs import Spec
+from edgedistill.students import cnn
+
+Sizes = Mapping[str, int]
+BUFFER_ENTRY = 4  # of the list of buffers
+
+
+class _Tensor(NamedTuple):
+    """One line, taken apart; `content` is empty for an activation."""
+
+    kind: str
+    shape: tuple[str, ...]
+    content: str = ""
+    values: tuple[str, ...] = ()
+
+
+def sizes_of(config: Spec, length: int) -> dict[str, int]:
+    """The sizes that a graph is made of: the config's own, one entry point's length, and what follows from them."""
+    found = {name: value for name, value in config if isinstance(value, int) and not isinstance(value, bool)}
+    found["length"] = length
+    if "heads" in found and "head_width" not in found:
+        found["head_width"] = found["width"] // found["heads"]
+    if "kv_heads" in found:
+        found["groups"] = found["heads"] // found["kv_heads"]
+    if "patch" in found:
+        found["grid"] = found["image_size"] // found["patch"]
+    return found
+
+
+def convolution_sizes(config: Spec, padded: bool) -> list[dict[str, int]]:
+    """The sizes of each convolution of a cnn, as a .tflite orders its kernel; or of each input that is padded first."""
+    found, before = [], int(config.model_dump()["image_size"])
+    for name, (outputs, inputs, kernel, _), side in cnn.convolutions(cnn.Config.model_validate(config)):
+        by_channel = name.endswith("depthwise")
+        stride = 1 if before == side else 2
+        zeros = cnn.same_padding(before, kernel, stride)
+        if not padded:
+            first, last = (1, outputs) if by_channel else (outputs, inputs)
+            found.append({"side": side, "channels": outputs, "first": first, "kernel": kernel, "last": last})
+        elif zeros[0] != zeros[1]:
+            found.append({"side": before + sum(zeros), "channels": outputs if by_channel else inputs})
+        before = side
+    return found
+
+
+def counted_bytes(groups: Sequence[tuple[Sequence[str], Sequence[Sizes]]]) -> int:
+    """Tables, shapes and constants of all tensors: lines, with the sizes of each entry point that has such tensors."""
+    tables: set[tuple[Any, ...]] = set()
+    shapes: set[tuple[int, ...]] = set()
+    for lines, entries in groups:
+        parsed = [_parse(line) for line in lines]
+        for sizes in entries:
+            for tensor in parsed:
+                shape = tuple(evaluate(size, sizes) for size in tensor.shape)
+                values = tuple(evaluate(value, sizes) for value in tensor.values)
+                if tensor.kind == "shape":
+                    shapes.add(shape)
+                    continue
+                # a table of floats is told from another of the same shape by where it is written
+                tables.add((tensor.kind, shape, tensor.content, values, tensor if tensor.content == "#" else None))
+    contents = {(kind, content, values, shape if content in ("@", "#") else len(values), own)
+                for kind, shape, content, values, own in tables if content}  # fmt: skip
+    total = sum(8 + 4 * (kind != "float") + 4 * bool(content) for kind, _, content, _, _ in tables)
+    total += sum(4 + 4 * len(shape) for shape in shapes | {shape for _, shape, *_ in tables})
+    for _, content, _, size, _ in contents:
+        count = size if content == "=" else prod(size)
+        total += -(-(4 * count + 12) // 16) * 16 + BUFFER_ENTRY
+    return total
+
+
+@cache
+def _parse(line: str) -> _Tensor:
+    kind, *rest = line.split()
+    for content in ("=", "@", "#"):
+        if content in rest:
+            place = rest.index(content)
+            return _Tensor(kind, tuple(rest[:place]), content, tuple(rest[place + 1 :]))
+    return _Tensor(kind, tuple(rest))
+
+
+def evaluate(expression: str, sizes: Sizes) -> int:
+    """A number, the name of a size, or products, quotients and one sum of them: `groups*length`, `max_length+length`."""
+    if expression.isdigit():
+        return int(expression)
+    found = sizes.get(expression)
+    if found is not None:
+        return found
+    if "+" in expression:
+        return sum(evaluate(term, sizes) for term in expression.split("+"))
+    if "/" in expression:
+        above, _, below = expression.partition("/")
+        return evaluate(above, sizes) // evaluate(below, sizes)
+    return prod(evaluate(factor, sizes) for factor in expression.split("*"))
