@@ -51,8 +51,6 @@ class Exporter(Protocol):
     PARITY: float
     """The median difference from the student that its runtime may show where activations are float, as a share of the
     largest output: rounding only, unless the runtime rounds activations by itself."""
-    SIZE: Mapping[str, float]
-    """The terms of the file's size (`plan.size.linear_size`), as a literal; absent where plan/size counts by parts."""
     COMPUTES: Mapping[str, str]
     """For each kind of activations: "as_trained" where the runtime computes exactly that, "float" where it keeps
     activations float and only the weights are the trained ones. A literal too."""

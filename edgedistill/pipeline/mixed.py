@@ -91,7 +91,7 @@ def measure(
 
     found = sensitivity.measure(student.eval(), family, student.config, scheme, logits, export.mixed.narrow)
     increases = {name: found.increases[name] for name in names}
-    chosen = mixed_scheme(export, tensors, formats, profile.student.buckets, increases)
+    chosen = mixed_scheme(export, tensors, formats, profile.student.buckets, student.config, increases)
     narrow = sorted(chosen.layers.keys() & names.keys())
     sizes = sensitivity.sizes_of(tensors, export.scheme, export.mixed.narrow)
     write_json(out / RESULT, {

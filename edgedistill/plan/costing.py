@@ -23,7 +23,8 @@ def cost(problem: Problem, config: Spec, scheme: QuantScheme) -> Candidate:
     parameters: int = problem.family.parameters(config)
     macs: int = problem.family.macs(config, buckets[-1])
     export = problem.profile.export.model_copy(update={"scheme": scheme})
-    size = largest(problem.formats, tensors, planned_scheme(export, tensors, problem.formats, buckets), buckets)
+    planned = planned_scheme(export, tensors, problem.formats, buckets, config)
+    size = largest(problem.formats, tensors, planned, buckets, config)
     work = inference(problem.family, config, scheme, buckets, round(size.total_mb * 1e6))
     lines = [calibrated(predict(one.target, work), one.calibration) for one in problem.members]
     needs = least_needs(problem, size.total_mb, lines)

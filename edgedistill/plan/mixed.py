@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from edgedistill.errors import SpecError
 from edgedistill.plan.size import largest
-from edgedistill.specs import ExportSpec, QuantScheme
+from edgedistill.specs import ExportSpec, QuantScheme, Spec
 from edgedistill.students import StoredTensor
 from edgedistill.students._allocation import allocate, sizes_of
 
 # A file may be so much larger than predicted (tests/plan/test_size.py).
-MARGIN = 0.02
+MARGIN = 0.01
 
 
 def mixed_scheme(
@@ -19,6 +19,7 @@ def mixed_scheme(
     tensors: Sequence[StoredTensor],
     formats: Sequence[str],
     buckets: Sequence[int],
+    config: Spec,
     increases: Mapping[str, float] | None = None,
 ) -> QuantScheme:
     """The scheme with the narrow tensors as its `layers`; the scheme itself where nothing is to be mixed.
@@ -52,7 +53,7 @@ def mixed_scheme(
     limit, budget = 1e6 * mixed.size_mb / (1 + MARGIN), float(wide)
     while True:
         found = within(budget)
-        over = 1e6 * largest(formats, tensors, found, buckets).total_mb - limit
+        over = 1e6 * largest(formats, tensors, found, buckets, config).total_mb - limit
         if over <= 0:
             return found
         if budget <= narrow:
@@ -65,11 +66,11 @@ def mixed_scheme(
 
 
 def planned_scheme(
-    export: ExportSpec, tensors: Sequence[StoredTensor], formats: Sequence[str], buckets: Sequence[int]
+    export: ExportSpec, tensors: Sequence[StoredTensor], formats: Sequence[str], buckets: Sequence[int], config: Spec
 ) -> QuantScheme:
     """`mixed_scheme` before anything was measured; with every tensor narrow where even that is too large."""
     try:
-        return mixed_scheme(export, tensors, formats, buckets)
+        return mixed_scheme(export, tensors, formats, buckets, config)
     except SpecError:
         assert export.mixed is not None
         narrow = sizes_of(tensors, export.scheme, export.mixed.narrow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple
 
@@ -10,20 +11,17 @@ from edgedistill.plan.predict import Workload
 from edgedistill.plan.problem import Problem
 from edgedistill.plan.size import largest
 from edgedistill.plan.space import Core, Space, config_of, scheme_of
+from edgedistill.plan.stored import StoredSizes, Texts
 from edgedistill.specs import QuantScheme, Spec
 from edgedistill.students import StoredTensor
 
 
 class Parts(NamedTuple):
-    """Bytes and numbers of a core at its least depth and vocabulary, and what each step adds."""
+    """Bytes of a core in all ways to store it, its numbers at its least depth and vocabulary, and what each step adds."""
 
-    size: float
-    size_layer: float
-    saved_layer: float  # by storing one layer in 4 bits
-    # what it saves beyond that if no layer is left as it was, by itself and for each layer: zero points that only such
-    # layers have, and the list of exceptions that some formats write
-    saved_all: tuple[float, float]
-    rows: tuple[tuple[float, ...], tuple[float, ...]]  # for the embedding as given and small: bytes of each vocabulary
+    # at a depth, with the embedding as given or in 4 bits: bytes for each number of layers in 4 bits, from none on
+    sizes: Callable[[int | None, bool], Sequence[int]]
+    rows: tuple[tuple[float, ...], ...]  # what each vocabulary adds, by the embedding's grid
     parameters: float
     parameters_layer: float
     parameters_row: float
@@ -47,23 +45,19 @@ class _Corners(NamedTuple):
     rows: int
 
 
-def parts_of(problem: Problem, space: Space, core: Core, where: str) -> Parts:
-    """Full sizes and costs at the corners of a core, and their differences."""
+def parts_of(problem: Problem, space: Space, core: Core, where: str, texts: Texts) -> Parts:
+    """Full costs at the corners of a core, and their differences; its bytes in all ways to store it."""
     corners, buckets, plain = _corners(problem, space, core, where), problem.profile.student.buckets, problem.scheme
     configs, tensors, macs, deeper, wider = corners
     deep = space.depths[0] is not None
-    size = _size(problem, tensors["near"], plain)
-    layer = (_size(problem, tensors["far"], plain) - size) / deeper if deep else 0.0
-    saved_layer, saved_all = _saved(problem, space, corners, size, layer)
+    sizes = _sizes(problem, space, corners, texts)
+    size = sizes(space.depths[0], False)[0]
     works = {name: inference(problem.family, config, plain, buckets, round(size)) for name, config in configs.items()}
     counts = {name: _numbers(found) for name, found in tensors.items()}
     weights = {name: _numbers(found, "linear") + _numbers(found, "convolution") for name, found in tensors.items()}
     return Parts(
-        size=size,
-        size_layer=layer,
-        saved_layer=saved_layer,
-        saved_all=saved_all,
-        rows=_tables(problem, space, corners, size),
+        sizes=sizes,
+        rows=_tables(problem, space, corners),
         parameters=counts["near"],
         parameters_layer=(counts["far"] - counts["near"]) / deeper,
         parameters_row=(counts["wide"] - counts["near"]) / wider,
@@ -97,43 +91,36 @@ def _corners(problem: Problem, space: Space, core: Core, where: str) -> _Corners
     )
 
 
-def _saved(
-    problem: Problem, space: Space, corners: _Corners, size: float, layer: float
-) -> tuple[float, tuple[float, float]]:
-    """Bytes that one layer in 4 bits saves, and what all of them save beyond that; of a network without numbered
-    layers, all of them together."""
-    if space.low is None:
-        return 0.0, (0.0, 0.0)
+def _sizes(
+    problem: Problem, space: Space, corners: _Corners, texts: Texts
+) -> Callable[[int | None, bool], Sequence[int]]:
+    if space.depths[0] is not None:
+        # the deeper corner: a student of one layer is not like the others
+        return StoredSizes(problem, space.low, corners.tensors["far"], corners.configs["far"], texts).sizes
+    config, tensors = corners.configs["near"], corners.tensors["near"]
 
-    def small(name: str, layers: int) -> float:
-        tensors = corners.tensors[name]
-        return _size(problem, tensors, scheme_of(problem, tensors, space.low, False, layers))
+    def sizes(depth: int | None, small: bool) -> Sequence[int]:
+        """Of a network without numbered layers: none or all of it in 4 bits."""
+        ways = [scheme_of(problem, tensors, space.low, small, low) for low in ((0, 1) if space.low else (0,))]
+        return [round(_size(problem, tensors, way, config)) for way in ways]
 
-    every, first = 10**6, space.depths[0]
-    near = size - small("near", every)
-    if first is None:
-        return near, (0.0, 0.0)
-    far = size + corners.layers * layer
-    one = far - small("far", 1)
-    each = (far - small("far", every) - near) / corners.layers
-    return one, (near - first * each, each - one)
+    return sizes
 
 
-def _tables(
-    problem: Problem, space: Space, corners: _Corners, size: float
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _tables(problem: Problem, space: Space, corners: _Corners) -> tuple[tuple[float, ...], ...]:
     """Bytes of each vocabulary beyond the least one, with the embedding as given and in 4 bits."""
     first, found = space.vocabularies[0] or 0, []
-    if len(space.vocabularies) == 1 and not any(tensor.kind == "embedding" for tensor in corners.tensors["near"]):
-        return (0.0,), (0.0,)
-    for scheme in (problem.scheme, scheme_of(problem, corners.tensors["near"], space.low, True, 0)):
-        start, end = (_size(problem, corners.tensors[name], scheme) - size for name in ("near", "wide"))
-        found.append(tuple(start + (end - start) * ((v or 0) - first) / corners.rows for v in space.vocabularies))
-    return found[0], found[1]
+    if len(space.vocabularies) == 1:
+        return tuple((0.0,) for _ in space.tables)
+    for small in space.tables:
+        scheme = scheme_of(problem, corners.tensors["near"], space.low, small, 0)
+        near, wide = (_size(problem, corners.tensors[name], scheme, corners.configs[name]) for name in ("near", "wide"))
+        found.append(tuple((wide - near) * ((v or 0) - first) / corners.rows for v in space.vocabularies))
+    return tuple(found)
 
 
-def _size(problem: Problem, tensors: list[StoredTensor], scheme: QuantScheme) -> float:
-    return largest(problem.formats, tensors, scheme, problem.profile.student.buckets).total_mb * 1e6
+def _size(problem: Problem, tensors: list[StoredTensor], scheme: QuantScheme, config: Spec) -> float:
+    return largest(problem.formats, tensors, scheme, problem.profile.student.buckets, config).total_mb * 1e6
 
 
 def _numbers(tensors: list[StoredTensor], kind: str = "") -> int:

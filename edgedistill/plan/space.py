@@ -27,10 +27,12 @@ class Core(NamedTuple):
 
 
 class Low(NamedTuple):
-    """The 4-bit grid of mixed precision, and the type of scales that every format stores it with."""
+    """The 4-bit grid of mixed precision, the type of scales that every format stores it with, and whether the family
+    has a table of embeddings, which is one more thing to store with it."""
 
     grid: WeightGrid
     scales: str
+    tables: bool
 
 
 class Space(NamedTuple):
@@ -43,9 +45,14 @@ class Space(NamedTuple):
     combinations: int
     invalid: int
 
+    @property
+    def tables(self) -> tuple[bool, ...]:
+        """Whether a table of embeddings may be in 4 bits."""
+        return (False, True) if self.low and self.low.tables else (False,)
+
     def stored(self, depth: int | None) -> int:
         """In how many ways a student of that depth can be stored: embeddings in 8 or 4 bits, any number of layers."""
-        return 2 * (1 + (depth or 1)) if self.low else 1
+        return len(self.tables) * (1 + (depth or 1)) if self.low else 1
 
 
 def space_of(problem: Problem, space: StudentSpace, where: str) -> Space:
@@ -193,7 +200,7 @@ def _low_grid(problem: Problem) -> Low | None:
     for low in (WeightGrid(bits=4, granularity=PerGroup()), WeightGrid(bits=4, granularity=PerChannel())):
         scales = _scales_of(problem, low)
         if scales is not None:
-            return Low(low, scales)
+            return Low(low, scales, VOCABULARY in problem.family.Config.model_fields)
     return None
 
 

@@ -120,8 +120,9 @@ def _train(
     mixed, student = profile.export.mixed, profile.student
     if mixed is not None:
         family = catalog.load_plugin("students", student.family)
-        tensors = family.tensors(family.Config(**chosen.config))
-        mixed_scheme(profile.export, tensors, target.formats, student.buckets)  # refuses what can never fit
+        config = family.Config(**chosen.config)
+        tensors = family.tensors(config)
+        mixed_scheme(profile.export, tensors, target.formats, student.buckets, config)  # refuses what can never fit
         limit = f"files of {mixed.size_mb:g} MB" if mixed.share is None else f"{mixed.share:.0%} of the weights' bytes"
         why = f"on the validation rows: what {mixed.narrow.label} costs each tensor; as many get it as {limit} need"
         first = next(n for n, spec in enumerate(training) if spec.fake_quant)

@@ -1,9 +1,8 @@
 """Every student of a space, costed in parts: bytes and work of a student are sums over its stem, layers and tables.
 
-For each core the parts are taken as differences of full sizes (`plan.size`), so that a candidate costs a few additions;
-time and energy are predicted in full for every core and depth. `tests/plan/test_space.py` compares with
-`plan.costing`: equal, but for up to 2.6 % of the size of small files that mix grids. So what a plan shows or chooses is
-costed in full.
+The bytes are those of all ways to store a core (`stored.py`) and of a table of embeddings, so that a candidate costs a
+few additions; time and energy are predicted in full for every core and depth. `tests/plan/test_space.py` compares with
+`plan.costing`. What a plan shows or chooses is costed in full.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from edgedistill.plan.predict import predict
 from edgedistill.plan.problem import Problem, quantile
 from edgedistill.plan.quality import INT4_LOSS
 from edgedistill.plan.space import Space
+from edgedistill.plan.stored import Texts
 from edgedistill.specs import PerGroup, Prediction, SearchCounts
 
 SURE, POSSIBLE, NO = 2, 1, 0
@@ -67,9 +67,9 @@ def sweep(problem: Problem, space: Space, where: str, *, keep_all: bool = False)
     """
     found: list[Entry] = []
     evaluated = excluded = feasible = sure = 0
-    slopes = None
+    slopes, texts = None, Texts()
     for number, core in enumerate(space.cores):
-        parts = parts_of(problem, space, core, where)
+        parts = parts_of(problem, space, core, where, texts)
         slopes = slopes or _memory_slopes(problem, parts)
         everywhere = range(len(space.vocabularies))
         # where the vocabulary is multiplied, as by a decoder's head, each has a time of its own
@@ -103,9 +103,8 @@ class _Column(NamedTuple):
     core: int
     depth: int | None
     places: tuple[int, ...]
-    base: float
+    sizes: tuple[Sequence[int], ...]  # with the embedding as given, and in 4 bits
     at: float
-    layers: int  # that may be stored in 4 bits
     latency_ms: float
     energy_mj: float
     memory_mb: float
@@ -135,20 +134,19 @@ def _column(
     rows = (space.vocabularies[places[0]] or 0) - (space.vocabularies[0] or 0)
     lines = _lines(problem, parts, steps, rows)
     fixed, memory = _limited(problem, lines, slopes)
-    layers = (depth or 1) if space.low else 0
-    base = parts.size + steps * parts.size_layer
     over = max([line.least / line.limit for line in fixed], default=0.0)
-    least = base + min(table[place] for table in parts.rows for place in places) - layers * parts.saved_layer
-    least -= max(_all_low(parts, layers), 0.0)
-    if not keep_all and (over > 1 or least > 1e6 * problem.size_limit_mb):
+    if not keep_all and over > 1:
+        return None
+    sizes = tuple(parts.sizes(depth, small) for small in space.tables)
+    least = min(min(ways) + table[place] for ways, table in zip(sizes, parts.rows, strict=True) for place in places)
+    if not keep_all and least > 1e6 * problem.size_limit_mb:
         return None
     column = _Column(
         core=number,
         depth=depth,
         places=places,
-        base=base,
-        at=parts.work.file_bytes + steps * parts.size_layer,
-        layers=layers,
+        sizes=sizes,
+        at=parts.work.file_bytes,
         latency_ms=_most(lines, "latency_p95_ms"),
         energy_mj=_most(lines, "energy_mj"),
         memory_mb=_most(lines, "peak_memory_mb"),
@@ -162,19 +160,14 @@ def _column(
     return _students(problem, space, parts, column)
 
 
-def _all_low(parts: Parts, layers: int) -> float:
-    """What storing all of so many layers in 4 bits saves beyond what each of them does."""
-    return (parts.saved_all[0] + layers * parts.saved_all[1]) if layers else 0.0
-
-
 def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> list[Entry]:
     """The inner loop: every vocabulary and number of 4-bit layers."""
     size_limit = 1e6 * problem.size_limit_mb
     loss = INT4_LOSS[space.low is not None and isinstance(space.low.grid.granularity, PerGroup)]
-    _, depth, places, base, at, layers, latency, energy, memory_mb, slope, over, certain, memory, body, macs = column
+    _, depth, places, sizes, at, latency, energy, memory_mb, slope, over, certain, memory, body, macs = column
     wanted = problem.profile.student.vocabulary  # as `costing.credited` has it
-    all_low, found = _all_low(parts, layers), list[Entry]()
-    for small in (False, True) if space.low else (False,):
+    found: list[Entry] = []
+    for small, ways in enumerate(sizes):
         for place in places:
             vocabulary = space.vocabularies[place]
             more = 0 if vocabulary is None else vocabulary - (space.vocabularies[0] or 0)
@@ -182,9 +175,8 @@ def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> 
             used = 0 if vocabulary is None else min(vocabulary, wanted) - (space.vocabularies[0] or 0)
             quality = 1.0 - problem.quality.gap(macs, body + used * parts.parameters_row)
             table = parts.embedding_row * (vocabulary or 1) if small else 0.0
-            start = base + parts.rows[small][place]
-            for low in range(layers + 1):
-                size = start - low * parts.saved_layer - (all_low if low == layers else 0.0)
+            more_rows = parts.rows[small][place]
+            for low, size in enumerate([way + more_rows for way in ways]):
                 away = (size - at) / 1e6
                 stretch, state = max(over, size / size_limit), SURE if certain else POSSIBLE
                 for (need, want, limit), (low_slope, _, high_slope) in memory:
@@ -195,7 +187,7 @@ def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> 
                 state = state if stretch <= 1 else NO
                 found.append(
                     Entry(worth, size / 1e6, latency, memory_mb + slope * away, energy, state, stretch,
-                          column.core, depth, vocabulary, small, low)
+                          column.core, depth, vocabulary, bool(small), low)
                 )  # fmt: skip
     return found
 
@@ -207,7 +199,6 @@ def _lines(problem: Problem, parts: Parts, steps: int, rows: int) -> list[tuple[
         name: round(getattr(parts.work, name) + steps * layer.get(name, 0.0) + rows * row.get(name, 0.0))
         for name in {*layer, *row}
     }
-    changes["file_bytes"] = round(parts.work.file_bytes + steps * parts.size_layer)
     work = parts.work.model_copy(update=changes)
     return [calibrated(predict(one.target, work), one.calibration) for one in problem.members]
 

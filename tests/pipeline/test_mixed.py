@@ -11,7 +11,7 @@ import pytest
 
 from edgedistill.catalog import load_plugin
 from edgedistill.errors import SpecError
-from edgedistill.plan.mixed import mixed_scheme, planned_scheme
+from edgedistill.plan.mixed import MARGIN, mixed_scheme, planned_scheme
 from edgedistill.plan.size import largest
 from edgedistill.specs import ExportSpec, MixedSpec, QuantScheme, WeightGrid
 from edgedistill.students import bert
@@ -106,19 +106,21 @@ def test_what_can_never_fit_is_refused_before_anything_slow(
 
 def test_files_fit_the_size_that_was_asked_for_and_no_tensor_is_narrowed_in_vain() -> None:
     tensors, formats, buckets = bert.tensors(CONFIG), ("tflite", "onnx"), (8, 16)
-    wide = largest(formats, tensors, QuantScheme(), buckets).total_mb
+    wide = largest(formats, tensors, QuantScheme(), buckets, CONFIG).total_mb
     increases = {tensor.name: float(n) for n, tensor in enumerate(tensors)}
     for share in (1.03, 0.9, 0.8):
         export = ExportSpec(mixed=MixedSpec(narrow=INT4, size_mb=share * wide))
-        scheme = mixed_scheme(export, tensors, formats, buckets, increases)
-        assert 1.02 * largest(formats, tensors, scheme, buckets).total_mb <= share * wide
+        scheme = mixed_scheme(export, tensors, formats, buckets, CONFIG, increases)
+        assert (1 + MARGIN) * largest(formats, tensors, scheme, buckets, CONFIG).total_mb <= share * wide
         for name in scheme.layers:
             less = scheme.model_copy(update={"layers": {k: v for k, v in scheme.layers.items() if k != name}})
-            assert 1.02 * largest(formats, tensors, less, buckets).total_mb > share * wide, name
-        assert bool(scheme.layers) == (share < 1.02)
-    assert planned_scheme(ExportSpec(), tensors, formats, buckets) == QuantScheme()
+            assert (1 + MARGIN) * largest(formats, tensors, less, buckets, CONFIG).total_mb > share * wide, name
+        assert bool(scheme.layers) == (share < 1 + MARGIN)
+    assert planned_scheme(ExportSpec(), tensors, formats, buckets, CONFIG) == QuantScheme()
     tight = ExportSpec(mixed=MixedSpec(narrow=INT4, size_mb=0.01))
     with pytest.raises(SpecError, match="take a smaller student"):
-        mixed_scheme(tight, tensors, formats, buckets)
-    assert len(planned_scheme(tight, tensors, formats, buckets).layers) == sum(t.kind != "float" for t in tensors)
+        mixed_scheme(tight, tensors, formats, buckets, CONFIG)
+    assert len(planned_scheme(tight, tensors, formats, buckets, CONFIG).layers) == sum(
+        t.kind != "float" for t in tensors
+    )
     assert load_plugin("students", "bert").tensors(CONFIG) == tensors

@@ -70,17 +70,6 @@ COMPUTES = {"dynamic_int8": "as_trained", "float": "as_trained"}
 PARITY = 5e-6
 REQUIRES = ("litert_torch", "ai_edge_litert", "litert_lm_builder", "litert_lm")
 EXTRA = "litertlm"
-# The .tflite, fitted to files with two sizes of prompt pieces; blocks of 16 KiB for the header and for what is said
-# about texts; half a block behind the tokenizer, whose pieces take 13 bytes each as zlib has them.
-SIZE = {
-    "piece_bytes": 13,
-    "scale_bytes": 4,
-    "code_block_bytes": 0,
-    "float_bytes": 4,
-    "file_bytes": 44500,
-    "quantized_bytes": 1520,
-    "float_tensor_bytes": 0,
-}
 
 
 def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:

@@ -11,19 +11,29 @@ search, `Sizer` cuts a file into pieces whose bytes are counted once: the tensor
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgedistill import catalog
 from edgedistill.errors import SpecError
-from edgedistill.plan.size import numbers
+from edgedistill.plan.size import bundle, numbers
 from edgedistill.plan.size.graphs import Mode, digits_of, formats, graph_bytes, measured, parts_of, tensors_bytes
 from edgedistill.plan.size.numbers import Numbers
-from edgedistill.specs import PerGroup, QuantScheme, SizeEstimate, Spec
+from edgedistill.specs import QuantScheme, SizeEstimate, Spec
 from edgedistill.students import StoredTensor
 
-__all__ = ["Piece", "Sizer", "file_size", "is_decoder", "largest", "linear_size", "split", "tflite_size"]
+__all__ = [
+    "COUNTED_AS",
+    "Piece",
+    "Sizer",
+    "file_size",
+    "is_decoder",
+    "largest",
+    "said_bytes",
+    "scheme_text",
+    "split",
+    "tflite_size",
+]
 
 # A tokenizer's pieces in a GGUF, where none was given: 20 bytes each for WordPiece, 36 for the BPE of SmolLM2 with its
 # merges.
@@ -32,6 +42,9 @@ BPE_PIECE_BYTES = 36
 # How often the program of a Core ML package, and the card in it, have the name of a tensor (bert, 10 to 12 layers).
 COREML_MENTIONS = 8
 SHARED = {"tflite": numbers.tflite_shared, "coreml": numbers.coreml_shared}
+
+
+COUNTED_AS = {"litertlm": "tflite"}  # a bundle holds such a file, and `said_bytes` around it
 
 
 class Piece(NamedTuple):
@@ -60,15 +73,17 @@ class Sizer:
         vocabulary are those of the tensors that `piece` counts.
 
         Raises:
-            SpecError: if the format's files are not counted this way (`linear_size` may know them).
+            SpecError: if no such file was measured.
         """
+        format_name = COUNTED_AS.get(format_name, format_name)
         ios18 = format_name == "coreml" and numbers.needs_ios18(scheme, is_decoder(config))
         self.format, self.scheme, self.config = format_name, scheme, config
         self.file = numbers.File(scheme, tuple(sorted(set(buckets))), ios18)
         self._mode = measured(format_name, scheme) if mode is None else mode
         self._rule = numbers.RULES[format_name]
         self._shared = SHARED.get(format_name)
-        self.text = _scheme_text(format_name, scheme)
+        self._brought: dict[frozenset[str], int] = {frozenset(): 0}
+        self.text: float = scheme_text(format_name, scheme)
         if ios18:
             self.text += self._mode.grids.get("file ios18", 0.0)
 
@@ -118,8 +133,9 @@ class Sizer:
         codes, scales, zero_points, floats, header, shared = outside.numbers
         graph, number = outside.graph + self.text + about, 0
         brought = outside.parts.union(*(piece.parts for piece, _ in layers))
-        if brought:
-            graph += tensors_bytes(self._mode, brought, self.file.buckets, self.config)
+        if brought not in self._brought:
+            self._brought[brought] = tensors_bytes(self._mode, brought, self.file.buckets, self.config)
+        graph += self._brought[brought]
         for piece, count in layers:
             one = piece.numbers
             codes += count * one.codes
@@ -189,20 +205,33 @@ def file_size(
 ) -> SizeEstimate:
     """The size of one file.
 
-    A GGUF also holds the student's `config`, its `labels` and its tokenizer; `tokenizer_bytes` is what the latter adds
-    to the header, 0 if there is none. What is not given is told from the shapes.
+    A GGUF also holds the student's `labels` and its tokenizer; `tokenizer_bytes` is what the latter adds to the
+    header, 0 if there is none. Of a LiteRT-LM bundle it is `bundle.tokenizer_bytes`. What is not given is told from
+    the shapes.
 
     Raises:
         SpecError: for an unknown format.
     """
-    if format_name not in formats():
-        terms = catalog.constants("exporters", format_name).get("SIZE")
-        if terms is None:
-            raise SpecError(f"format {format_name!r} has no SIZE, so its files cannot be planned.")
-        return linear_size(terms, tensors, scheme)
+    if format_name not in (*formats(), "litertlm"):
+        catalog.constants("exporters", format_name)  # which refuses a name that is none
+        raise SpecError(f"format {format_name!r} has no sizes in plan/size, so its files cannot be planned.")
     sizer = Sizer(format_name, scheme, buckets, config)
-    about = 0 if format_name != "gguf" else student_text(tensors, sizer.file.buckets, config, tokenizer_bytes, labels)
+    about = said_bytes(format_name, tensors, sizer.file.buckets, config, tokenizer_bytes, labels)
     return sizer.estimate(sizer.piece(tensors), about=about)
+
+
+def said_bytes(
+    format_name: str,
+    tensors: Sequence[StoredTensor],
+    buckets: Sequence[int],
+    config: Spec,
+    tokenizer_bytes: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> int:
+    """Bytes of what a file says about the student beside its tensors."""
+    if format_name == "litertlm":
+        return bundle.bytes_around(tensors[0].shape[0], tokenizer_bytes)
+    return student_text(tensors, buckets, config, tokenizer_bytes, labels) if format_name == "gguf" else 0
 
 
 def is_decoder(config: Spec) -> bool:
@@ -238,30 +267,6 @@ def tflite_size(
     return file_size("tflite", tensors, scheme, buckets, config)
 
 
-def linear_size(terms: Mapping[str, float], tensors: Sequence[StoredTensor], scheme: QuantScheme) -> SizeEstimate:
-    """Size of a file of one graph: its numbers, and so many bytes for the file and for each tensor in it.
-
-    `terms` is the format's literal `SIZE`: `scale_bytes` and `float_bytes` for each number, `code_block_bytes` for each
-    block of 32 codes beyond the codes themselves, `piece_bytes` for each row of an embedding (where the file carries
-    the tokenizer), `file_bytes`, `quantized_bytes` and `float_tensor_bytes` for each tensor.
-    """
-    graph, parts = terms["file_bytes"], {"codes": 0.0, "scales": 0.0, "floats": 0.0}
-    for tensor in tensors:
-        grid = tensor.grid(scheme)
-        if grid is None:
-            parts["floats"] += prod(tensor.shape) * terms["float_bytes"]
-            graph += terms["float_tensor_bytes"]
-            continue
-        if tensor.kind == "embedding":  # where the file carries the tokenizer: a piece of text for each row
-            graph += tensor.shape[0] * terms.get("piece_bytes", 0.0)
-        parts["codes"] += prod(tensor.shape) * (grid.bits / 8 + terms["code_block_bytes"] / 32)
-        groups = tensor.shape[1] // grid.granularity.size if isinstance(grid.granularity, PerGroup) else 1
-        parts["scales"] += tensor.shape[0] * groups * terms["scale_bytes"]
-        graph += terms["quantized_bytes"]
-    parts["graph"] = graph
-    return SizeEstimate(total_mb=sum(parts.values()) / 1e6, parts_mb={name: n / 1e6 for name, n in parts.items()})
-
-
 def largest(
     names: Sequence[str], tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: Sequence[int], config: Spec
 ) -> SizeEstimate:
@@ -279,8 +284,8 @@ def _digits(layers: int) -> int:
     return sum(max(0, layers - 10**n) for n in range(1, len(str(layers)) + 1))
 
 
-def _scheme_text(format_name: str, scheme: QuantScheme) -> float:
-    """The scheme as the file has it."""
+def scheme_text(format_name: str, scheme: QuantScheme) -> int:
+    """Bytes of the scheme as the file has it."""
     values = scheme.model_dump(mode="json")
     if format_name == "gguf":
         return len(json.dumps(values, sort_keys=True))
