@@ -48,9 +48,8 @@ def unknowns(case: Case, lines: Lines) -> Counter[str]:
     whole = case.format == "tflite" and graphs.fills_caches(case.config, case.buckets)
     found: Counter[str] = Counter()
     for tensor in tensors:
-        for name in graphs.parts_of(tensor, known_parts(case, lines), case.config):
-            if name not in graphs.LABELS:
-                found += Counter({f"parts {name} {key}": n for key, n in _shares(entries, whole).items()})
+        for name in graphs.all_parts(tensor.parts, known_parts(case, lines), case.config):
+            found += Counter({f"parts {name} {key}": n for key, n in _shares(entries, whole).items()})
         for grid in graphs.grid_names(case.format, tensor, file):
             found[f"grids {grid}"] += 1
         if case.format == "tflite" and "position" in tensor.parts:
@@ -70,9 +69,9 @@ def _shares(entries: int, whole: bool) -> dict[str, int]:
 
 def known_parts(case: Case, lines: Lines) -> graphs.Mode:
     """The parts of a student's graph without their bytes, special ones included where they are fitted."""
-    names = {name for tensor in tensors_of(case) for name in tensor.parts}
+    names = {name for tensor in tensors_of(case) for name in tensor.parts} - graphs.LABELS
     if case.format == "tflite":
-        names |= {special for name in names - graphs.LABELS for special in graphs.special_parts(name, case.config)}
+        names |= {special for name in names for special in graphs.special_parts(name, case.config)}
     return graphs.Mode(parts={name: graphs.Part(one=0.0, many=0.0, **lines.get(name, {})) for name in names})
 
 
@@ -176,9 +175,10 @@ def fit(name: str, families: list[str]) -> None:
     for mode, schemes in modes(name).items():
         cases = [case for family in families for case in designs(name, family, schemes)]
         found: Lines = {}
-        for case in cases:
-            for part, kinds in lines_in(case).items():
-                found.setdefault(part, kinds)
+        for case in cases:  # the first of each network is the one without anything special
+            if {name for name in tensors_of(case)[0].parts if name not in graphs.LABELS} - found.keys():
+                for part, kinds in lines_in(case).items():
+                    found.setdefault(part, kinds)
         for part in [part for part in found if part.endswith(".window")]:
             whole = found[part.split(".")[0]]
             found[part] = {kind: sorted({*of} - {*whole[kind]}) for kind, of in found[part].items()}

@@ -17,7 +17,7 @@ from edgedistill.students import StoredTensor
 
 
 class Parts(NamedTuple):
-    """Bytes of a core in all ways to store it, its numbers at its least depth and vocabulary, and what each step adds."""
+    """Bytes of a core in all ways to store it, its numbers at its least depth and vocabulary, what each step adds."""
 
     # at a depth, with the embedding as given or in 4 bits: bytes for each number of layers in 4 bits, from none on
     sizes: Callable[[int | None, bool], Sequence[int]]
@@ -73,9 +73,8 @@ def parts_of(problem: Problem, space: Space, core: Core, where: str, texts: Text
 
 
 def _corners(problem: Problem, space: Space, core: Core, where: str) -> _Corners:
-    first, last = space.depths[0], space.depths[-1]
-    if first is not None and first == last:
-        last = first + 1
+    first = space.depths[0]
+    last = None if first is None else first + 1  # every further layer is like this one
     few, many = space.vocabularies[0], space.vocabularies[-1]
     at = {"near": (first, few), "far": (last, few), "wide": (first, many)}
     length, places = problem.profile.student.buckets[-1], list(dict.fromkeys(at.values()))

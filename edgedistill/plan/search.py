@@ -131,7 +131,7 @@ def _nothing_fits(problem: Problem, space: Space, where: str) -> InfeasibleError
     """The refusal, from the students that need least of each line and the one nearest to the whole budget."""
     entries = sweep(problem, space, where, keep_all=True).entries
     keys: Sequence[Callable[[Entry], Any]] = (
-        lambda one: one.stretch,
+        lambda one: (one.stretch, one.size_mb),
         lambda one: one.size_mb,
         lambda one: (one.latency_ms, one.size_mb),
         lambda one: one.memory_mb,

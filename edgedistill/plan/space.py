@@ -12,6 +12,7 @@ from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
 from edgedistill.plan.costing import fill, rows_misfit
 from edgedistill.plan.problem import Problem
+from edgedistill.plan.size import graph_bytes
 from edgedistill.specs import PerChannel, PerGroup, QuantScheme, Spec, StudentSpace, WeightGrid
 from edgedistill.students import StoredTensor
 
@@ -182,7 +183,11 @@ def _alike(problem: Problem, given: Mapping[str, Any], space: Space, where: str)
             raise SpecError(f"{where}: {reason}")
     length = problem.profile.student.buckets[-1]
     shapes = tuple(tensor.shape for tensor in tensors)
-    return shapes, problem.family.macs(first, length), problem.family.macs(last, length)
+    # a second layer, as a student of one is not like the others
+    more = first if space.depths[0] is None else first.model_copy(update={DEPTH: space.depths[0] + 1})
+    buckets = problem.profile.student.buckets
+    graphs = tuple(graph_bytes(name, tensors, problem.scheme, buckets, more) for name in problem.formats)
+    return shapes, graphs, problem.family.macs(first, length), problem.family.macs(last, length)
 
 
 def schemes_at_ends(problem: Problem, tensors: Sequence[StoredTensor], low: Low | None) -> Iterator[QuantScheme]:

@@ -40,7 +40,7 @@ class StoredSizes:
         self._kinds: dict[tuple[str, bool, bool], _Kind] = {}
 
     def sizes(self, depth: int, small: bool) -> list[int]:
-        """Bytes of the largest file with no, one, two and so on up to all layers in 4 bits; `small`: the embedding is."""
+        """Bytes of the largest file with no, one and so on up to all layers in 4 bits; `small`: the embedding is."""
         every = [self._sizes(name, depth, small) for name in self._problem.formats]
         return every[0] if len(every) == 1 else [max(same) for same in zip(*every, strict=True)]
 
@@ -72,9 +72,8 @@ class StoredSizes:
             pieces = sizer.piece(self._outside), sizer.piece(self._layer)
             narrow = None
             if low and mixed:
-                narrow = self._sizer(name, scheme.model_copy(update={**changes, "weights": low.grid})).piece(
-                    self._layer
-                )
+                of = self._sizer(name, scheme.model_copy(update={**changes, "weights": low.grid}))
+                narrow = of.piece(self._layer)
             said = scheme_text(sizer.format, sizer.scheme) if low and mixed else 0
             self._kinds[key] = _Kind(sizer, *pieces, narrow, said)
         return self._kinds[key]

@@ -11,13 +11,14 @@ search, `Sizer` cuts a file into pieces whose bytes are counted once: the tensor
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from edgedistill import catalog
 from edgedistill.errors import SpecError
 from edgedistill.plan.size import bundle, numbers
-from edgedistill.plan.size.graphs import Mode, digits_of, formats, graph_bytes, measured, parts_of, tensors_bytes
+from edgedistill.plan.size.graphs import Mode, digits_of, formats, grid_names, measured, part_bytes, tensors_bytes
 from edgedistill.plan.size.numbers import Numbers
 from edgedistill.specs import QuantScheme, SizeEstimate, Spec
 from edgedistill.students import StoredTensor
@@ -27,6 +28,7 @@ __all__ = [
     "Piece",
     "Sizer",
     "file_size",
+    "graph_bytes",
     "is_decoder",
     "largest",
     "said_bytes",
@@ -82,6 +84,7 @@ class Sizer:
         self._mode = measured(format_name, scheme) if mode is None else mode
         self._rule = numbers.RULES[format_name]
         self._shared = SHARED.get(format_name)
+        self._known_parts: dict[tuple[str, ...], tuple[float, frozenset[str]]] = {}
         self._brought: dict[frozenset[str], int] = {frozenset(): 0}
         self.text: float = scheme_text(format_name, scheme)
         if ios18:
@@ -154,13 +157,25 @@ class Sizer:
         return {"codes": codes, "scales": scales, "zero_points": zero_points, "floats": floats, "graph": graph}
 
     def _tensor(self, tensor: StoredTensor) -> Piece:
-        graph = graph_bytes(self.format, self._mode, tensor, self.file, self.config) + self._label(tensor)
+        graph, parts = self._part_bytes(tensor.parts)
+        graph += sum(self._mode.grids.get(name, 0.0) for name in grid_names(self.format, tensor, self.file))
+        graph += self._label(tensor)
         mentions = self._mentions(tensor)
         graph += (digits_of(tensor) - 1) * mentions
         if self.format == "tflite" and "position" in tensor.parts:
             graph += self._mode.slice * len(numbers.sliced(tensor, self.file.buckets))
-        parts = (name for name in parts_of(tensor, self._mode, self.config) if self._mode.brings_tensors(name))
-        return Piece(self._rule(tensor, self.file), graph, mentions + self._names(tensor), frozenset(parts))
+        return Piece(self._rule(tensor, self.file), graph, mentions + self._names(tensor), parts)
+
+    def graph_of(self, parts: Iterable[tuple[str, ...]]) -> float:
+        """Bytes of each of these combinations of parts, once, and of the tensors that they bring."""
+        found = [self._part_bytes(names) for names in parts]
+        brought = frozenset[str]().union(*(names for _, names in found))
+        return sum(size for size, _ in found) + tensors_bytes(self._mode, brought, self.file.buckets, self.config)
+
+    def _part_bytes(self, names: tuple[str, ...]) -> tuple[float, frozenset[str]]:
+        if names not in self._known_parts:
+            self._known_parts[names] = part_bytes(self.format, self._mode, names, self.file, self.config)
+        return self._known_parts[names]
 
     def _label(self, tensor: StoredTensor) -> int:
         """A Core ML package names the grid of each tensor."""
@@ -218,6 +233,14 @@ def file_size(
     sizer = Sizer(format_name, scheme, buckets, config)
     about = said_bytes(format_name, tensors, sizer.file.buckets, config, tokenizer_bytes, labels)
     return sizer.estimate(sizer.piece(tensors), about=about)
+
+
+def graph_bytes(
+    format_name: str, tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: Sequence[int], config: Spec
+) -> float:
+    """Bytes of a file that depend on more than the shapes of the student's tensors, as on the number of its heads."""
+    sizer = Sizer(format_name, scheme, buckets, config)
+    return sizer.graph_of({tensor.parts for tensor in tensors if tensor.parts})
 
 
 def said_bytes(
@@ -279,6 +302,7 @@ def largest(
     return max(sizes, key=lambda size: size.total_mb)
 
 
+@cache
 def _digits(layers: int) -> int:
     """How many digits the numbers of so many layers have beyond the first of each."""
     return sum(max(0, layers - 10**n) for n in range(1, len(str(layers)) + 1))

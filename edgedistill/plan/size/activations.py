@@ -13,10 +13,11 @@ each is said which sizes it is made of:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import NamedTuple
 
 from edgedistill.specs import Spec
 from edgedistill.students import cnn
@@ -25,13 +26,17 @@ Sizes = Mapping[str, int]
 BUFFER_ENTRY = 4  # of the list of buffers
 
 
+_Table = tuple[str, tuple[int, ...], str, tuple[int, ...], str]
+
+
 class _Tensor(NamedTuple):
     """One line, taken apart; `content` is empty for an activation."""
 
     kind: str
-    shape: tuple[str, ...]
-    content: str = ""
-    values: tuple[str, ...] = ()
+    shape: Callable[[Sizes], tuple[int, ...]]
+    content: str
+    values: Callable[[Sizes], tuple[int, ...]]
+    line: str
 
 
 def sizes_of(config: Spec, length: int) -> dict[str, int]:
@@ -65,41 +70,51 @@ def convolution_sizes(config: Spec, padded: bool) -> list[dict[str, int]]:
 
 def counted_bytes(groups: Sequence[tuple[Sequence[str], Sequence[Sizes]]]) -> int:
     """Tables, shapes and constants of all tensors: lines, with the sizes of each entry point that has such tensors."""
-    tables: set[tuple[Any, ...]] = set()
-    shapes: set[tuple[int, ...]] = set()
+    tables: set[_Table] = set()
     for lines, entries in groups:
-        parsed = [_parse(line) for line in lines]
+        tensors, names = _parsed(tuple(lines))
         for sizes in entries:
-            for tensor in parsed:
-                shape = tuple(evaluate(size, sizes) for size in tensor.shape)
-                values = tuple(evaluate(value, sizes) for value in tensor.values)
-                if tensor.kind == "shape":
-                    shapes.add(shape)
-                    continue
-                # a table of floats is told from another of the same shape by where it is written
-                tables.add((tensor.kind, shape, tensor.content, values, tensor if tensor.content == "#" else None))
-    contents = {(kind, content, values, shape if content in ("@", "#") else len(values), own)
-                for kind, shape, content, values, own in tables if content}  # fmt: skip
-    total = sum(8 + 4 * (kind != "float") + 4 * bool(content) for kind, _, content, _, _ in tables)
-    total += sum(4 + 4 * len(shape) for shape in shapes | {shape for _, shape, *_ in tables})
-    for _, content, _, size, _ in contents:
-        count = size if content == "=" else prod(size)
+            known = {name: evaluate(name, sizes) for name in names}
+            for kind, shape, content, values, line in tensors:
+                tables.add((kind, shape(known), content, values(known), line))
+    shapes = {shape for _, shape, *_ in tables}
+    total = sum(4 + 4 * len(shape) for shape in shapes)
+    contents = set()
+    for kind, shape, content, values, line in tables:
+        if kind != "shape":
+            total += 8 + 4 * (kind != "float") + 4 * bool(content)
+        if content:
+            contents.add((content, values if content == "=" else shape, line))
+    for content, size, _ in contents:
+        count = len(size) if content == "=" else prod(size)
         total += -(-(4 * count + 12) // 16) * 16 + BUFFER_ENTRY
     return total
 
 
-@cache
-def _parse(line: str) -> _Tensor:
-    kind, *rest = line.split()
-    for content in ("=", "@", "#"):
-        if content in rest:
-            place = rest.index(content)
-            return _Tensor(kind, tuple(rest[:place]), content, tuple(rest[place + 1 :]))
-    return _Tensor(kind, tuple(rest))
+@lru_cache(maxsize=256)
+def _parsed(lines: tuple[str, ...]) -> tuple[tuple[_Tensor, ...], tuple[str, ...]]:
+    """The lines taken apart, and every size that they are made of."""
+    tensors, names = [], set()
+    for line in lines:
+        kind, *rest = line.split()
+        content = next((mark for mark in ("=", "@", "#") if mark in rest), "")
+        place = rest.index(content) if content else len(rest)
+        shape, values = rest[:place], rest[place + 1 :]
+        names |= {*shape, *values}
+        # a table of floats is told from another of the same shape by its line
+        tensors.append(_Tensor(kind, _taker(shape), content, _taker(values), line if content == "#" else ""))
+    return tuple(tensors), tuple(sorted(names))
+
+
+def _taker(names: Sequence[str]) -> Callable[[Sizes], tuple[int, ...]]:
+    """The values of some names, as a tuple."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return (lambda sizes: (sizes[names[0]],)) if names else (lambda sizes: ())
 
 
 def evaluate(expression: str, sizes: Sizes) -> int:
-    """A number, the name of a size, or products, quotients and one sum of them: `groups*length`, `max_length+length`."""
+    """A number, the name of a size, or what is made of both: `groups*length`, `head_width/2`, `max_length+length`."""
     if expression.isdigit():
         return int(expression)
     found = sizes.get(expression)

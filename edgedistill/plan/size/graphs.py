@@ -128,31 +128,33 @@ def special_parts(name: str, config: Spec) -> tuple[str, ...]:
     return single if kind is None else (*single, f"{of} {kind}")
 
 
-def parts_of(tensor: StoredTensor, mode: Mode, config: Spec) -> list[str]:
-    """The parts of a graph that come with one tensor; a special one only if it was found to make a difference."""
-    special = [found for name in tensor.parts if name not in LABELS for found in special_parts(name, config)]
-    return [*tensor.parts, *(name for name in special if name in mode.parts)]
+def all_parts(names: Iterable[str], mode: Mode, config: Spec) -> list[str]:
+    """Parts with the special ones that come with them; of those only what was found to make a difference."""
+    own = [name for name in names if name not in LABELS or name in mode.parts]
+    special = [found for name in own for found in special_parts(name, config)]
+    return [*own, *(name for name in special if name in mode.parts)]
 
 
-def graph_bytes(format_name: str, mode: Mode, tensor: StoredTensor, file: File, config: Spec) -> float:
-    """Bytes of the parts that come with one tensor, and of its grid.
+def part_bytes(
+    format_name: str, mode: Mode, names: Sequence[str], file: File, config: Spec
+) -> tuple[float, frozenset[str]]:
+    """Bytes of the parts that come with one tensor, and those of them whose tensors are counted apart.
 
     Raises:
         SpecError: if a part was never measured in this kind of file.
     """
     total, entries = 0.0, len(file.buckets)
     whole = fills_caches(config, file.buckets)
-    for name in parts_of(tensor, mode, config):
+    found = all_parts(names, mode, config)
+    for name in found:
         part = mode.parts.get(name)
         if part is None:
-            if name in LABELS:
-                continue
             raise SpecError(
                 f"the bytes of {name!r} in a {format_name} file are not measured; "
                 f"known: {', '.join(mode.parts)}. Run: python bench/size.py --fit {format_name}"
             )
         total += part.bytes(entries, whole)
-    return total + sum(mode.grids.get(name, 0.0) for name in grid_names(format_name, tensor, file))
+    return total, frozenset(name for name in found if mode.brings_tensors(name))
 
 
 def tensors_bytes(mode: Mode, names: Iterable[str], buckets: Sequence[int], config: Spec) -> int:
