@@ -16,8 +16,8 @@ KINDS = {schema.TensorType.FLOAT32: "float", schema.TensorType.INT32: "int32", s
 # In this order: of two names of one size, the first is written.
 NAMES = (
     "length", "width", "heads", "head_width", "patch", "ffn", "vocabulary", "classes", "kv_heads", "groups",
-    "max_length", "window", "image_size", "grid", "head_width/2", "heads*head_width", "kv_heads*head_width", "groups*length",
-    "max_length+length", "grid*grid", "3*patch", "3*patch*patch",
+    "max_length", "window", "image_size", "grid", "head_width/2", "heads*head_width", "kv_heads*head_width",
+    "groups*length", "max_length+length", "grid*grid", "3*patch", "3*patch*patch",
 )  # fmt: skip
 
 

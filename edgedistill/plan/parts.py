@@ -20,7 +20,7 @@ class Parts(NamedTuple):
     """Bytes of a core in all ways to store it, its numbers at its least depth and vocabulary, what each step adds."""
 
     # at a depth, with the embedding as given or in 4 bits: bytes for each number of layers in 4 bits, from none on
-    sizes: Callable[[int | None, bool], Sequence[int]]
+    sizes: Callable[[int, bool], Sequence[int]]
     rows: tuple[tuple[float, ...], ...]  # what each vocabulary adds, by the embedding's grid
     parameters: float
     parameters_layer: float
@@ -51,7 +51,7 @@ def parts_of(problem: Problem, space: Space, core: Core, where: str, texts: Text
     configs, tensors, macs, deeper, wider = corners
     deep = space.depths[0] is not None
     sizes = _sizes(problem, space, corners, texts)
-    size = sizes(space.depths[0], False)[0]
+    size = sizes(space.depths[0] or 1, False)[0]
     works = {name: inference(problem.family, config, plain, buckets, round(size)) for name, config in configs.items()}
     counts = {name: _numbers(found) for name, found in tensors.items()}
     weights = {name: _numbers(found, "linear") + _numbers(found, "convolution") for name, found in tensors.items()}
@@ -90,15 +90,13 @@ def _corners(problem: Problem, space: Space, core: Core, where: str) -> _Corners
     )
 
 
-def _sizes(
-    problem: Problem, space: Space, corners: _Corners, texts: Texts
-) -> Callable[[int | None, bool], Sequence[int]]:
+def _sizes(problem: Problem, space: Space, corners: _Corners, texts: Texts) -> Callable[[int, bool], Sequence[int]]:
     if space.depths[0] is not None:
         # the deeper corner: a student of one layer is not like the others
         return StoredSizes(problem, space.low, corners.tensors["far"], corners.configs["far"], texts).sizes
     config, tensors = corners.configs["near"], corners.tensors["near"]
 
-    def sizes(depth: int | None, small: bool) -> Sequence[int]:
+    def sizes(depth: int, small: bool) -> Sequence[int]:
         """Of a network without numbered layers: none or all of it in 4 bits."""
         ways = [scheme_of(problem, tensors, space.low, small, low) for low in ((0, 1) if space.low else (0,))]
         return [round(_size(problem, tensors, way, config)) for way in ways]

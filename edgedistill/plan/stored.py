@@ -6,7 +6,7 @@ A file comes out as `plan.size.largest` has it, so a way to store a student is n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgedistill.plan.problem import Problem
 from edgedistill.plan.size import COUNTED_AS, Piece, Sizer, said_bytes, scheme_text, split
@@ -63,7 +63,7 @@ class StoredSizes:
         key = name, small, mixed
         if key not in self._kinds:
             scheme, low = self._problem.scheme, self._low
-            changes = {"embeddings": low.grid} if low and small else {}
+            changes: dict[str, Any] = {"embeddings": low.grid} if low and small else {}
             if low and (small or mixed):
                 changes["scale_dtype"] = low.scales
             # any exception says that a file has both grids; no tensor has that name

@@ -137,7 +137,7 @@ def _column(
     over = max([line.least / line.limit for line in fixed], default=0.0)
     if not keep_all and over > 1:
         return None
-    sizes = tuple(parts.sizes(depth, small) for small in space.tables)
+    sizes = tuple(parts.sizes(depth or 1, small) for small in space.tables)
     least = min(min(ways) + table[place] for ways, table in zip(sizes, parts.rows, strict=True) for place in places)
     if not keep_all and least > 1e6 * problem.size_limit_mb:
         return None

@@ -19,8 +19,8 @@ from math import prod
 from operator import itemgetter
 from typing import NamedTuple
 
+from edgedistill import catalog
 from edgedistill.specs import Spec
-from edgedistill.students import cnn
 
 Sizes = Mapping[str, int]
 BUFFER_ENTRY = 4  # of the list of buffers
@@ -54,8 +54,9 @@ def sizes_of(config: Spec, length: int) -> dict[str, int]:
 
 def convolution_sizes(config: Spec, padded: bool) -> list[dict[str, int]]:
     """The sizes of each convolution of a cnn, as a .tflite orders its kernel; or of each input that is padded first."""
+    cnn = catalog.load_plugin("students", "cnn")
     found, before = [], int(config.model_dump()["image_size"])
-    for name, (outputs, inputs, kernel, _), side in cnn.convolutions(cnn.Config.model_validate(config)):
+    for name, (outputs, inputs, kernel, _), side in cnn.convolutions(config):
         by_channel = name.endswith("depthwise")
         stride = 1 if before == side else 2
         zeros = cnn.same_padding(before, kernel, stride)
@@ -75,8 +76,8 @@ def counted_bytes(groups: Sequence[tuple[Sequence[str], Sequence[Sizes]]]) -> in
         tensors, names = _parsed(tuple(lines))
         for sizes in entries:
             known = {name: evaluate(name, sizes) for name in names}
-            for kind, shape, content, values, line in tensors:
-                tables.add((kind, shape(known), content, values(known), line))
+            for one in tensors:
+                tables.add((one.kind, one.shape(known), one.content, one.values(known), one.line))
     shapes = {shape for _, shape, *_ in tables}
     total = sum(4 + 4 * len(shape) for shape in shapes)
     contents = set()
