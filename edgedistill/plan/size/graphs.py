@@ -120,6 +120,8 @@ def special_parts(name: str, config: Spec) -> tuple[str, ...]:
     heads, keys, layers = (getattr(config, key, None) for key in ("heads", "kv_heads", "layers"))
     if keys is None:
         return (f"{name} of one head",) if heads == 1 else ()
+    if name != getattr(config, "architecture", None) and not name.endswith(".layer"):
+        return ()  # a head or a window, which come beside the network
     kind = "ungrouped" if keys == heads else None
     if keys == 1:
         kind = "of one head" if heads == 1 else "of one key"
