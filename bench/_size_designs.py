@@ -141,7 +141,9 @@ def _elsewhere(
         yield from ((small_vit(n), plain, ONE) for n in depths)
     elif family == "cnn":
         yield from ((config, plain, ONE) for config in CNNS)
-        yield from ((CNNS[0], s, ONE) for s in schemes[1:2] if s.weights == INT4)
+        yield from (
+            (config, s, ONE) for s in schemes[1:2] if s.weights == INT4 for config in (CNNS[0], CNNS[2], CNNS[3])
+        )
     elif family == "llama":
         for kind in ("llama", *ARCHITECTURES):
             yield from ((small_llama(n, kind), plain, b) for b in (ONE, TWO) for n in depths)

@@ -13,7 +13,7 @@ from _size_table import Cells, Lines, read_table, write_table
 
 from edgedistill import catalog, quant
 from edgedistill.exporters.tflite.decoding import derived_tables
-from edgedistill.plan.size import Sizer, graphs, is_decoder, student_text
+from edgedistill.plan.size import Sizer, graphs, student_text
 from edgedistill.plan.size.numbers import File, needs_ios18, sliced
 from edgedistill.students import StoredTensor
 
@@ -43,7 +43,7 @@ def unknowns(case: Case, lines: Lines) -> Counter[str]:
     """What the graph of a file is made of, as names of cells of graphs.toml."""
     tensors = tensors_of(case)
     entries = 1 if case.family in ("cnn", "vit") else len(case.buckets)
-    ios18 = case.format == "coreml" and needs_ios18(case.scheme, is_decoder(case.config))
+    ios18 = case.format == "coreml" and needs_ios18(case.scheme, case.config)
     file = File(case.scheme, case.buckets, ios18)
     whole = case.format == "tflite" and graphs.fills_caches(case.config, case.buckets)
     found: Counter[str] = Counter()

@@ -186,7 +186,8 @@ def _alike(problem: Problem, given: Mapping[str, Any], space: Space, where: str)
     # a second layer, as a student of one is not like the others
     more = first if space.depths[0] is None else first.model_copy(update={DEPTH: space.depths[0] + 1})
     buckets = problem.profile.student.buckets
-    graphs = tuple(graph_bytes(name, tensors, problem.scheme, buckets, more) for name in problem.formats)
+    formats = problem.formats if hasattr(more, "heads") else ()  # which no shape tells
+    graphs = tuple(graph_bytes(name, tensors, problem.scheme, buckets, more) for name in formats)
     return shapes, graphs, problem.family.macs(first, length), problem.family.macs(last, length)
 
 

@@ -19,7 +19,7 @@ from edgedistill.specs import PerGroup, QuantScheme, Spec, WeightGrid
 from edgedistill.students import bert, cnn, llama, vit
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
-from _size_exports import Case, exported_bytes  # noqa: E402
+from _size_exports import Case, exported_bytes
 
 INT4, GROUPS4 = WeightGrid(bits=4), WeightGrid(bits=4, granularity=PerGroup())
 SCHEMES = {

@@ -17,7 +17,7 @@ from edgedistill import catalog
 from edgedistill.errors import SpecError
 from edgedistill.plan.size import bundle
 from edgedistill.plan.size.graphs import formats
-from edgedistill.plan.size.sizer import COUNTED_AS, Piece, Sizer, is_decoder, scheme_text
+from edgedistill.plan.size.sizer import COUNTED_AS, Piece, Sizer, scheme_text
 from edgedistill.specs import QuantScheme, SizeEstimate, Spec
 from edgedistill.students import StoredTensor
 
@@ -27,7 +27,6 @@ __all__ = [
     "Sizer",
     "file_size",
     "graph_bytes",
-    "is_decoder",
     "largest",
     "said_bytes",
     "scheme_text",

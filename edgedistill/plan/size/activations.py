@@ -52,6 +52,7 @@ def sizes_of(config: Spec, length: int) -> dict[str, int]:
     return found
 
 
+@lru_cache(maxsize=8)
 def convolution_sizes(config: Spec, padded: bool) -> list[dict[str, int]]:
     """The sizes of each convolution of a cnn, as a .tflite orders its kernel; or of each input that is padded first."""
     cnn = catalog.load_plugin("students", "cnn")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
-from edgedistill.specs import PerGroup, QuantScheme, WeightGrid
+from edgedistill.specs import PerGroup, QuantScheme, Spec, WeightGrid
 from edgedistill.students import StoredTensor
 
 # Core ML keeps a tensor of fewer elements in the program itself (coremltools 9.0, `should_use_weight_file`), and equal
@@ -135,9 +135,13 @@ def coreml_shared(lengths: frozenset[int]) -> int:
     return sum(_blob(length, 1) for length in lengths)
 
 
-def needs_ios18(scheme: QuantScheme, stateful: bool) -> bool:
-    """iOS 17 has int8 per channel only, and no states; everything else came with iOS 18."""
-    return stateful or {grid.label for grid in scheme.grids()} != {"int8 per channel"}
+def needs_ios18(scheme: QuantScheme, config: Spec) -> bool:
+    """iOS 17 has int8 per channel only, and no states for a decoder; everything else came with iOS 18.
+
+    A grid for embeddings says nothing of a student that has none.
+    """
+    used = [scheme.weights, scheme.head, *scheme.layers.values(), *[scheme.embeddings] * hasattr(config, "vocabulary")]
+    return hasattr(config, "kv_heads") or any(grid.label != "int8 per channel" for grid in used)
 
 
 def gguf(tensor: StoredTensor, file: File) -> Numbers:

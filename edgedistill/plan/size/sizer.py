@@ -50,7 +50,7 @@ class Sizer:
             SpecError: if no such file was measured.
         """
         format_name = COUNTED_AS.get(format_name, format_name)
-        ios18 = format_name == "coreml" and numbers.needs_ios18(scheme, is_decoder(config))
+        ios18 = format_name == "coreml" and numbers.needs_ios18(scheme, config)
         self.format, self.scheme, self.config = format_name, scheme, config
         self.file = numbers.File(scheme, tuple(sorted(set(buckets))), ios18)
         self._mode = measured(format_name, scheme) if mode is None else mode
@@ -165,11 +165,6 @@ class Sizer:
         if self.format == "onnx":
             return numbers.onnx_names(tensor)
         return {"gguf": 1, "tflite": int(tensor.kind != "float")}.get(self.format, 0)
-
-
-def is_decoder(config: Spec) -> bool:
-    """Whether a student is a decoder, whose Core ML packages have states."""
-    return hasattr(config, "kv_heads")
 
 
 @cache

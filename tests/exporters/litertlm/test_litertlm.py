@@ -14,6 +14,7 @@ import pytest
 import torch
 from litertlm_students import BUCKETS, OWN, TEMPLATE, decoder, rewritten, tokenizer
 
+from edgedistill import catalog
 from edgedistill.errors import DataError, StageError, VerificationError
 from edgedistill.exporters import litertlm, tflite
 from edgedistill.exporters.litertlm import chat
@@ -22,6 +23,8 @@ from edgedistill.exporters.litertlm.proof import prove
 from edgedistill.exporters.litertlm.reading import model_of
 from edgedistill.exporters.litertlm.speech import speech_of
 from edgedistill.exporters.tflite.decoding import WriteSlots
+from edgedistill.plan.size import file_size
+from edgedistill.plan.size.bundle import bytes_around, tokenizer_bytes
 from edgedistill.quant import FrozenStudent
 from edgedistill.specs import QuantScheme
 from edgedistill.students.llama.module import Write
@@ -239,3 +242,16 @@ def test_every_architecture_speaks(architecture: str, tmp_path: Path) -> None:
     frozen, path = decoder(architecture, QuantScheme()), tmp_path / "model.litertlm"
     litertlm.export(frozen, (4, 16), path)
     litertlm.verify(frozen, path)
+
+
+def test_the_size_of_a_bundle_was_known_before(made: Made) -> None:
+    """Its blocks are counted from the tokenizer; the .tflite in it is predicted as one that is alone."""
+    frozen, path = made
+    config = catalog.load_plugin("students", "llama").Config.decode(frozen.config, "config")
+    spent = tokenizer_bytes(frozen.task["tokenizer_json"])
+    with model_of(path, parse(path)) as model:
+        alone = model.stat().st_size
+    for name, real in (("litertlm", path.stat().st_size), ("tflite", alone)):
+        found = file_size(name, frozen.tensors, frozen.scheme, BUCKETS, config, tokenizer_bytes=spent)
+        assert found.total_mb * 1e6 == pytest.approx(real, rel=0.01)
+    assert path.stat().st_size - alone == bytes_around(config.vocabulary, spent)
