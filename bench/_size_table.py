@@ -65,7 +65,10 @@ def _parts(table: str, flat: Cells, lines: Lines) -> list[str]:
         text.append(f'"{name}" = {{ {inner} }}')
     for name in sorted(set(parts) - set(short)):
         text.append(f'[{table}."{name}"]')
-        text += [f"{key} = {_number(parts[name].get(key, 0.0))}" for key in NUMBERS if key in parts[name]]
+        one = parts[name]
+        text += [
+            f"{key} = {_number(one[key])}" for key in NUMBERS if key in one and (one[key] or key in ("one", "whole"))
+        ]
         for key, of in lines[name].items():
             joined = ", ".join(f'"{line}"'.replace(" ", "~") for line in of)  # not to be broken inside of a line
             inside = textwrap.wrap(joined, 112, break_on_hyphens=False, break_long_words=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from math import prod
 from typing import NamedTuple
 
@@ -96,6 +97,7 @@ def _sizes(problem: Problem, space: Space, corners: _Corners, texts: Texts) -> C
         return StoredSizes(problem, space.low, corners.tensors["far"], corners.configs["far"], texts).sizes
     config, tensors = corners.configs["near"], corners.tensors["near"]
 
+    @cache
     def sizes(depth: int, small: bool) -> Sequence[int]:
         """Of a network without numbered layers: none or all of it in 4 bits."""
         ways = [scheme_of(problem, tensors, space.low, small, low) for low in ((0, 1) if space.low else (0,))]

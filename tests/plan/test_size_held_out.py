@@ -49,8 +49,8 @@ def a_bert(draw: random.Random) -> Shapes:
 def a_vit(draw: random.Random) -> Shapes:
     heads, patch = draw.choice((1, 2, 4)), 8
     return vit.Config(
-        image_size=patch * draw.choice((2, 3, 4)), patch=patch, layers=draw.randint(1, 3), width=32 * draw.choice((1, 2)),
-        heads=heads, ffn=32 * draw.choice((1, 2, 3, 5)), classes=draw.randint(2, 9),
+        image_size=patch * draw.choice((2, 3, 4)), patch=patch, layers=draw.randint(1, 3), heads=heads,
+        width=32 * draw.choice((1, 2)), ffn=32 * draw.choice((1, 2, 3, 5)), classes=draw.randint(2, 9),
     ), (24,)  # fmt: skip
 
 
