@@ -11,6 +11,7 @@ from edgedistill.cli import output
 if TYPE_CHECKING:
     from edgedistill.pipeline.preview import Preview
     from edgedistill.specs import Candidate, Plan, Prediction
+SIZE_ERROR = 0.01  # between a predicted and an exported file, at most (tests/plan/test_size_held_out.py)
 
 
 def plan_view(seen: Preview, *, explain: bool) -> None:
@@ -49,7 +50,9 @@ def _head(seen: Preview) -> None:
 
 def _predictions(plan: Plan) -> None:
     limits = plan.budget.limits()
-    rows = [("size_mb", f"{plan.chosen.size.total_mb:.3f}", "computed", _limit(limits.get("size_mb")), "gated here")]
+    size = plan.chosen.size.total_mb
+    near = f"{(1 - SIZE_ERROR) * size:.3f} to {(1 + SIZE_ERROR) * size:.3f} (±{SIZE_ERROR:.0%})"
+    rows = [("size_mb", f"{size:.3f}", near, _limit(limits.get("size_mb")), "gated here")]
     for name, line, limit in _lines(plan):
         gated = "not measured without the device" if limit is None or name in plan.unmeasured else "gated here"
         spread = f"{line.low:.3g} to {line.high:.3g} ({line.confidence:.0%})"
