@@ -156,11 +156,15 @@ def prove(frozen: FrozenStudent, runner: DecoderRunner, limits: Limits, explain:
     text = frozen.sample(frozen.signatures([min(_LONGEST_PROOF, frozen.config["max_length"])])[0], random)["input_ids"]
     with torch.no_grad():
         logits = module(torch.from_numpy(text)).logits[0].numpy()
+        exact = _unrounded(frozen)(torch.from_numpy(text)).logits[0].numpy()
+    largest = np.abs(logits).max()
+    own_errors = [_ROUNDINGS[frozen.scheme.activations] * float(e) for e in np.abs(logits - exact).max(1) / largest]
+    limits = Limits(max(limits.median, float(np.median(own_errors))), max(limits.worst, max(own_errors)))
     for cut in (1, text.size // 3, text.size - 1):
         state = runner.text()
         state.read(text[0, :cut].tolist())
         rest = [np.abs(state.step(int(text[0, n])) - logits[n]).max() for n in range(cut, text.size)[:_CONTINUED]]
-        _near([float(error / np.abs(logits).max()) for error in rest], limits, f"a text read in parts ({cut} first)")
+        _near([float(error / largest) for error in rest], limits, f"a text read in parts ({cut} first)")
 
 
 def _caches(frozen: FrozenStudent, random: np.random.Generator) -> dict[str, NDArray[np.float32]]:
@@ -193,13 +197,18 @@ def _rounding(frozen: FrozenStudent, module: torch.nn.Module, given: Sequence[Fe
     It rounds to float32, which float64 does not, or activations to int8, which the student does not with float ones.
     """
     kind, found = frozen.scheme.activations, dict[str, list[float]]()
-    unrounded = frozen.to_module().double() if kind == "float" else frozen.to_module("float")
+    unrounded = _unrounded(frozen)
     for feeds in given:
         wanted = _stepped(unrounded, feeds, torch.float64 if kind == "float" else torch.float32)
         for name, values in _stepped(module, feeds).items():
             error = (values - wanted[name]).abs().max() / wanted[name].abs().max()
             found.setdefault(name, []).append(_ROUNDINGS[kind] * float(error))
     return found
+
+
+def _unrounded(frozen: FrozenStudent) -> torch.nn.Module:
+    """The student in float64 where its activations are floats, and with float ones where they are int8."""
+    return frozen.to_module().double() if frozen.scheme.activations == "float" else frozen.to_module("float")
 
 
 def _within(errors: Sequence[float], limits: Limits) -> bool:
