@@ -31,6 +31,9 @@ CONVOLUTIONS: dict[str, Lines] = {
 }
 
 
+SYMMETRIC = ("query", "key", "value")
+
+
 class Row(NamedTuple):
     """One equation: how often a file has each unknown, and the bytes that they are."""
 
@@ -96,9 +99,15 @@ def counted(case: Case, lines: Lines) -> int:
 
 
 def zero_points(frozen: quant.FrozenStudent) -> int:
-    """Static grids of activations whose zero point is 0, which Core ML leaves out; layers of one input share a grid."""
-    grids = [*itertools.chain.from_iterable(frozen.ranges.values()), *frozen.points.values()]
-    return len({grid for grid in grids if grid.zero_point == 0})
+    """Static grids of activations whose zero point happens to be 0, which Core ML leaves out.
+
+    Layers of one input share a grid. A transformer's norms, queries, keys and values, and its mean, always have 0: what
+    that saves belongs to their layer.
+    """
+    before = [grids[0] for grids in frozen.ranges.values()]
+    after = [grids[1] for name, grids in frozen.ranges.items() if name.rsplit(".", 1)[-1] not in SYMMETRIC]
+    points = [grid for name, grid in frozen.points.items() if not name.endswith(("norm.point", "pool", "pool.point"))]
+    return len({grid for grid in (*before, *after, *points) if grid.zero_point == 0})
 
 
 def rows_of(case: Case, lines: Lines) -> Iterator[Row]:
