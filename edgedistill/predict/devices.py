@@ -192,14 +192,18 @@ def measured_devices() -> dict[str, str]:
     return {row["device"]: row["chipset"] for row in tables.rows("devices_measured.csv")}
 
 
+@cache
+def _measured_as(folded: str) -> tuple[str, ...]:
+    return tuple(name for name in measured_devices() if _fold(name) == folded)
+
+
 def _of_target(target: Target) -> Device:
     cores = parse_cores(target.cpu.name)
     npu = next((unit.int8_tops for unit in target.compute_units if unit.kind == "npu"), None)
-    same = [name for name in measured_devices() if _fold(name) == _fold(target.title)]
     one = target.cpu.one_core_fp32_gflops
     return Device(
         name=target.title,
-        aliases=(target.title, *same),
+        aliases=(target.title, *_measured_as(_fold(target.title))),
         soc=soc_key(target.soc),
         cores=cores if one is not None else (),
         one_core_gflops=one,

@@ -78,7 +78,7 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     inputs = features(work, one, tables.coefficients()["impute"], row)
     if inputs is None:
         return _by_rows(device, work, name)
-    speed = find_speed(device, work, name, found)
+    speed = find_speed(device, work, name)
     stored = find_row(work.model, one) if work.model and not describes(work) else None
     effect = found["effects"].get(stored["key"]) if stored is not None else None
     amounts = inputs.terms(found["terms"])
@@ -106,7 +106,7 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     if is_dynamic(work):
         widen += 0.15
     middle = sum(terms.values())
-    missing = [] if speed.measured else missing_facts(device, work, found["slopes"])
+    missing = () if speed.measured else missing_facts(device, work, name)
     return Forecast(
         quantity="latency_ms",
         unit="ms",
@@ -119,7 +119,7 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
         level=level,
         device=device.name,
         flags=(*flags, *(f"{fact}: not stated, taken as typical" for fact in missing)),
-        missing=tuple(missing),
+        missing=missing,
     )
 
 
@@ -206,7 +206,7 @@ def _any_row(work: Workload, name: str) -> tables.Row | None:
 def _by_rows(device: Device, work: Workload, name: str) -> Forecast:
     """A model known by its measurements only: those of other chips, scaled by the speeds of both."""
     found = tables.coefficients()["latency"]["classes"][name]
-    mine, wanted = find_speed(device, work, name, found), precision_of(work.precision)
+    mine, wanted = find_speed(device, work, name), precision_of(work.precision)
     ratios = []
     for row in tables.latency_rows(work.model or ""):
         same = precision_of(row["precision"]) == wanted and row["unit"] == work.unit and not row["other_layers"]
@@ -220,7 +220,7 @@ def _by_rows(device: Device, work: Workload, name: str) -> Forecast:
             theirs = work.model_copy(
                 update={"runtime": row["runtime"], "threads": int(row["threads"]) if row["threads"].isdigit() else 1}
             )
-            speed = find_speed(of_name(row["device"]), theirs, name, found)
+            speed = find_speed(of_name(row["device"]), theirs, name)
             ratios.append(float(row["ms"]) * exp(mine.speed - speed.speed))
     if not ratios:
         raise SpecError(

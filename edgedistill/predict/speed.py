@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import log
 from typing import Any, NamedTuple
 
+from edgedistill.predict import tables
 from edgedistill.predict.devices import Device, of_name
 from edgedistill.predict.rows import wanted_builds
-from edgedistill.predict.specs import Workload
+from edgedistill.predict.specs import Unit, Workload
 
 
 class Speed(NamedTuple):
@@ -20,34 +22,37 @@ class Speed(NamedTuple):
     measured: bool
 
 
-def find_speed(device: Device, work: Workload, name: str, found: Mapping[str, Any]) -> Speed:
+def find_speed(device: Device, work: Workload, name: str) -> Speed:
     """The device's own group, else that of the nearest build, thread count or same chip, else its specifications."""
-    builds = wanted_builds(work.runtime)
+    return _find_speed(device, work.runtime, work.unit, work.threads, name)
+
+
+@lru_cache(maxsize=1024)
+def _find_speed(device: Device, runtime: str, unit: Unit, used: int, name: str) -> Speed:
+    """A search asks for one device's thousands of times."""
+    found = tables.coefficients()["latency"]["classes"][name]
+    builds = wanted_builds(runtime)
 
     def distance(group: str) -> tuple[bool, int, float, int]:
         owner, build, threads, mode = group.split("|")
         order = builds.index(build) if build in builds else len(builds)
-        return owner not in device.aliases, order, abs(log(int(threads) / work.threads)), 0 if mode in ("", "2") else 1
+        return owner not in device.aliases, order, abs(log(int(threads) / used)), 0 if mode in ("", "2") else 1
 
     own = [
         g for g in found["groups"] if g.split("|")[0] in device.aliases or of_name(g.split("|")[0]).soc == device.soc
     ]
-    wanted = {**device.descriptors(work.unit, work.threads), **{f"build:{build}": 1.0 for build in builds[:1]}}
+    wanted = {**device.descriptors(unit, used), **{f"build:{build}": 1.0 for build in builds[:1]}}
     if not own:
         return Speed(_expected(found, wanted), _deviation(found, wanted), "no row of this device or chip", False)
     best = min(own, key=distance)
     owner, build, threads, mode = best.split("|")
     group = found["groups"][best]
     other = owner not in device.aliases
-    same = not other and build in builds and (work.unit != "cpu" or int(threads) == work.threads)
+    same = not other and build in builds and (unit != "cpu" or int(threads) == used)
     if same:
         return Speed(group["speed"], group["deviation"], "", True)
-    theirs = {**of_name(owner).descriptors(work.unit, int(threads), mode), f"build:{build}": 1.0}
-    mine = (
-        theirs
-        if other and work.unit != "cpu"
-        else {**of_name(owner).descriptors(work.unit, work.threads), f"build:{build}": 1.0}
-    )
+    theirs = {**of_name(owner).descriptors(unit, int(threads), mode), f"build:{build}": 1.0}
+    mine = theirs if other and unit != "cpu" else {**of_name(owner).descriptors(unit, used), f"build:{build}": 1.0}
     shift = _expected(found, mine) - _expected(found, theirs)
     ends = zip(group["deviation"], _deviation(found, mine), _deviation(found, theirs), strict=True)
     deviation = [own + to - at for own, to, at in ends]
@@ -77,11 +82,17 @@ def _away(name: str, facts: Mapping[str, float], slopes: Mapping[str, float]) ->
     return facts.get(name, mean) - mean
 
 
-def missing_facts(device: Device, work: Workload, slopes: Mapping[str, float]) -> list[str]:
+def missing_facts(device: Device, work: Workload, name: str) -> tuple[str, ...]:
     """Names of the facts that a class would use and the device does not state."""
+    return _missing_facts(device, work.unit, work.threads, name)
+
+
+@lru_cache(maxsize=1024)
+def _missing_facts(device: Device, unit: Unit, used: int, name: str) -> tuple[str, ...]:
+    slopes = tables.coefficients()["latency"]["classes"][name]["slopes"]
     names = {
-        "compute": {"cpu": "one_core_fp32_gflops (or cpu)", "npu": "npu_int8_tops", "gpu": "cpu"}[work.unit],
+        "compute": {"cpu": "one_core_fp32_gflops (or cpu)", "npu": "npu_int8_tops", "gpu": "cpu"}[unit],
         "bandwidth": "memory_bandwidth_gb_per_s",
     }
-    known = device.descriptors(work.unit, work.threads)
-    return [text for key, text in names.items() if f"mean:{key}" in slopes and key not in known]
+    known = device.descriptors(unit, used)
+    return tuple(text for key, text in names.items() if f"mean:{key}" in slopes and key not in known)
