@@ -81,7 +81,7 @@ def test_every_format_that_runs_here_is_timed_and_its_answers_compared(
         )
     refused = cli("bench", built, "--format", "coreml")
     assert refused.returncode == 2
-    assert "runs tflite, onnx, gguf files only" in refused.stderr
+    assert "runs tflite, onnx, gguf, litertlm files only" in refused.stderr
 
 
 @pytest.mark.parametrize("name", FORMATS)
