@@ -229,6 +229,7 @@ def test_a_wrong_scale_and_a_wrong_bias_are_found(made: Made) -> None:
                 tflite.verify(dataclasses.replace(frozen, floats=frozen.floats | {bias: values}), path)
 
 
+@pytest.mark.slow  # the contract does it for one scheme of each format
 def test_two_processes_write_the_same_bytes(make: Callable[[str], Made], tmp_path: Path) -> None:
     forms = "int8", "groups", "images int8"
     for form in forms:

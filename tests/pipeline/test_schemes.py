@@ -40,6 +40,7 @@ def built(tmp_path: Path, cli: Callable[..., Any]) -> Callable[..., tuple[Any, P
     return build
 
 
+@pytest.mark.slow  # a build with layers of 4 bits: test_mixed.py
 def test_four_bits_in_groups_and_two_quantized_stages_reach_an_exact_file(built: Any) -> None:
     done, out = built(FOUR_BITS + AGAIN, "--format", "onnx", "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr

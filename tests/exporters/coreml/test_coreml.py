@@ -93,6 +93,7 @@ def test_with_its_float32_constants_put_back_the_file_is_the_student(converted: 
         assert np.abs(shipped.predict(feeds)["logits"] - wanted).max() > 1e-6
 
 
+@pytest.mark.slow  # the contract does it for one scheme of each format
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     """Two of their own: torch's tracer names values after Python variables, and pytest's shape checks add some."""
     student("bert", bert.TINY, SCHEMES["static"]).save(tmp_path)
