@@ -28,13 +28,19 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    code = run(sys.argv[1:])
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # while the end of the command was being told
+        code = _interrupted()
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         code = BROKEN_PIPE
         _close_output()
     # Libraries keep threads and buffers that would otherwise have their own say at the end.
+    if _stopped_by:  # and an interpreter that was interrupted inside a library tells that instead of the code
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 
@@ -44,19 +50,23 @@ def run(args: Sequence[str]) -> int:
     quieten_libraries()
     try:
         with contextlib.suppress(ValueError):  # not in the main thread: the caller handles signals
-            signal.signal(signal.SIGTERM, _terminate)
+            signal.signal(signal.SIGTERM, _stop)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the caller ignores it
+                signal.signal(signal.SIGINT, _stop)
         from edgedistill.cli.app import app
 
         app(wanted, prog_name="edgedistill")
     except SystemExit as end:  # how Typer always ends; Ctrl-C is 130
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        return _interrupted() if code == INTERRUPTED else code
+        return _interrupted() if code == INTERRUPTED or (code and _stopped_by) else code
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:
         _close_output()
         return BROKEN_PIPE
     except Exception as error:
+        if _stopped_by:  # a library that was interrupted as it was imported makes an error of its own of it
+            return _interrupted()
         if debug:
             import traceback
 
@@ -90,15 +100,33 @@ def _without_debug(args: Sequence[str]) -> tuple[list[str], bool]:
     return kept, len(kept) < len(args) or os.environ.get(DEBUG, "") not in ("", "0")
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a build as Ctrl-C does, so that whatever is open is closed."""
-    _stopped_by.append(number)
+def _stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a build as Ctrl-C does, so that whatever is open is closed.
+
+    While a library is imported the end waits for it, or for a second signal: torch aborts the whole process when it is
+    interrupted there, and others make an error of their own of it.
+    """
+    first = not _stopped_by
+    if number != signal.SIGALRM:
+        _stopped_by.append(number)
+    if _is_importing(frame) and (first or number == signal.SIGALRM):
+        signal.signal(signal.SIGALRM, _stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return
     raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _interrupted() -> int:
     _tell("interrupted; run the same command to continue: finished stages are kept")
-    return TERMINATED if _stopped_by else INTERRUPTED
+    return TERMINATED if signal.SIGTERM in _stopped_by else INTERRUPTED
 
 
 def _explain(error: Exception) -> int:
