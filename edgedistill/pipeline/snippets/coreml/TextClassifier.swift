@@ -1,7 +1,8 @@
 // Runs a text classifier bundle made by edgedistill on iOS 17 / macOS 14 and later.
 //
 // THIS FILE WAS NOT RUN ON APPLE HARDWARE. The model file was proved on Linux, number by number and by computing it;
-// this code was written beside it. Replay golden.json first: `try TextClassifier().replayGolden()` in a unit test.
+// this code was written beside it, compiled on Linux, and its tokenizer run there.
+// Replay golden.json first: `try TextClassifier().replayGolden()` in a unit test.
 //
 // Add to the target: model.mlpackage (Xcode compiles it), vocab.txt, labels.txt (and golden.json for the replay).
 // For each sample, encode(text) must equal input_ids, and the logits must agree with answers.coreml.logits within 0.05
