@@ -7,7 +7,7 @@ host saw (timings, gate, report) lies beside it and is not in that list.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,18 @@ def _contents(
     (draft / "frozen").mkdir()
     for name in ("student.safetensors", "student.json"):
         shutil.copy(frozen.file(name), draft / "frozen" / name)
-    for snippet in sorted(path for name in exported for path in (SNIPPETS / name).glob("*.*")):
-        shutil.copy(snippet, draft / snippet.name)
+    _snippets(draft, exported)
     write_whole(draft / "NOTICE.md", _notice(_licences(profile, located)).encode())
     return tuple(Artifact(**read_json(done.file("artifact.json"))) for done in exported.values())
+
+
+def _snippets(draft: Path, formats: Collection[str]) -> None:
+    """The code that loads each format, and what it shares with other code of its language."""
+    own = sorted(path for name in formats for path in (SNIPPETS / name).glob("*.*"))
+    languages = {path.suffix for path in own}
+    shared = sorted(path for path in (SNIPPETS / "shared").iterdir() if path.suffix in languages)
+    for path in own + shared:
+        shutil.copy(path, draft / path.name)
 
 
 def _golden(by_format: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -1,18 +1,23 @@
-"""The Kotlin and the Swift that ship in the bundle, compiled and run: they must cut text into the student's ids."""
+"""The Kotlin and the Swift that ship in the bundle: compiled, and run where what they call exists on this machine.
+
+Their text processing must cut texts into the student's ids. llama.cpp is here, so the Swift for GGUF replays the
+bundle's golden samples; Android and Core ML are not, and `stand_ins` declares what the other files call of them.
+"""
 
 import csv
 import gzip
 import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 SNIPPETS = ROOT / "edgedistill" / "pipeline" / "snippets"
-KOTLIN, SWIFT = SNIPPETS / "tflite" / "TextClassifier.kt", SNIPPETS / "coreml" / "TextClassifier.swift"
+STAND_INS = Path(__file__).with_name("stand_ins")
 NASTY = [
     "",
     "   ",
@@ -25,38 +30,50 @@ NASTY = [
     "$5.00!! (what?) [x]{y}~^`|<>=+ don't won’t “q”—dash",
     "x" * 150,
 ]
-TOKENIZER = "/// BERT's text processing"
 KOTLIN_MAIN = """
+package your.app
+
 fun main(args: Array<String>) {
     val tokenizer = WordPiece(java.io.File(args[0]).readLines())
     java.io.File(args[1]).readText().split("\\u0001").forEach { println(tokenizer.encode(it, 64).joinToString(" ")) }
 }
 """
 SWIFT_MAIN = """
-func parts(_ path: String, _ separator: Unicode.Scalar) throws -> [String] {
-    let text = try String(contentsOfFile: path, encoding: .utf8).unicodeScalars
-    return text.split(separator: separator, omittingEmptySubsequences: false).map(String.init)
-}
-let tokenizer = WordPiece(try parts(CommandLine.arguments[1], "\\n").dropLast())
-for text in try parts(CommandLine.arguments[2], "\\u{1}") {
-    print(tokenizer.encode(text, maxTokens: 64).map(String.init).joined(separator: " "))
+import Foundation
+
+let files = try CommandLine.arguments.dropFirst().map { try Data(contentsOf: URL(fileURLWithPath: $0)) }
+let tokenizer = WordPiece(lines(of: files[0]))
+let texts = String(decoding: files[1], as: UTF8.self).unicodeScalars
+for text in texts.split(separator: "\\u{1}", omittingEmptySubsequences: false) {
+    print(tokenizer.encode(String(text), maxTokens: 64).map(String.init).joined(separator: " "))
 }
 """
+REPLAY_MAIN = """
+import Foundation
 
-
-def texts(folder: Path) -> list[str]:
-    """The held-out texts of the shipped data and nasty ones, also in `folder/texts` with 1 between them."""
-    data = ROOT / "edgedistill" / "data" / "builtin" / "banking77" / "held_out.csv.gz"
-    with gzip.open(data, "rt", encoding="utf-8", newline="") as file:
-        found = [row[0] for row in csv.reader(file)][1:] + NASTY
-    (folder / "texts").write_text("\x01".join(found), encoding="utf-8")
-    return found
+print(try LlamaTextClassifier(folder: URL(fileURLWithPath: CommandLine.arguments[1])).replayGolden())
+"""
+KOTLIN = pytest.mark.skipif(not shutil.which("kotlinc"), reason="no Kotlin compiler: apt-get install kotlin")
+SWIFT = pytest.mark.skipif(
+    not shutil.which("swiftc"), reason="no Swift compiler: swift.org/install; Debian 13: apt-get install swiftlang"
+)
+pytestmark = pytest.mark.slow
 
 
 def run(folder: Path, *command: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> list[str]:
+    """The held-out texts of the shipped data and nasty ones, also in a file with 1 between them."""
+    data = ROOT / "edgedistill" / "data" / "builtin" / "banking77" / "held_out.csv.gz"
+    with gzip.open(data, "rt", encoding="utf-8", newline="") as file:
+        found = [row[0] for row in csv.reader(file)][1:] + NASTY
+    (tmp_path / "texts").write_text("\x01".join(found), encoding="utf-8")
+    return found
 
 
 def expect_the_students_ids(texts: list[str], answers: str, bundle: Path) -> None:
@@ -66,44 +83,76 @@ def expect_the_students_ids(texts: list[str], answers: str, bundle: Path) -> Non
         assert [int(item) for item in line.split()] == tokenizer.encode(text).ids, text
 
 
-@pytest.mark.slow
-def test_the_kotlin_tokenizer_gives_the_same_ids(tiny_bundle: Path, tmp_path: Path) -> None:
-    if not shutil.which("kotlinc"):
-        pytest.skip("no Kotlin compiler: apt-get install kotlin")
-    source = KOTLIN.read_text(encoding="utf-8")
-    tokenizer_class = source[source.index("/** BERT's text processing") :]
-    (tmp_path / "W.kt").write_text("import java.text.Normalizer\n" + tokenizer_class + KOTLIN_MAIN, encoding="utf-8")
-    given = texts(tmp_path)
-    run(tmp_path, "kotlinc", "W.kt", "-include-runtime", "-d", "w.jar")
+@KOTLIN
+def test_the_kotlin_tokenizer_gives_the_same_ids(tiny_bundle: Path, tmp_path: Path, texts: list[str]) -> None:
+    (tmp_path / "Main.kt").write_text(KOTLIN_MAIN, encoding="utf-8")
+    source = str(SNIPPETS / "shared" / "WordPiece.kt")
+    run(tmp_path, "kotlinc", "Main.kt", source, "-include-runtime", "-d", "w.jar")
     answers = run(tmp_path, "java", "-Dfile.encoding=UTF-8", "-jar", "w.jar", str(tiny_bundle / "vocab.txt"), "texts")
-    expect_the_students_ids(given, answers, tiny_bundle)
+    expect_the_students_ids(texts, answers, tiny_bundle)
 
 
-@pytest.mark.slow
-def test_the_swift_tokenizer_gives_the_same_ids(tiny_bundle: Path, tmp_path: Path) -> None:
-    if not shutil.which("swiftc"):
-        pytest.skip("no Swift compiler: swift.org/install, or apt-get install swiftlang (Debian 13 and later)")
-    source = SWIFT.read_text(encoding="utf-8")
-    program = "import Foundation\n" + source[source.index(TOKENIZER) :] + SWIFT_MAIN
-    (tmp_path / "main.swift").write_text(program, encoding="utf-8")
-    given = texts(tmp_path)
-    run(tmp_path, "swiftc", "-O", "main.swift", "-o", "tokenize")
+@KOTLIN
+def test_the_kotlin_files_compile(tmp_path: Path) -> None:
+    """All of a bundle's together, as an app that holds two formats would."""
+    sources = [str(path) for folder in (STAND_INS, SNIPPETS) for path in sorted(folder.rglob("*.kt"))]
+    run(tmp_path, "kotlinc", *sources, "-d", "classes")
+    source = (SNIPPETS / "onnx" / "OnnxTextClassifier.kt").read_text(encoding="utf-8")
+    broken = source.replace("tokenizer.encode", "tokenizer.encodes")
+    (tmp_path / "Broken.kt").write_text(broken, encoding="utf-8")
+    sources = [name for name in sources if "OnnxTextClassifier" not in name]
+    with pytest.raises(AssertionError, match="unresolved reference: encodes"):
+        run(tmp_path, "kotlinc", *sources, "Broken.kt", "-d", "broken")
+
+
+@SWIFT
+def test_the_swift_tokenizer_gives_the_same_ids(tiny_bundle: Path, tmp_path: Path, texts: list[str]) -> None:
+    (tmp_path / "main.swift").write_text(SWIFT_MAIN, encoding="utf-8")
+    shutil.copy(SNIPPETS / "shared" / "WordPiece.swift", tmp_path)
+    run(tmp_path, "swiftc", "-O", "main.swift", "WordPiece.swift", "-o", "tokenize")
     answers = run(tmp_path, str(tmp_path / "tokenize"), str(tiny_bundle / "vocab.txt"), "texts")
-    expect_the_students_ids(given, answers, tiny_bundle)
+    expect_the_students_ids(texts, answers, tiny_bundle)
 
 
-@pytest.mark.slow
-def test_the_swift_file_compiles(tmp_path: Path) -> None:
-    """Against Apple's framework on a Mac; elsewhere against declarations written down from its documentation."""
-    if not shutil.which("swiftc"):
-        pytest.skip("no Swift compiler: swift.org/install, or apt-get install swiftlang (Debian 13 and later)")
-    shutil.copy(SWIFT, tmp_path)
-    if sys.platform != "darwin":
-        shutil.copy(Path(__file__).with_name("CoreML.swift"), tmp_path)
-        module = ("-emit-module", "-module-name", "CoreML", "-parse-as-library", "-emit-module-path")
-        run(tmp_path, "swiftc", *module, "CoreML.swiftmodule", "CoreML.swift")
-    run(tmp_path, "swiftc", "-typecheck", "-warnings-as-errors", "-I", ".", SWIFT.name)
-    broken = SWIFT.read_text(encoding="utf-8").replace("options.computeUnits", "options.computeUnit")
-    (tmp_path / SWIFT.name).write_text(broken, encoding="utf-8")
+@SWIFT
+def test_the_swift_for_core_ml_compiles(tmp_path: Path) -> None:
+    for source in (STAND_INS / "CoreML.swift", SNIPPETS / "shared" / "WordPiece.swift"):
+        shutil.copy(source, tmp_path)
+    source = (SNIPPETS / "coreml" / "TextClassifier.swift").read_text(encoding="utf-8")
+    module = ("-emit-module", "-module-name", "CoreML", "-parse-as-library", "-emit-module-path")
+    run(tmp_path, "swiftc", *module, "CoreML.swiftmodule", "CoreML.swift")
+    check = ("swiftc", "-typecheck", "-warnings-as-errors", "-I", ".", "WordPiece.swift", "TextClassifier.swift")
+    (tmp_path / "TextClassifier.swift").write_text(source, encoding="utf-8")
+    run(tmp_path, *check)
+    broken = source.replace("options.computeUnits", "options.computeUnit")
+    (tmp_path / "TextClassifier.swift").write_text(broken, encoding="utf-8")
     with pytest.raises(AssertionError, match="has no member 'computeUnit'"):
-        run(tmp_path, "swiftc", "-typecheck", "-I", ".", SWIFT.name)
+        run(tmp_path, *check)
+
+
+@SWIFT
+def test_the_swift_for_gguf_replays_the_golden_samples(
+    tiny_store: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """With llama.cpp itself, built with the package that this project runs it by."""
+    package = Path(pytest.importorskip("llama_cpp").__file__).parent
+    bundle = tmp_path / "bundle"
+    done = cli(
+        "build", "--target", "pixel8", "--profile", "tiny", "--store", tiny_store, "--out", bundle,
+        "--format", "gguf", "--quiet",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("LlamaTextClassifier.swift", "WordPiece.swift"):
+        shutil.copy(bundle / name, tmp_path)
+    (tmp_path / "main.swift").write_text(REPLAY_MAIN, encoding="utf-8")
+    header, libraries = package.parent / "include" / "llama.h", package / "lib"
+    (tmp_path / "module.modulemap").write_text(f'module llama {{ header "{header}" link "llama" export * }}\n')
+    sources = ("main.swift", "LlamaTextClassifier.swift", "WordPiece.swift")
+    linked = ("-L", str(libraries), "-Xlinker", "-rpath", "-Xlinker", str(libraries))
+    run(tmp_path, "swiftc", "-I", ".", "-Xcc", f"-I{header.parent}", *sources, *linked, "-o", "replay")
+    worst = float(run(tmp_path, str(tmp_path / "replay"), str(bundle)))
+    assert worst <= 1e-4, "the same runtime computes the same"
+    golden = bundle / "golden.json"
+    golden.write_text(golden.read_text(encoding="utf-8").replace('"text": "', '"text": "not ', 1), encoding="utf-8")
+    with pytest.raises(AssertionError, match="ids"):
+        run(tmp_path, str(tmp_path / "replay"), str(bundle))
