@@ -20,7 +20,7 @@ from edgedistill.gate import (
     regression_lines,
     unpaired_interval,
 )
-from edgedistill.specs import Check, Fingerprint, Measurement, Placement, Provenance, Verdict
+from edgedistill.specs import Check, Fingerprint, Launch, Measurement, Placement, Provenance, Verdict
 
 P, F, OPEN, U = Verdict.PASS, Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.UNMEASURED
 RULE = Rule()
@@ -241,3 +241,51 @@ def test_a_race_on_a_device_that_was_not_fit_decides_nothing() -> None:
         assert "not fit to be measured: throttled by heat" in checks[0].note
     assert joined([old, hot]).unfit == ("throttled by heat",)
     assert lines([1.0] * 5, [1.5] * 5)["latency_ratio"].verdict is F
+
+
+def texts(medians: list[float], decode: list[float], **changes: object) -> Measurement:
+    """Launches of a decoder: times to the first token, and tokens written per second."""
+    one = Launch.model_construct
+    launches = tuple(one(tokens_per_s={"prefill": 24e3 / m, "decode": d}) for m, d in zip(medians, decode, strict=True))
+    speeds = {"prefill": 24e3 / median(medians), "decode": median(decode)}
+    return seen(medians, launches=launches, tokens_per_s=speeds, **changes)
+
+
+def test_a_decoder_that_only_writes_more_slowly_fails() -> None:
+    """The first token says nothing about it; the time per token is compared, so that more is slower in every line."""
+    old = texts([10.0] * 5, [100.0, 101.0, 99.0, 100.0, 102.0])
+    slow = texts([10.0] * 5, [90.0, 91.0, 89.0, 90.0, 92.0])
+    found = compared(old, slow, RULE, interleaved=True)
+    assert list(found.speeds) == ["prefill", "decode"]
+    checks = {check.name: check for check in regression_lines(found, RULE)}
+    assert {name: check.verdict for name, check in checks.items()} == {
+        "latency_ratio": P, "latency_ratio_min": P, "prefill_ratio": P, "decode_ratio": F,
+    }  # fmt: skip
+    assert checks["decode_ratio"].measured == pytest.approx(100 / 90, rel=0.01)
+    assert "90 tokens/s, the baseline 100" in checks["decode_ratio"].note
+    assert decided(found, RULE)
+    back = compared(slow, old, RULE, interleaved=True)
+    assert back.speeds["decode"].ratio == pytest.approx(1 / found.speeds["decode"].ratio)
+    assert {check.verdict for check in regression_lines(back, RULE)} == {P}
+
+
+def test_a_speed_that_is_open_keeps_the_race_going() -> None:
+    old, wild = texts([10.0] * 5, [100.0] * 5), texts([10.0] * 5, [100.0, 80.0, 125.0, 101.0, 99.0])
+    found = compared(old, wild, RULE, interleaved=True)
+    assert {check.name for check in regression_lines(found, RULE) if check.verdict is OPEN} == {"decode_ratio"}
+    assert not decided(found, RULE)
+
+
+@pytest.mark.parametrize("change", [{"unfit": ("throttled by heat",)}, {}])
+def test_speeds_on_a_device_that_cannot_be_trusted_decide_nothing(change: dict[str, object]) -> None:
+    old, slow = texts([10.0] * 5, [100.0] * 5), texts([10.0] * 5, [50.0] * 5, **change)
+    again = None if change else texts([10.4] * 5, [100.0] * 5)
+    checks = regression_lines(compared(old, slow, RULE, interleaved=True, again=again), RULE)
+    assert {check.verdict for check in checks} == {OPEN}
+
+
+def test_a_launch_without_its_speed_is_refused() -> None:
+    whole, part = texts([10.0] * 5, [100.0] * 5), texts([10.0] * 5, [100.0, 0.0, 100.0, 100.0, 100.0])
+    for sides in ((whole, part), (part, whole), (whole, seen([10.0] * 5))):
+        with pytest.raises(SpecError, match=r"does not tell its tokens per second \(\w+\)"):
+            compared(*sides, RULE, interleaved=True)

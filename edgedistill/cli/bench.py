@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgedistill.cli import options, output
+from edgedistill.cli import driving, options, output
 
 if TYPE_CHECKING:
     from edgedistill.pipeline.recheck import Bundle
@@ -20,30 +20,8 @@ On = Annotated[str, typer.Option("--on", metavar="RUNNER", help="host, adb:SERIA
 Launches = Annotated[int, typer.Option("--launches", min=1, max=1000, help="Fresh processes per signature.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, max=256, help="CPU threads; by default the target's.")]
 FormatName = Annotated[str, typer.Option("--format", "-f", metavar="NAME", help="Another format than the first.")]
-CoreMask = Annotated[str, typer.Option("--core-mask", metavar="HEX", help="Cores to run on, as for taskset.")]
-Python = Annotated[
-    str, typer.Option("--python", metavar="PATH", help="Interpreter on the device, with the runtime installed.")
-]
-Tool = Annotated[
-    str, typer.Option("--tool", metavar="FILE|device:PATH", help="A benchmark program, where there is no Python.")
-]
 Sustained = Annotated[
     float, typer.Option("--sustained", min=0, max=86400, metavar="SECONDS", help="Then run so long without a pause.")
-]
-CoolDown = Annotated[
-    float, typer.Option("--cool-down", min=0, max=3600, metavar="SECONDS", help="Wait so long for a hot device.")
-]
-Unfit = Annotated[
-    str,
-    typer.Option(
-        "--unfit",
-        metavar="record|mark|refuse",
-        help="A device too hot, too busy or low on battery: note it, mark the figures for the gate, or end with 5. "
-        "Default: record on host, mark elsewhere.",
-    ),
-]
-Reconnect = Annotated[
-    float, typer.Option("--reconnect", min=0, max=3600, metavar="SECONDS", help="Wait so long for a lost device.")
 ]
 Tolerance = Annotated[
     float, typer.Option("--tolerance", min=0, max=1, help="Difference of a golden logit, as a share of the largest.")
@@ -56,12 +34,6 @@ OptionalBundle = Annotated[
     typer.Argument(metavar="BUNDLE|FILE", help="Folder of `edgedistill build`, or a .gguf, .litertlm or .tflite that "
                    "makes text."),
 ]  # fmt: skip
-PromptTokens = Annotated[
-    int | None, typer.Option("--prompt-tokens", min=2, max=10**6, help="Of a FILE: tokens to read; 128 if not given.")
-]
-AnswerTokens = Annotated[
-    int | None, typer.Option("--answer-tokens", min=1, max=10**6, help="Of a FILE: tokens to make; 32 if not given.")
-]
 Suite = Annotated[bool, typer.Option("--suite", help="Run the repository's own benchmarks, without a bundle: hours.")]
 Only = Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="With --suite: these alone.")]
 
@@ -72,16 +44,16 @@ def bench(
     launches: Launches = 7,
     threads: Threads = None,
     format_name: FormatName = "",
-    core_mask: CoreMask = "",
-    python: Python = "python3",
-    tool: Tool = "",
     sustained: Sustained = 0.0,
-    cool_down: CoolDown = 120.0,
-    unfit: Unfit = "",
-    reconnect: Reconnect = 30.0,
+    core_mask: driving.CoreMask = None,
+    python: driving.Python = None,
+    tool: driving.Tool = None,
+    cool_down: driving.CoolDown = None,
+    unfit: driving.Unfit = None,
+    reconnect: driving.Reconnect = None,
     tolerance: Tolerance = 0.02,
-    prompt_tokens: PromptTokens = None,
-    answer_tokens: AnswerTokens = None,
+    prompt_tokens: options.PromptTokens = None,
+    answer_tokens: options.AnswerTokens = None,
     out: Out = None,
     suite: Suite = False,
     only: Only = None,
@@ -99,11 +71,10 @@ def bench(
         raise typer.BadParameter("give a BUNDLE to time, or --suite [--only NAME] for the repository's benchmarks")
     from edgedistill.cli.progress import Watch
     from edgedistill.pipeline import benching, recheck
-    from edgedistill.runners import How
     from edgedistill.store import storage_errors, write_json
 
-    how = How(python=python, tool=tool, core_mask=core_mask, cool_down_s=cool_down, unfit=unfit,
-              reconnect_s=reconnect)  # fmt: skip
+    how = driving.driven(core_mask=core_mask, python=python, tool=tool, cool_down=cool_down, unfit=unfit,
+                         reconnect=reconnect)  # fmt: skip
     opened = None if bundle.is_file() else recheck.open_bundle(bundle)
     _check_options(opened, format_name, prompt_tokens, answer_tokens)
     with Watch() as watch:

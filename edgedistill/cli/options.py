@@ -96,6 +96,12 @@ Assistants = Annotated[
     str | None,
     typer.Option("--assistants", metavar="auto|0|1|2|3", help="Teacher assistants between teacher and student."),
 ]
+PromptTokens = Annotated[
+    int | None, typer.Option("--prompt-tokens", min=2, max=10**6, help="Of a FILE: tokens to read; 128 if not given.")
+]
+AnswerTokens = Annotated[
+    int | None, typer.Option("--answer-tokens", min=1, max=10**6, help="Of a FILE: tokens to make; 32 if not given.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `edgedistill build` wrote.")]

@@ -6,7 +6,7 @@ from math import sqrt
 from statistics import median
 from typing import Literal
 
-from edgedistill.gate.regression import paired_interval, unpaired_interval
+from edgedistill.gate.regression import unpaired_interval
 from edgedistill.specs import CompareLine, Comparison, PairedCounts, Quality, RatioInterval, Side
 
 Word = Literal["better", "worse", "same", "not decided", "not comparable"]
@@ -41,16 +41,12 @@ def latency_line(seen: Comparison) -> CompareLine:
 def speed_lines(seen: Comparison) -> list[CompareLine]:
     """Tokens per second, reading and writing, where both sides make text; more is better."""
     lines = []
-    for name, old in seen.baseline.launch_tokens_per_s.items():
-        new = seen.candidate.launch_tokens_per_s.get(name, ())
-        if not old or not new or (seen.interleaved and len(old) != len(new)):
-            continue
-        told = (paired_interval if seen.interleaved else unpaired_interval)(old, new)
-        cost = told.model_copy(update={"ratio": 1 / told.ratio, "low": 1 / told.high, "high": 1 / told.low})
+    for name, cost in seen.speeds.items():
+        old, new = seen.baseline.launch_tokens_per_s[name], seen.candidate.launch_tokens_per_s[name]
         lines.append(CompareLine(
             name=f"{name}_tokens_per_s", unit="tokens/s", a=median(old), b=median(new),
-            change=told.ratio, low=told.low, high=told.high, verdict=_of_launches(cost, seen.tolerance),
-            note=f"{told.pairs} {_how(seen)}; {seen.signature} on {seen.device}; more is better",
+            change=1 / cost.ratio, low=1 / cost.high, high=1 / cost.low, verdict=_of_launches(cost, seen.tolerance),
+            note=f"{cost.pairs} {_how(seen)}; {seen.signature} on {seen.device}; more is better",
         ))  # fmt: skip
     return lines
 

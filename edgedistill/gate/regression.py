@@ -113,8 +113,9 @@ def steady(seen: RatioInterval, rule: Rule) -> Verdict:
 
 def decided(comparison: Comparison, rule: Rule) -> bool:
     """Whether more pairs could change no verdict that counts."""
+    times = (comparison.latency, *comparison.speeds.values())
     seen = (
-        slower(comparison.latency, rule, interleaved=comparison.interleaved),
+        *(slower(one, rule, interleaved=comparison.interleaved) for one in times),
         plausible(comparison.latency, rule),
         Verdict.PASS if comparison.itself is None else steady(comparison.itself, rule),
     )
@@ -142,12 +143,21 @@ def regression_lines(comparison: Comparison, rule: Rule) -> tuple[Check, ...]:
         _line("latency_ratio", verdicts[0], seen.ratio, 1 + rule.tolerance, note + tail),
         _line("latency_ratio_min", verdicts[1], seen.ratio, 1 / rule.speedup_max, least + tail),
     ]
+    lines += [_speed_line(name, told, comparison, rule, tail) for name, told in comparison.speeds.items()]
     if comparison.itself is not None:
         own = comparison.itself
         told = f"the baseline against itself; 95% CI {own.low:.3f} to {own.high:.3f}, {own.pairs} pairs"
         off = exp(abs(log(own.ratio)))
         lines.append(_line("aa_ratio", steady(own, rule), off, 1 + rule.tolerance / 2, told))
     return tuple(lines)
+
+
+def _speed_line(name: str, seen: RatioInterval, comparison: Comparison, rule: Rule, tail: str) -> Check:
+    """The time per token; `tail` says why nothing is decided."""
+    verdict = Verdict.INCONCLUSIVE if tail else slower(seen, rule, interleaved=comparison.interleaved)
+    old, new = (median(side.launch_tokens_per_s[name]) for side in (comparison.baseline, comparison.candidate))
+    note = f"time per token; 95% CI {seen.low:.3f} to {seen.high:.3f}; {new:,.4g} tokens/s, the baseline {old:,.4g}"
+    return _line(f"{name}_ratio", verdict, seen.ratio, 1 + rule.tolerance, note + tail)
 
 
 def _line(name: str, verdict: Verdict, ratio: float, limit: float, note: str) -> Check:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from edgedistill.errors import SpecError, StageError
 from edgedistill.gate.regression import Rule, paired_interval, unpaired_interval
-from edgedistill.specs import Comparison, Measurement, Provenance, Side
+from edgedistill.specs import Comparison, Measurement, Provenance, RatioInterval, Side
+
+Interval = Callable[[Sequence[float], Sequence[float]], RatioInterval]
 
 BASELINE, CANDIDATE = "the baseline", "the candidate"
 
@@ -102,7 +104,7 @@ def compared(
     """The comparison of two measurements; interleaved ones have their launches in the order of the pairs.
 
     Raises:
-        SpecError: they are not comparable.
+        SpecError: they are not comparable, or a launch does not tell a speed that others tell.
         StageError: interleaved measurements have different numbers of launches.
     """
     check_comparable(baseline, candidate)
@@ -118,9 +120,26 @@ def compared(
         interleaved=interleaved,
         tolerance=rule.tolerance,
         latency=interval(baseline.launch_medians_ms, candidate.launch_medians_ms),
+        speeds=_speeds(baseline, candidate, interval),
         itself=paired_interval(baseline.launch_medians_ms, again.launch_medians_ms) if again else None,
         baseline=Side.of(baseline),
         candidate=Side.of(candidate),
         again=Side.of(again) if again else None,
         unfit=tuple(dict.fromkeys((*baseline.unfit, *candidate.unfit))),
     )
+
+
+def _speeds(baseline: Measurement, candidate: Measurement, interval: Interval) -> dict[str, RatioInterval]:
+    """The times per token, reading and writing, of two files that make text; empty for others."""
+    names = sorted({*baseline.tokens_per_s, *candidate.tokens_per_s}, reverse=True)  # what is read comes first
+    return {
+        name: interval(_times_per_token(BASELINE, baseline, name), _times_per_token(CANDIDATE, candidate, name))
+        for name in names
+    }
+
+
+def _times_per_token(side: str, seen: Measurement, name: str) -> list[float]:
+    told = [launch.tokens_per_s.get(name, 0.0) for launch in seen.launches]
+    if len(told) != len(seen.launch_medians_ms) or min(told) <= 0:
+        raise SpecError(f"{side} has a launch that does not tell its tokens per second ({name}). Measure it again.")
+    return [1 / value for value in told]

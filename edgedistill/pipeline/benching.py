@@ -14,7 +14,7 @@ from edgedistill.errors import SpecError, VerificationError, did_you_mean
 from edgedistill.pipeline.golden import GoldenSample
 from edgedistill.pipeline.recheck import Bundle, check_files, golden_samples, model_path
 from edgedistill.runners import How, Job, Timing
-from edgedistill.specs import Artifact, Measurement, Progress, Silent
+from edgedistill.specs import Artifact, Measurement, Progress, Silent, Target
 
 # Longer than in a build, where the time is paid on every run.
 BENCH = Timing(warmup_s=0.5, runs_min=200, time_s=2.0)
@@ -49,7 +49,15 @@ def bench(bundle: Bundle, run: Run, format_name: str = "") -> dict[str, Measurem
         MissingDependency, StageError, InfrastructureError: as the runner says.
     """
     check_files(bundle)
+    run = replace(run, how=of_target(run.how, run.on, bundle.target))
     return _timed(timing_jobs(bundle, run.threads, format_name), run, BENCH if run.on == "host" else ON_DEVICE)
+
+
+def of_target(how: How, on: str, target: Target) -> How:
+    """`how`, with the target's own `unfit` where none is given and `on` is such a device."""
+    if how.unfit or target.unfit is None or on.partition(":")[0] != target.runner:
+        return how
+    return replace(how, unfit=target.unfit)
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,15 @@ class TextSize:
     prompt: int = 128
     answer: int = 32
 
+    @property
+    def signature(self) -> str:
+        """The name of such a text in a measurement."""
+        return f"prompt_{self.prompt}_answer_{self.answer}"
+
+    def job(self, path: Path, threads: int) -> Job:
+        """A decoder's file that reads and makes such a text."""
+        return Job(path, self.signature, {}, threads, decode_tokens=self.answer, prompt_tokens=self.prompt)
+
 
 def bench_text(path: Path, size: TextSize, run: Run) -> dict[str, Measurement]:
     """Time a decoder's file that belongs to no bundle: tokens per second, reading and writing. One thread by default.
@@ -67,9 +84,7 @@ def bench_text(path: Path, size: TextSize, run: Run) -> dict[str, Measurement]:
         SpecError: no such runner, or the file is no decoder, or keeps fewer tokens.
         MissingDependency, StageError, InfrastructureError: as the runner says.
     """
-    name = f"prompt_{size.prompt}_answer_{size.answer}"
-    job = Job(path, name, {}, run.threads or 1, decode_tokens=size.answer, prompt_tokens=size.prompt)
-    return _timed({name: job}, run, TEXT)
+    return _timed({size.signature: size.job(path, run.threads or 1)}, run, TEXT)
 
 
 def _timed(jobs: Mapping[str, Job], run: Run, timing: Timing) -> dict[str, Measurement]:

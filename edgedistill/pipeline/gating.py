@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import edgedistill
 from edgedistill.errors import SpecError
 from edgedistill.gate import CostFacts, Rule, budget_lines, exit_error, placement_lines, regression_lines
 from edgedistill.pipeline import recheck
-from edgedistill.pipeline.race import Place, against_stored, race, stored_measurements
+from edgedistill.pipeline.benching import TextSize
+from edgedistill.pipeline.race import Place, against_stored, jobs_against_stored, race, race_jobs, stored_measurements
 from edgedistill.pipeline.recheck import Bundle
+from edgedistill.runners import FORMATS
 from edgedistill.specs import (
     Artifact,
     Budget,
+    Check,
     Comparison,
     GateReport,
     GateResult,
@@ -69,12 +73,36 @@ def judge(
     )
 
 
-def judge_file(path: Path, target: Target, limits: Mapping[str, float], seen: Measurement) -> GateReport:
-    """What a file that belongs to no bundle costs, against a target's budget; `limits` replace lines of it.
+def judge_file(
+    path: Path,
+    *,
+    target: Target | None = None,
+    limits: Mapping[str, float] | None = None,
+    seen: Measurement | None = None,
+    comparison: Comparison | None = None,
+    baseline: Path | None = None,
+    rule: Rule | None = None,
+) -> GateReport:
+    """A file that belongs to no bundle: what it costs by `seen`, against the budget of `target`, of which `limits`
+    replace lines; and how it compares. At least one of both is needed.
 
     Raises:
         SpecError: the target has no budget, a limit is none, or `seen` is of another file.
     """
+    checks = _costs_of_file(path, target, limits or {}, seen) if target and seen else ()
+    if comparison:
+        checks += regression_lines(comparison, rule or Rule())
+    where = target.name if target else comparison.device if comparison else ""
+    result = GateResult(target=where, checks=checks)
+    error = exit_error(result, strict=True)
+    return GateReport(
+        edgedistill_version=edgedistill.__version__, bundle=named(path), baseline=named(baseline) if baseline else None,
+        target=where, verdict=result.verdict, exit_code=error.exit_code if error else 0, checks=checks,
+        comparison=comparison, measured=Side.of(seen) if seen else None,
+    )  # fmt: skip
+
+
+def _costs_of_file(path: Path, target: Target, limits: Mapping[str, float], seen: Measurement) -> tuple[Check, ...]:
     artifact = Artifact(
         path=path.name, format=path.suffix.lstrip("."), sha256=sha256_of(path), size_mb=path.stat().st_size / 1e6
     )
@@ -84,12 +112,7 @@ def judge_file(path: Path, target: Target, limits: Mapping[str, float], seen: Me
     checks = budget_lines(target, budget, CostFacts(artifact=artifact, host=seen))
     if not checks:
         raise SpecError(f"{target.name} limits nothing. Give limits: --budget decode_tokens_per_s=20,size_mb=500.")
-    result = GateResult(target=target.name, checks=checks)
-    error = exit_error(result, strict=True)
-    return GateReport(
-        edgedistill_version=edgedistill.__version__, bundle=named(path), target=target.name,
-        verdict=result.verdict, exit_code=error.exit_code if error else 0, checks=checks, measured=Side.of(seen),
-    )  # fmt: skip
+    return checks
 
 
 def named(path: Path) -> str:
@@ -132,3 +155,41 @@ def compare_with(
     if against_itself:
         raise SpecError("--aa launches the baseline twice, so --baseline must be a bundle, not stored launches.")
     return against_stored(baseline, candidate, rule, place=place, progress=progress)
+
+
+def compare_files(
+    baseline: Path,
+    candidate: Path,
+    rule: Rule,
+    *,
+    place: Place,
+    size: TextSize | None = None,
+    against_itself: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Race two decoders that belong to no bundle, or take stored launches of the baseline.
+
+    `size` is the text; None for the stored one, else the usual one.
+
+    Raises:
+        SpecError: the baseline is neither, or cannot be compared with the candidate.
+        MissingDependency, StageError, InfrastructureError: as the runner says.
+    """
+    if baseline.is_dir():
+        raise SpecError(f"{baseline}: is a folder. Give a model's file, or one of `bench --out`.")
+    if baseline.suffix in FORMATS:
+        old, new = ((size or TextSize()).job(path, place.threads or 1) for path in (baseline, candidate))
+        return race_jobs(old, new, rule, place=place, against_itself=against_itself, progress=progress)
+    if against_itself:
+        raise SpecError("--aa launches the baseline twice, so --baseline must be a model's file, not stored launches.")
+    size = size or _stored_size(baseline)
+    jobs = {size.signature: size.job(candidate, place.threads or 1)}
+    return jobs_against_stored(baseline, jobs, rule, place=place, progress=progress)
+
+
+def _stored_size(path: Path) -> TextSize:
+    """The last text that was timed there; the usual one where none was, which is then found not to be there."""
+    for name in reversed(list(stored_measurements(path))):
+        if told := re.fullmatch(r"prompt_(\d{1,7})_answer_(\d{1,7})", name):
+            return TextSize(int(told[1]), int(told[2]))
+    return TextSize()

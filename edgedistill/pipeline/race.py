@@ -12,21 +12,29 @@ from edgedistill.gate import Rule, compared, decided, joined
 from edgedistill.pipeline import benching, recheck
 from edgedistill.pipeline.recheck import Bundle
 from edgedistill.runners import How, Job, Timing
-from edgedistill.specs import Comparison, Measurement, Progress, Silent
+from edgedistill.specs import Comparison, Measurement, Progress, Silent, Target
 
 # A launch is one observation, however long it lasts: many short ones say more than few long ones.
 TIMING = Timing(warmup_s=0.1, runs_min=50, time_s=0.2, energy_s=0.0)  # a race is about time alone
+TEXT = Timing(warmup_runs=1, warmup_s=0.1, runs_min=3, time_s=0.3, cap_s=30.0, timeout_s=600.0, energy_s=0.0)
 ON_DEVICE = Timing(warmup_s=0.5, runs_min=30, time_s=1.0, cap_s=30.0, timeout_s=180.0, energy_s=0.0)
 BASELINE, CANDIDATE, AGAIN = "baseline", "candidate", "baseline again"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where to race: `host`, `adb:SERIAL`, `ssh:USER@HOST`, with the number of threads; None: the target's."""
+    """Where to race: `host`, `adb:SERIAL`, `ssh:USER@HOST`, with the number of threads; empty, None: the target's."""
 
-    on: str = "host"
+    on: str = ""
     threads: int | None = None
     how: How = field(default_factory=How)
+
+    def of(self, target: Target | None) -> Place:
+        """What was left open filled in from a target, or without one from this machine."""
+        if target is None:
+            return replace(self, on=self.on or "host", threads=self.threads or 1)
+        on = self.on or target.runner
+        return Place(on, self.threads or target.threads, benching.of_target(self.how, on, target))
 
     def measure(self, jobs: Mapping[str, Job], launches: int, progress: Progress) -> dict[str, Measurement]:
         """Launch the jobs there, in turns.
@@ -39,10 +47,11 @@ class Place:
         known = catalog.plugins("runners")
         if kind not in known:
             raise SpecError(f"--on {self.on}: no such runner{did_you_mean(kind, known)}")
+        text = any(job.decode_tokens for job in jobs.values())
         found: dict[str, Measurement] = catalog.load_plugin("runners", kind).measure_many(
             jobs,
             launches=launches,
-            timing=TIMING if kind == "host" else ON_DEVICE,
+            timing=TEXT if text else TIMING if kind == "host" else ON_DEVICE,
             how=replace(self.how, where=where),
             progress=progress,
         )
@@ -68,8 +77,33 @@ def race(
         SpecError: the two files cannot be compared: another format, or no common signature.
         StageError, InfrastructureError: as the runner.
     """
+    place = place.of(candidate.target)
+    old, new = _jobs(baseline, candidate, place.threads)
+    return race_jobs(old, new, rule, place=place, against_itself=against_itself, progress=progress)
+
+
+def race_jobs(
+    baseline: Job,
+    candidate: Job,
+    rule: Rule,
+    *,
+    place: Place,
+    against_itself: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """As `race`, of any two files that do the same work.
+
+    Raises:
+        SpecError: the two files cannot be compared: another format.
+        StageError, InfrastructureError: as the runner.
+    """
+    if baseline.format != candidate.format:
+        raise SpecError(
+            f"{baseline.model}: is a {baseline.format or 'foreign'} file, the candidate is {candidate.format}; "
+            "a race is between files of one format."
+        )
     watch = progress or Silent()
-    jobs = _jobs(baseline, candidate, place.threads, against_itself=against_itself)
+    jobs = {BASELINE: baseline, CANDIDATE: candidate} | ({AGAIN: baseline} if against_itself else {})
     parts: dict[str, list[Measurement]] = {name: [] for name in jobs}
     watch.begin("race", len(jobs) * rule.pairs_max, "launch")
     while True:
@@ -98,9 +132,26 @@ def against_stored(
         VerificationError: the candidate is not the file that was built.
         SpecError: the stored file is damaged, or of another device, OS build, runtime, number of threads or signature.
     """
+    place = place.of(candidate.target)
+    return jobs_against_stored(stored, _timed(candidate, place.threads), rule, place=place, progress=progress)
+
+
+def jobs_against_stored(
+    stored: Path,
+    jobs: Mapping[str, Job],
+    rule: Rule,
+    *,
+    place: Place,
+    progress: Progress | None = None,
+) -> Comparison:
+    """As `against_stored`, of the last of a file's jobs, by signature, that was stored.
+
+    Raises:
+        SpecError: as `against_stored`.
+        StageError, InfrastructureError: as the runner.
+    """
     watch, known = progress or Silent(), stored_measurements(stored)
-    jobs = _timed(candidate, place.threads)
-    signature = next((name for name in reversed(jobs) if name in known), None)
+    signature = next((name for name in reversed(list(jobs)) if name in known), None)
     if signature is None:
         raise SpecError(f"{stored}: holds {', '.join(known)}; the candidate has {', '.join(jobs)}.")
     watch.begin("race", rule.pairs_max, "launch")
@@ -131,7 +182,7 @@ def _timed(bundle: Bundle, threads: int | None) -> dict[str, Job]:
     return benching.timing_jobs(bundle, threads)
 
 
-def _jobs(baseline: Bundle, candidate: Bundle, threads: int | None, *, against_itself: bool) -> dict[str, Job]:
+def _jobs(baseline: Bundle, candidate: Bundle, threads: int | None) -> tuple[Job, Job]:
     """The longest signature of the candidate, on both files, with the candidate's threads."""
     new, old = _timed(candidate, threads), _timed(baseline, threads)
     signature, job = list(new.items())[-1]
@@ -140,5 +191,4 @@ def _jobs(baseline: Bundle, candidate: Bundle, threads: int | None, *, against_i
             f"{baseline.folder}: has no signature {signature!r}, which the candidate is timed on; it has "
             f"{', '.join(old)}. Compare builds of one profile's buckets."
         )
-    first = replace(old[signature], threads=job.threads)
-    return {BASELINE: first, CANDIDATE: job} | ({AGAIN: first} if against_itself else {})
+    return replace(old[signature], threads=job.threads), job

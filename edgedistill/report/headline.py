@@ -19,6 +19,8 @@ TITLES = {
     "decode_tokens_per_s": "Speed of writing",
     "latency_ratio": "Latency against the baseline",
     "latency_ratio_min": "Plausible speed against the baseline",
+    "prefill_ratio": "Time per token read against the baseline",
+    "decode_ratio": "Time per token written against the baseline",
     "aa_ratio": "Baseline against itself",
     "off_unit_time_share": "Time off the requested unit",
     "off_unit_operators_share": "Operators off the requested unit",

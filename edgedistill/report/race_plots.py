@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+ITSELF = "baseline / baseline"
+
+
 def panels(checks: Sequence[Check], comparison: Comparison | None, measured: Side | None = None) -> list[Panel]:
     """Every plot that there is something for; `measured` is a file that is compared with none."""
     if comparison is None:
@@ -24,8 +27,10 @@ def panels(checks: Sequence[Check], comparison: Comparison | None, measured: Sid
 
 
 def _ratio_panel(seen: Comparison) -> Panel:
-    ratios = [("candidate / baseline", seen.latency)]
-    ratios += [("baseline / baseline", seen.itself)] if seen.itself else []
+    first = "time to the first token" if seen.speeds else "candidate / baseline"
+    per_token = {"prefill": "time per token read", "decode": "time per token written"}
+    ratios = [(first, seen.latency), *((per_token.get(name, name), told) for name, told in seen.speeds.items())]
+    ratios += [(ITSELF, seen.itself)] if seen.itself else []
     told = "; ".join(
         f"{name}: {item.ratio:.3f}, {item.confidence:.0%} interval {item.low:.3f} to {item.high:.3f}"
         for name, item in ratios
@@ -42,7 +47,7 @@ def _ratio(axes: Axes, colours: Palette, rows: Sequence[tuple[str, RatioInterval
     axes.axvline(1 + tolerance, color=colours.bad, linewidth=1.6)
     axes.axvline(1.0, color=colours.muted, linewidth=1)
     for place, (name, item) in enumerate(rows):
-        colour = colours.accent if place == 0 else colours.muted
+        colour = colours.muted if name == ITSELF else colours.accent
         axes.plot([item.low, item.high], [place + 0.1] * 2, color=colour, linewidth=2.4, solid_capstyle="round")
         axes.plot([item.ratio], [place + 0.1], "o", color=colour, markersize=7)
         row_label(axes, colours, place - 0.28, name, f"{item.ratio:.3f}")

@@ -64,7 +64,9 @@ class Comparison(Spec):
 
     `interleaved` is false when the launches were not taken in turns; then they are not pairs, and the interval holds
     the noise between launches but not that between sessions. `itself` is the baseline against the baseline, in the
-    same minutes. `unfit`: why the device was in no state to be measured; then nothing is decided.
+    same minutes. `speeds` are, of files that make text, the times per token that is read ("prefill") and written
+    ("decode"); `latency` is then that to the first token. `unfit`: why the device was in no state to be measured; then
+    nothing is decided.
     """
 
     device: str
@@ -75,6 +77,7 @@ class Comparison(Spec):
     interleaved: bool
     tolerance: float
     latency: RatioInterval
+    speeds: Mapping[str, RatioInterval] = {}
     itself: RatioInterval | None = None
     baseline: Side
     candidate: Side

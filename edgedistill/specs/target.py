@@ -76,6 +76,9 @@ class Target(Spec):
     formats: Annotated[tuple[FormatName, ...], Field(min_length=1)]
     runner: Literal["host", "adb", "ssh", "ios"]
     threads: Annotated[int, Field(ge=1, le=64)] = 1
+    unfit: Literal["record", "mark", "refuse"] | None = Field(
+        default=None, description="what becomes of figures taken while the device is not fit, as --unfit, which wins"
+    )
     models: tuple[str, ...] = Field(
         default=(), description="how such a device names itself (ro.product.model, device tree); * stands for anything"
     )

@@ -305,6 +305,22 @@ def test_the_command_ends_as_the_table_of_exit_codes_says(phone: FakeAdbd, cli: 
     assert cli(*once, "adb:x", "--unfit", "perhaps").returncode == 2
 
 
+def test_a_race_on_a_phone_is_driven_as_a_measurement_is(phone: FakeAdbd, cli: Cli) -> None:
+    """A battery that is nearly empty: refused with 5, or raced and not decided."""
+    empty_battery(phone)
+    decoder = Path(__file__).parents[1] / "runners" / "tiny_decoder.gguf"
+    race = ("gate", decoder, "--baseline", decoder, "--on", f"adb:{phone.serial}", "--python", sys.executable,
+            "--pairs", 5, "--prompt-tokens", 8, "--answer-tokens", 4, "--cool-down", 0, "--reconnect", 1)  # fmt: skip
+    refused = cli(*race, "--unfit", "refuse")
+    assert refused.returncode == 5, refused.stdout + refused.stderr
+    assert "battery at 7 %" in refused.stderr
+    marked = cli(*race, "--json")
+    assert marked.returncode == 4, marked.stderr
+    lines = json.loads(marked.stdout)["checks"]
+    assert {line["verdict"] for line in lines} == {"INCONCLUSIVE"}
+    assert all("battery at 7 %" in line["note"] for line in lines)
+
+
 def test_an_unknown_serial_and_a_closed_port_are_infrastructure(phone: FakeAdbd, job: Job) -> None:
     with pytest.raises(InfrastructureError, match=r"not connected.*\(connected now"):
         bench(phone, job, where="NOSUCHSERIAL")
