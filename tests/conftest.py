@@ -1,6 +1,7 @@
 """The command line as a person runs it, and one real build of the tiny profile that tests share."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # The suite runs as two processes on two cores; more threads in each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -40,15 +42,28 @@ def cli() -> Cli:
 
 
 @pytest.fixture(scope="session")
-def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store; `tiny_bundle` fills it."""
-    return tmp_path_factory.mktemp("tiny") / "store"
+def tiny_build(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
+    """A real build on a cold store: profile tiny, target pixel8, one thread. It is made once for all processes of a
+    run, and nobody changes it: `store`, and the bundle `pixel8-tiny`.
+    """
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "tiny_build"
+    with FileLock(f"{folder}.lock"):
+        store, bundle = folder / "store", folder / "pixel8-tiny"
+        if not bundle.exists():  # it appears when it is finished
+            done = cli("build", "--target", "pixel8", "--profile", "tiny", "--store", store, "--out", bundle,
+                       PYTHONHASHSEED="1")  # fmt: skip
+            assert done.returncode == 0, done.stdout + done.stderr
+    return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_store: Path, cli: Cli) -> Path:
-    """The bundle of a real build: profile tiny, target pixel8, one thread. Tests that change it copy it first."""
-    folder = tmp_path_factory.mktemp("bundle") / "pixel8-tiny"
-    done = cli("build", "--target", "pixel8", "--profile", "tiny", "--store", tiny_store, "--out", folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
+def tiny_store(tiny_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny build's store, to build with."""
+    return Path(shutil.copytree(tiny_build / "store", tmp_path_factory.mktemp("tiny") / "store"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_build: Path) -> Path:
+    """The tiny build's bundle. Tests that change it copy it first."""
+    return tiny_build / "pixel8-tiny"

@@ -28,7 +28,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("line", console_lines())
-def test_a_line_of_the_console_block_runs(line: str, workplace: Path) -> None:
+def test_a_line_of_the_console_block_runs(line: str, workplace: Path, tiny_store: Path) -> None:
+    """Stages that another build finished are kept: `tiny_build` is one on a cold store."""
     program, *arguments = shlex.split(line)
     done = subprocess.run(
         [str(BIN / program), *arguments],
@@ -37,7 +38,7 @@ def test_a_line_of_the_console_block_runs(line: str, workplace: Path) -> None:
         text=True,
         timeout=500,
         check=False,
-        env={**os.environ, "EDGEDISTILL_STORE": str(workplace / "store")},
+        env={**os.environ, "EDGEDISTILL_STORE": str(tiny_store)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

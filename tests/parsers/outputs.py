@@ -219,3 +219,11 @@ ALL |= {
     "ort_perf_test": ORT,
     "trtexec": TRTEXEC,
 }
+
+PLIST = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n<plist version="1.0"><dict>'
+    "<key>elapsed_ns</key><integer>1000500000</integer>"
+    "<key>thermal_pressure</key><string>Nominal</string><key>processor</key><dict><key>cpu_power</key><real>993.5</real>"
+    "<key>gpu_power</key><real>476.25</real><key>ane_power</key><integer>0</integer><key>combined_power</key>"
+    "<real>1469.75</real></dict></dict></plist>\n"
+)

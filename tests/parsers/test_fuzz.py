@@ -11,7 +11,6 @@ from typing import Any
 
 import outputs
 import pytest
-import test_variants
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,7 +23,7 @@ from edgedistill.specs import Spec
 RECORDED = Path(__file__).parent / "recorded"
 TEXTS = {
     **outputs.ALL,
-    "plist": test_variants.PLIST,
+    "plist": outputs.PLIST,
     **{path.name: path.read_text()[-6000:] for path in RECORDED.iterdir()},
 }
 WHOLE = {path.name: path.read_text() for path in RECORDED.iterdir()}
