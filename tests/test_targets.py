@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgedistill import catalog
+from edgedistill.runners import _remote, host
 from edgedistill.specs import Target
 
 NAMES = catalog.target_names()
@@ -60,3 +61,11 @@ def test_the_runner_follows_the_operating_system(target: Target) -> None:
 def test_a_figure_that_the_table_marks_as_recalled_says_so() -> None:
     assert "recalled" in catalog.load_target("galaxy_a14").source
     assert "estimate" in catalog.load_target("pixel8").source
+
+
+def test_the_format_that_is_gated_is_one_that_its_runner_times(target: Target) -> None:
+    """A Core ML file of ours needs iOS 17."""
+    times = {"host": host.NEEDS, "adb": _remote.PACKAGES, "ssh": _remote.PACKAGES, "ios": ("coreml",)}
+    assert target.formats[0] in times[target.runner]
+    if "coreml" in target.formats:
+        assert int(target.os_version_min) >= 17

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgedistill.errors import StageError
+
 
 def parse_tokenizer(text: str) -> Any:
     """The tokenizer that the text of a tokenizer.json describes.
@@ -19,6 +21,21 @@ def parse_tokenizer(text: str) -> Any:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception for a damaged description
         raise ValueError(str(error)[:200]) from None
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder that a stage wrote.
+
+    Raises:
+        StageError: its tokenizer.json cannot be read.
+    """
+    path = folder / "tokenizer.json"
+    try:
+        return parse_tokenizer(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"{path}: cannot be read ({error}). Remove {folder}; the same command makes it again."
+        ) from None
 
 
 def plain_tokenizer(folder: Path) -> Any | None:

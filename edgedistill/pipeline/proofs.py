@@ -11,6 +11,7 @@ from typing import Any
 
 from edgedistill import catalog
 from edgedistill.data import read_splits
+from edgedistill.data.tokenizer import read_tokenizer
 from edgedistill.errors import MissingDependency
 from edgedistill.pipeline import executed, golden, steps
 from edgedistill.pipeline.trained import Trained
@@ -87,7 +88,7 @@ def verify(
     path = exported.file(model_name(format_name))
     exporter = catalog.load_plugin("exporters", format_name)
     difference = evaluate.code_difference(student, exporter.read_back(path))
-    tokenizer = steps.load_tokenizer(trained.start.folder)
+    tokenizer = read_tokenizer(trained.start.folder)
     sequences = task.encode(tokenizer, texts, student.config["max_length"])
     progress.begin(f"verify:{format_name}", 2 * len(sequences), "row")
     seen = executed.answers(format_name, student, path, sequences, task.pad_id(tokenizer), progress)

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgedistill import catalog, students
 from edgedistill.data import Row, make_splits, read_splits, write_splits
+from edgedistill.data.tokenizer import read_tokenizer
 from edgedistill.errors import TeacherError
 from edgedistill.specs import DataSpec, DistilSpec, FitSpec, Profile, Progress, QuantScheme, StudentSpec
 from edgedistill.store import Finished, write_json
@@ -202,19 +203,12 @@ def load_student(family: str, start: Path, weights: Path | None) -> tuple[Any, A
     if weights:
         trained = load_file(weights / "student.safetensors")
         student.load_state_dict({name: trained[name] for name in student.state_dict()})
-    return student, projector, load_tokenizer(start)
+    return student, projector, read_tokenizer(start)
 
 
 def tensors_of(family: str, student: Any) -> Any:
     """The family's list of what is stored of this student: it decides which weight lies on which grid."""
     return catalog.load_plugin("students", family).tensors(student.config)
-
-
-def load_tokenizer(start: Path) -> Any:
-    """The student's tokenizer."""
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(start / "tokenizer.json"))
 
 
 def names_in(folder: Path) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from edgedistill.data.tensors import Outputs
+from edgedistill.data.tokenizer import read_tokenizer
 from edgedistill.errors import TeacherError
 from edgedistill.teachers import _onnx_bert
 from edgedistill.teachers._files import Located
@@ -153,8 +154,7 @@ def load(folder: Path) -> tuple[TeacherNetwork, Tokenizer, tuple[str, ...]]:
     head = None if width is None else nn.Linear(width, len(facts["labels"]))
     network = TeacherNetwork(body, head)
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return network.eval(), tokenizer, tuple(facts["labels"])
+    return network.eval(), read_tokenizer(folder), tuple(facts["labels"])
 
 
 @torch.no_grad()
