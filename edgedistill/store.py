@@ -47,7 +47,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        with storage_errors(root):
+        with writing(root):
             root.mkdir(parents=True, exist_ok=True)
 
     @staticmethod
@@ -236,6 +236,22 @@ def storage_errors(where: Path) -> Iterator[None]:
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise InfrastructureError(f"{place}: a file is where a folder is needed ({error.strerror}).") from error
         raise
+
+
+@contextlib.contextmanager
+def writing(where: Path) -> Iterator[None]:
+    """As `storage_errors`, around a block that does nothing but write: whatever the system refuses is the place's.
+
+    Raises:
+        InfrastructureError: with the place and what to do.
+    """
+    try:
+        with storage_errors(where):
+            yield
+    except OSError as error:
+        raise InfrastructureError(
+            f"{error.filename or where}: cannot be written ({error.strerror}). Choose another place."
+        ) from error
 
 
 def _seal(folder: Path, description: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from edgedistill.store import (
     storage_errors,
     write_json,
     write_whole,
+    writing,
 )
 
 PYTHON = [sys.executable, "-c"]
@@ -263,6 +264,12 @@ def test_errors_of_the_disk_keep_the_place_and_the_cause(code: int) -> None:
 def test_other_errors_pass_through_unchanged() -> None:
     with pytest.raises(FileNotFoundError), storage_errors(Path("/elsewhere")):
         Path("/no/such/file").read_text()
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENAMETOOLONG, errno.ENOSPC])
+def test_where_a_block_only_writes_every_error_is_the_places(code: int) -> None:
+    with pytest.raises(InfrastructureError, match="/the/place"), writing(Path("/elsewhere")):
+        raise OSError(code, os.strerror(code), "/the/place")
 
 
 def test_difference_names_each_changed_value_by_its_path() -> None:

@@ -137,6 +137,8 @@ def _explain(error: Exception) -> int:
         return _end(str(error), error.exit_code, error)
     if isinstance(error, OSError) and error.errno in DISK:
         return _end(_of_the_disk(error), 5, error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # any look at such a path fails
+        return _end(f"{str(error.filename)[:60]}…: the name is longer than the system allows.", 2, error)
     if "No space left on device" in str(error):  # as libraries written in Rust and C++ say it
         return _end(f"the disk is full ({error}). Free some space and run the same command again.", 5, error)
     if isinstance(error, MemoryError):

@@ -71,7 +71,7 @@ def bench(
         raise typer.BadParameter("give a BUNDLE to time, or --suite [--only NAME] for the repository's benchmarks")
     from edgedistill.cli.progress import Watch
     from edgedistill.pipeline import benching, recheck
-    from edgedistill.store import storage_errors, write_json
+    from edgedistill.store import write_json, writing
 
     how = driving.driven(core_mask=core_mask, python=python, tool=tool, cool_down=cool_down, unfit=unfit,
                          reconnect=reconnect)  # fmt: skip
@@ -83,7 +83,7 @@ def bench(
         found = benching.bench(opened, run, format_name) if opened else benching.bench_text(bundle, size, run)
     document = {name: _entry(seen) for name, seen in found.items()}
     if out:
-        with storage_errors(out):
+        with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             write_json(out, document)
     benching.check_outputs(found, tolerance)  # after the samples are safe

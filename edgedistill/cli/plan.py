@@ -112,14 +112,14 @@ def _draw(seen: Preview, path: Path) -> None:
     """
     from edgedistill.errors import SpecError
     from edgedistill.report.front import draw_alone
-    from edgedistill.store import storage_errors, write_whole
+    from edgedistill.store import write_whole, writing
 
     if path.suffix.lower() != ".svg":
         raise SpecError(f"--plot {path}: writes SVG; give a name that ends in .svg.")
     drawn = draw_alone(seen.plan)
     if drawn is None:
         raise SpecError(f"--plot {path}: there is only one student to draw; name more candidates, or add --search.")
-    with storage_errors(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, drawn.encode())
 

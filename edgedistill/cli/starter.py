@@ -19,13 +19,13 @@ def init(
     """Write my_target.toml and my_profile.toml, commented, ready to be edited."""
     output.choose()
     from edgedistill.errors import SpecError
-    from edgedistill.store import storage_errors, write_whole
+    from edgedistill.store import write_whole, writing
 
     starters = sorted(STARTERS.glob("*.toml"))
     taken = [folder / path.name for path in starters if (folder / path.name).exists()]
     if taken and not force:
         raise SpecError(f"{', '.join(map(str, taken))}: exists already. --force replaces it.")
-    with storage_errors(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for path in starters:
             write_whole(folder / path.name, path.read_bytes())

@@ -62,13 +62,13 @@ def _tell_github(report: GateReport) -> None:
     """Append to the step's summary and write annotations, which GitHub reads from both streams."""
     from edgedistill.errors import SpecError
     from edgedistill.report import gate_page, workflow_commands
-    from edgedistill.store import storage_errors
+    from edgedistill.store import writing
 
     place = os.environ.get(SUMMARY)
     if not place:
         raise SpecError(f"--github: {SUMMARY} is not set, so this is no step of a GitHub workflow.")
     path = Path(place)
-    with storage_errors(path), path.open("a", encoding="utf-8") as summary:
+    with writing(path), path.open("a", encoding="utf-8") as summary:
         summary.write(gate_page(report).markdown())
     stream = sys.stderr if output.wants_json() else sys.stdout
     for line in workflow_commands(report.checks):

@@ -20,7 +20,7 @@ from edgedistill.plan.cost import inference
 from edgedistill.predict import Anchor, Calibration, calibrate_device
 from edgedistill.predict.anchors import middle
 from edgedistill.specs import Measurement, Target
-from edgedistill.store import storage_errors, write_json
+from edgedistill.store import write_json, writing
 
 HOST = "host:"  # how a runner names this machine in a measurement
 MOST = 50
@@ -78,7 +78,7 @@ def calibrate(target: Target, sources: Sequence[Path], *, runtime_build: str | N
     seen = [item for bundle, one in measured for item in _students(target, bundle, one)]
     found = _factors(target, seen, listed, build)
     path = history.calibration_path(store, target.name, build)
-    with storage_errors(store):
+    with writing(store):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found.model_dump(mode="json"))
     return Calibrated(found, path, tuple(seen))

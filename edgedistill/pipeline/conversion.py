@@ -19,7 +19,7 @@ from edgedistill.data import load_rows
 from edgedistill.errors import DataError, SpecError, did_you_mean
 from edgedistill.pipeline import executed, proofs, replay
 from edgedistill.specs import Artifact, Checkpoint, Parity, PerGroup, Progress, Silent, WeightGrid
-from edgedistill.store import bytes_of, digest_of, storage_errors, write_json
+from edgedistill.store import bytes_of, digest_of, storage_errors, write_json, writing
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,10 @@ def convert(
     words, frozen, moved = _frozen(about, base)
     watch.end(f"{sum(item.exact for item in moved)} of {len(moved)} tensors held exactly")
     draft = out.with_name(f".{out.name}.draft")
-    with storage_errors(out):
+    with writing(out):
         shutil.rmtree(draft, ignore_errors=True)
         (draft / "frozen").mkdir(parents=True)
+    with storage_errors(out):
         try:
             frozen.save(draft / "frozen")
             write_json(draft / "tokenizer.json", words)

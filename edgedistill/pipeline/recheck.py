@@ -7,6 +7,7 @@ be a link, and a figure that can be had from a file's bytes is taken from there 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -62,8 +63,11 @@ def open_bundle(folder: Path) -> Bundle:
     Raises:
         SpecError: this is not a bundle, or its manifest is missing, damaged or names a file outside the bundle.
     """
+    told = "Give the folder that `edgedistill build` wrote."
     if not folder.is_dir():
-        raise SpecError(f"{folder}: no such folder. Give the folder that `edgedistill build` wrote.")
+        raise SpecError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}. {told}")
+    if not os.path.lexists(folder / "manifest.json"):
+        raise SpecError(f"{folder}: has no manifest.json, so it is no bundle. {told}")
     where = f"{folder / 'manifest.json'}"
     value = read_object(folder, "manifest.json")
     if value.get("schema_version") != SCHEMA_VERSION:

@@ -45,6 +45,27 @@ def test_wrong_option(args, code, told, capsys):
     assert "Traceback" not in seen.err
 
 
+LONG = "x" * 300
+PLACES = [
+    (["plan", "--target", "pixel8", "--plot", "/proc/x.svg"], 5, "cannot be written (No such file or directory)"),
+    (["plan", "--target", "pixel8", "--plot", f"{LONG}.svg"], 5, "cannot be written (File name too long)"),
+    (["build", "--target", "host", "--profile", "tiny", "--out", "/proc/x"], 5, "cannot be written"),
+    (["build", "--target", "host", "--profile", "tiny", "--store", "/proc/x"], 5, "cannot be written"),
+    (["init", "/proc/x"], 5, "cannot be written"),
+    (["init", "/dev/null"], 5, "a file is where a folder is needed"),
+    (["verify", LONG], 2, "the name is longer than the system allows"),
+]
+
+
+@pytest.mark.parametrize(("args", "code", "told"), PLACES, ids=[" ".join(a)[:40] for a, _, _ in PLACES])
+def test_a_place_that_cannot_be_written_is_one_clear_error(args, code, told, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGEDISTILL_STORE", str(tmp_path / "store"))
+    assert run(args) == code
+    seen = capsys.readouterr().err
+    assert told in seen
+    assert "This is a bug" not in seen
+
+
 def test_wrong_target_in_a_process_of_its_own(cli):
     done = cli("build", "--target", "pixel88")
     assert done.returncode == 2
