@@ -233,7 +233,9 @@ def storage_errors(where: Path) -> Iterator[None]:
                 f"{place}: may not be written ({error.strerror}). "
                 "Choose another folder with --store or --out, or change its permissions."
             ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        if error.errno == errno.EISDIR:
+            raise InfrastructureError(f"{where}: a folder is where a file is needed ({error.strerror}).") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise InfrastructureError(f"{place}: a file is where a folder is needed ({error.strerror}).") from error
         raise
 
@@ -252,6 +254,19 @@ def writing(where: Path) -> Iterator[None]:
         raise InfrastructureError(
             f"{error.filename or where}: cannot be written ({error.strerror}). Choose another place."
         ) from error
+
+
+def check_place(path: Path) -> None:
+    """Find out before long work whether something can be written at `path`; its parents are made.
+
+    Raises:
+        InfrastructureError: it cannot.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f".{path.name}.probe"
+        probe.touch()
+        probe.unlink()
 
 
 def _seal(folder: Path, description: Mapping[str, Any]) -> None:

@@ -75,6 +75,7 @@ def bench(
 
     how = driving.driven(core_mask=core_mask, python=python, tool=tool, cool_down=cool_down, unfit=unfit,
                          reconnect=reconnect)  # fmt: skip
+    output.check_out(out, folder=False)
     opened = None if bundle.is_file() else recheck.open_bundle(bundle)
     _check_options(opened, format_name, prompt_tokens, answer_tokens)
     with Watch() as watch:

@@ -51,6 +51,7 @@ def compare(
     useless = [name for name, value in {"--threads": threads, **driving.given(how)}.items() if value and not on]
     if useless:
         raise SpecError(f"{useless[0]} says how to race, and there is no --on to race at.")
+    output.check_out(out, folder=True)
     rule = Rule(tolerance=tolerance, pairs_max=pairs)
     subjects = open_subject(a), open_subject(b)
     with Watch() as watch:

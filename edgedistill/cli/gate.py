@@ -127,6 +127,7 @@ def gate(
                          reconnect=reconnect)  # fmt: skip
     if baseline is None:
         _refuse_unraced({"--on": on, "--aa": aa, "--threads": threads, **driving.given(how)})
+    output.check_out(out, folder=True)
     limits, size = select.parse_limits(budget or ()), None
     if prompt_tokens or answer_tokens:
         size = benching.TextSize(prompt_tokens or 128, answer_tokens or 32)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
     from rich.text import Text
 
@@ -61,6 +63,25 @@ def json_document(value: Any) -> None:
 def clean(text: object) -> str:
     """The text without control characters, line ends and tabs apart."""
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf") else "\ufffd" for c in str(text))
+
+
+def check_out(out: Path | None, *, folder: bool) -> None:
+    """Find out before long work whether `--out` can be written.
+
+    Raises:
+        SpecError: it is a folder where a file is meant, or the other way round.
+        InfrastructureError: it cannot be written.
+    """
+    from edgedistill.errors import SpecError
+    from edgedistill.store import check_place
+
+    if out is None:
+        return
+    if folder and out.exists() and not out.is_dir():
+        raise SpecError(f"--out {out}: is a file. Give a folder, new or not.")
+    if not folder and out.is_dir():
+        raise SpecError(f"--out {out}: is a folder. Give a file, such as {out / 'bench.json'}.")
+    check_place(out / "gate.json" if folder and out.is_dir() else out)
 
 
 def say(text: str = "", style: str = "") -> None:

@@ -22,7 +22,7 @@ from edgedistill.pipeline.trained import Trained
 from edgedistill.pipeline.verdict import SHIPPED, Judged
 from edgedistill.report import Curve, ReportData, Split, junit_xml, write_report
 from edgedistill.specs import Artifact, FitSpec, GateReport, GateResult, Manifest, Plan, Profile
-from edgedistill.store import Finished, sha256_of, storage_errors, version_of, write_json, write_whole, writing
+from edgedistill.store import Finished, check_place, sha256_of, storage_errors, version_of, write_json, write_whole
 from edgedistill.teachers import Located
 
 NOT_IN_MANIFEST = {"candidates", "stages", "front", "ties", "search", "efforts"}
@@ -44,11 +44,7 @@ def check_destination(out: Path) -> None:
     """
     if out.exists() and not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise SpecError(f"{out}: exists and is not a bundle. Choose another --out, or remove it yourself.")
-    with writing(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.parent / f".{out.name}.probe"
-        probe.touch()
-        probe.unlink()
+    check_place(out)
 
 
 def write(

@@ -166,6 +166,9 @@ def stored_measurements(path: Path) -> dict[str, Measurement]:
     Raises:
         SpecError: it cannot be read or is no such file.
     """
+    if not path.is_file():
+        found_there = "is a folder" if path.is_dir() else "no such file"
+        raise SpecError(f"{path}: {found_there}. Give a file of `edgedistill bench --out FILE`.")
     value = recheck.read_object(path.parent, path.name)
     found = {}
     for name, item in value.items():

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,7 @@ def test_wrong_option(args, code, told, capsys):
     assert "Traceback" not in seen.err
 
 
+DECODER = Path(__file__).parents[1] / "runners" / "tiny_decoder.gguf"
 LONG = "x" * 300
 PLACES = [
     (["plan", "--target", "pixel8", "--plot", "/proc/x.svg"], 5, "cannot be written (No such file or directory)"),
@@ -53,14 +55,22 @@ PLACES = [
     (["build", "--target", "host", "--profile", "tiny", "--store", "/proc/x"], 5, "cannot be written"),
     (["init", "/proc/x"], 5, "cannot be written"),
     (["init", "/dev/null"], 5, "a file is where a folder is needed"),
+    (["bench", "DECODER", "--out", "/proc/x"], 5, "cannot be written"),
+    (["bench", "DECODER", "--out", "/proc"], 2, "--out /proc: is a folder. Give a file"),
+    (["gate", "DECODER", "--baseline", "DECODER", "--out", "/proc/x"], 5, "cannot be written"),
+    (["gate", "DECODER", "--baseline", "DECODER", "--out", "/dev/null"], 2, "--out /dev/null: is a file"),
+    (["compare", "DECODER", "DECODER", "--out", "/dev/null"], 2, "--out /dev/null: is a file"),
+    (["compare", "/nowhere.json", "/nowhere.json"], 2, "/nowhere.json: no such folder"),
+    (["gate", "DECODER", "--baseline", "/nowhere.json"], 2, "/nowhere.json: no such file. Give a file of"),
     (["verify", LONG], 2, "the name is longer than the system allows"),
 ]
 
 
 @pytest.mark.parametrize(("args", "code", "told"), PLACES, ids=[" ".join(a)[:40] for a, _, _ in PLACES])
 def test_a_place_that_cannot_be_written_is_one_clear_error(args, code, told, capsys, monkeypatch, tmp_path):
+    """Before anything is measured: a race takes minutes."""
     monkeypatch.setenv("EDGEDISTILL_STORE", str(tmp_path / "store"))
-    assert run(args) == code
+    assert run([str(DECODER) if text == "DECODER" else text for text in args]) == code
     seen = capsys.readouterr().err
     assert told in seen
     assert "This is a bug" not in seen
