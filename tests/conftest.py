@@ -20,6 +20,26 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
+# Files that take a minute and more, the longest first: a process that met one of them last would leave the other idle.
+LONG = (
+    "exporters/test_contract.py", "pipeline/test_build.py", "pipeline/test_own_data.py", "test_house_rules.py",
+    "cli/test_cli_build.py", "exporters/test_tflite_forms.py", "exporters/test_static.py", "cli/test_cli_gate.py",
+    "exporters/litertlm/test_litertlm.py", "pipeline/test_bad_input.py", "devices/test_adb.py",
+    "exporters/test_tflite.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, all others as they were."""
+    ranks = {name: rank for rank, name in enumerate(LONG)}
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((place for name, place in ranks.items() if path.endswith(f"/tests/{name}")), len(LONG))
+
+    items.sort(key=rank)
+
+
 def _run(*args: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("EDGEDISTILL_")}
     return subprocess.run(

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from edgedistill import catalog
 
 SELECT = ("--target", "pixel8", "--profile", "tiny")
@@ -26,7 +28,15 @@ def test_dry_run_of_a_new_build_writes_nothing(cli, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_preview_has_the_very_keys_of_the_build(cli, tiny_bundle, tiny_store, tmp_path):
+@pytest.fixture(scope="module")
+def again(cli, tiny_bundle, tiny_store, tmp_path_factory):
+    """The tiny build again, of finished stages: the process and its folder."""
+    out = tmp_path_factory.mktemp("again") / "bundle"
+    command = ("build", *SELECT, "--store", tiny_store, "--out", out, "--strict", "--json")
+    return cli(*command, NO_COLOR="1"), out
+
+
+def test_preview_has_the_very_keys_of_the_build(cli, tiny_bundle, tiny_store, again):
     before = tree(tiny_store)
     done = cli("build", *SELECT, "--store", tiny_store, "--dry-run", "--json")
     stages = json.loads(done.stdout)["stages"]
@@ -35,7 +45,7 @@ def test_preview_has_the_very_keys_of_the_build(cli, tiny_bundle, tiny_store, tm
         (tiny_store / stage["name"].replace(":", "-") / stage["key"] / "done.json").is_file() for stage in stages
     )
     assert tree(tiny_store) == before
-    built = json.loads(cli("build", *SELECT, "--store", tiny_store, "--out", tmp_path / "b", "--json").stdout)
+    built = json.loads(again[0].stdout)
     assert all(stage["cached"] for stage in built["stages"] if stage["name"] != "measure")
     assert {stage["name"] for stage in built["stages"]} - {"measure"} == {stage["name"] for stage in stages}
     lineage = json.loads((tiny_bundle / "manifest.json").read_text())["lineage"][-1]["stages"]
@@ -70,9 +80,8 @@ def test_plan_without_the_teacher_still_answers(cli, tmp_path):
     assert [stage["name"] for stage in document["stages"]] == ["data"]
 
 
-def test_cached_build_strict_in_json(cli, tiny_bundle, tiny_store, tmp_path):
-    out = tmp_path / "again"
-    done = cli("build", *SELECT, "--store", tiny_store, "--out", out, "--strict", "--json", NO_COLOR="1")
+def test_cached_build_strict_in_json(tiny_bundle, again):
+    done, out = again
     assert done.returncode == 4, done.stderr
     document = json.loads(done.stdout)
     assert document["exit_code"] == 4

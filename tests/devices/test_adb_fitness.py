@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +71,7 @@ def test_a_busy_device_is_tried_again_and_then_marked(phone: FakeAdbd, job: Job)
 
 
 def test_a_race_on_a_phone_is_driven_as_a_measurement_is(phone: FakeAdbd, cli: Cli) -> None:
-    """A battery that is nearly empty: refused with 5, or raced and not decided."""
+    """A battery that is nearly empty is refused with 5, if that is asked for."""
     empty_battery(phone)
     decoder = Path(__file__).parents[1] / "runners" / "tiny_decoder.gguf"
     race = ("gate", decoder, "--baseline", decoder, "--on", f"adb:{phone.serial}", "--python", sys.executable,
@@ -80,8 +79,3 @@ def test_a_race_on_a_phone_is_driven_as_a_measurement_is(phone: FakeAdbd, cli: C
     refused = cli(*race, "--unfit", "refuse")
     assert refused.returncode == 5, refused.stdout + refused.stderr
     assert "battery at 7 %" in refused.stderr
-    marked = cli(*race, "--json")
-    assert marked.returncode == 4, marked.stderr
-    lines = json.loads(marked.stdout)["checks"]
-    assert {line["verdict"] for line in lines} == {"INCONCLUSIVE"}
-    assert all("battery at 7 %" in line["note"] for line in lines)
