@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp
 
+from edgedistill.plan.predict import Figures
 from edgedistill.predict import Calibration
 from edgedistill.specs import Prediction
 
@@ -25,26 +26,47 @@ def calibrated(lines: Sequence[Prediction], calibration: Calibration | None) -> 
     return tuple(_line(line, calibration) for line in lines)
 
 
+def calibrated_figures(lines: Sequence[Figures], calibration: Calibration | None) -> Sequence[Figures]:
+    """`calibrated` of lines without words; their terms stay as they are."""
+    if calibration is None:
+        return lines
+    return [
+        line if name is None else line._replace(**_ends(line, name, calibration))
+        for line in lines
+        for name in [_class(line.quantity, calibration)]
+    ]
+
+
 def _line(line: Prediction, calibration: Calibration) -> Prediction:
-    names = [STUDENT + line.quantity]
-    if line.quantity in ("latency_p95_ms", "energy_mj"):
-        names += [STUDENT + "latency_p95_ms", DEVICE]
-    name = next((name for name in names if name in calibration.factors), None)
+    name = _class(line.quantity, calibration)
     if name is None:
         return line
     factor, count = calibration.factors[name], calibration.anchors[name]
-    median, low, high = (factor * value for value in (line.median, line.low, line.high))
-    if count >= FEWEST and line.quantity != "energy_mj":  # power is not better known because time is
-        spread = exp(Z80 * (calibration.spread[name] ** 2 + NOISE**2) ** 0.5)
-        low, high = max(low, median / spread), min(high, median * spread)
     told = f"x{factor:.2f} by {count} own measurements ({calibration.runtime_build})"
     return line.model_copy(
         update={
-            "median": median,
-            "low": low,
-            "high": high,
+            **_ends(line, name, calibration),
             "method": f"{line.method}; {told}",
             "terms": {key: factor * value if key.endswith("_ms") or line.unit == "MB" else value
                       for key, value in line.terms.items()},
         }
     )  # fmt: skip
+
+
+def _class(quantity: str, calibration: Calibration) -> str | None:
+    """The class whose factor a line takes; None: nothing was measured that says anything about it."""
+    names = [STUDENT + quantity]
+    if quantity in ("latency_p95_ms", "energy_mj"):
+        names += [STUDENT + "latency_p95_ms", DEVICE]
+    return next((name for name in names if name in calibration.factors), None)
+
+
+def _ends(line: Prediction | Figures, name: str, calibration: Calibration) -> dict[str, float]:
+    """Median and interval with the factor of a class."""
+    factor = calibration.factors[name]
+    median, low, high = (factor * value for value in (line.median, line.low, line.high))
+    # power is not better known because time is
+    if calibration.anchors[name] >= FEWEST and line.quantity != "energy_mj":
+        spread = exp(Z80 * (calibration.spread[name] ** 2 + NOISE**2) ** 0.5)
+        low, high = max(low, median / spread), min(high, median * spread)
+    return {"median": median, "low": low, "high": high}

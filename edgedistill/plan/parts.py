@@ -11,8 +11,8 @@ from edgedistill.plan.cost import inference
 from edgedistill.plan.predict import Workload
 from edgedistill.plan.problem import Problem
 from edgedistill.plan.size import largest
-from edgedistill.plan.space import Core, Space, config_of, scheme_of
-from edgedistill.plan.stored import StoredSizes, Texts
+from edgedistill.plan.space import DEPTH, VOCABULARY, Core, Space, scheme_of
+from edgedistill.plan.stored import Known, StoredSizes
 from edgedistill.specs import QuantScheme, Spec
 from edgedistill.students import StoredTensor
 
@@ -40,18 +40,18 @@ class _Corners(NamedTuple):
     """A core at its least depth and vocabulary, one deeper, one with more rows; and by how many layers and rows."""
 
     configs: dict[str, Spec]
-    tensors: dict[str, list[StoredTensor]]
+    tensors: dict[str, tuple[StoredTensor, ...]]
     macs: dict[str, int]
     layers: int
     rows: int
 
 
-def parts_of(problem: Problem, space: Space, core: Core, where: str, texts: Texts) -> Parts:
+def parts_of(problem: Problem, space: Space, core: Core, known: Known) -> Parts:
     """Full costs at the corners of a core, and their differences; its bytes in all ways to store it."""
-    corners, buckets, plain = _corners(problem, space, core, where), problem.profile.student.buckets, problem.scheme
+    corners, buckets, plain = _corners(problem, space, core), problem.profile.student.buckets, problem.scheme
     configs, tensors, macs, deeper, wider = corners
     deep = space.depths[0] is not None
-    sizes = _sizes(problem, space, corners, texts)
+    sizes = _sizes(problem, space, core, corners, known)
     size = sizes(space.depths[0] or 1, False)[0]
     works = {name: inference(problem.family, config, plain, buckets, round(size)) for name, config in configs.items()}
     counts = {name: _numbers(found) for name, found in tensors.items()}
@@ -73,14 +73,17 @@ def parts_of(problem: Problem, space: Space, core: Core, where: str, texts: Text
     )
 
 
-def _corners(problem: Problem, space: Space, core: Core, where: str) -> _Corners:
+def _corners(problem: Problem, space: Space, core: Core) -> _Corners:
     first = space.depths[0]
     last = None if first is None else first + 1  # every further layer is like this one
     few, many = space.vocabularies[0], space.vocabularies[-1]
     at = {"near": (first, few), "far": (last, few), "wide": (first, many)}
     length, places = problem.profile.student.buckets[-1], list(dict.fromkeys(at.values()))
-    configs = {place: config_of(problem, core.variants[0], *place, where) for place in places}
-    tensors = {place: problem.family.tensors(config) for place, config in configs.items()}
+    configs, tensors = {places[0]: core.config}, {places[0]: core.tensors}
+    for place in places[1:]:
+        own = {key: value for key, value in zip((DEPTH, VOCABULARY), place, strict=True) if value is not None}
+        configs[place] = core.config.model_copy(update=own)
+        tensors[place] = tuple(problem.family.tensors(configs[place]))
     macs = {place: problem.family.macs(config, length) for place, config in configs.items()}
     return _Corners(
         configs={name: configs[place] for name, place in at.items()},
@@ -91,10 +94,12 @@ def _corners(problem: Problem, space: Space, core: Core, where: str) -> _Corners
     )
 
 
-def _sizes(problem: Problem, space: Space, corners: _Corners, texts: Texts) -> Callable[[int, bool], Sequence[int]]:
+def _sizes(
+    problem: Problem, space: Space, core: Core, corners: _Corners, known: Known
+) -> Callable[[int, bool], Sequence[int]]:
     if space.depths[0] is not None:
         # the deeper corner: a student of one layer is not like the others
-        return StoredSizes(problem, space.low, corners.tensors["far"], corners.configs["far"], texts).sizes
+        return StoredSizes(known, corners.tensors["far"], corners.configs["far"], core.brought).sizes
     config, tensors = corners.configs["near"], corners.tensors["near"]
 
     @cache
@@ -118,11 +123,11 @@ def _tables(problem: Problem, space: Space, corners: _Corners) -> tuple[tuple[fl
     return tuple(found)
 
 
-def _size(problem: Problem, tensors: list[StoredTensor], scheme: QuantScheme, config: Spec) -> float:
+def _size(problem: Problem, tensors: Sequence[StoredTensor], scheme: QuantScheme, config: Spec) -> float:
     return largest(problem.formats, tensors, scheme, problem.profile.student.buckets, config).total_mb * 1e6
 
 
-def _numbers(tensors: list[StoredTensor], kind: str = "") -> int:
+def _numbers(tensors: Sequence[StoredTensor], kind: str = "") -> int:
     """How many numbers the tensors hold; of one kind, or of all."""
     return sum(prod(tensor.shape) for tensor in tensors if kind in ("", tensor.kind))
 

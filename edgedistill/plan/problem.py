@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import exp, log
 from statistics import NormalDist
 from types import ModuleType
 from typing import NamedTuple
 
+from edgedistill.plan.predict import Figures
 from edgedistill.plan.quality import QualityModel
 from edgedistill.predict import Calibration
 from edgedistill.specs import Budget, Prediction, Profile, QuantScheme, Target
@@ -67,13 +69,18 @@ def members(
     )
 
 
-def quantile(line: Prediction, confidence: float) -> float:
+def quantile(line: Prediction | Figures, confidence: float) -> float:
     """The value that the true one is at or below with `confidence` (0.5 or more).
 
     Either side of the median is taken as log-normal; the ends of the interval hold `line.confidence` between them.
     """
     if line.median <= 0 or line.high <= line.median:
         return line.high
-    end = (1 + line.confidence) / 2
-    share = 1.0 if abs(end - confidence) < 1e-9 else NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(end)
+    share = _share((1 + line.confidence) / 2, confidence)
     return line.median * exp(log(line.high / line.median) * share) if share != 1.0 else line.high
+
+
+@cache
+def _share(end: float, confidence: float) -> float:
+    """How far a quantile is from the median, as a share of how far the end of the interval is."""
+    return 1.0 if abs(end - confidence) < 1e-9 else NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(end)

@@ -82,7 +82,7 @@ def _in_space(problem: Problem) -> Found:
     assert problem.profile.student.space is not None
     where = f"profile {problem.profile.name!r}: student.space"
     space = space_of(problem, problem.profile.student.space, where)
-    swept = sweep(problem, space, where)
+    swept = sweep(problem, space)
     exact: dict[Entry, Candidate] = {}
 
     def look(entry: Entry) -> Candidate:
@@ -129,7 +129,7 @@ def _in_full(problem: Problem, space: Space, entry: Entry, where: str) -> Candid
 
 def _nothing_fits(problem: Problem, space: Space, where: str) -> InfeasibleError:
     """The refusal, from the students that need least of each line and the one nearest to the whole budget."""
-    entries = sweep(problem, space, where, keep_all=True).entries
+    entries = sweep(problem, space, keep_all=True).entries
     keys: Sequence[Callable[[Entry], Any]] = (
         lambda one: (one.stretch, one.size_mb),
         lambda one: one.size_mb,

@@ -22,9 +22,16 @@ LAYER = re.compile(r"layers\.(\d+)\.")
 
 
 class Core(NamedTuple):
-    """All of a student but its depth, its vocabulary and its bits; `variants` cost the same, the first counts."""
+    """All of a student but its depth, its vocabulary and its bits; `variants` cost the same, the first counts.
+
+    `config` and `tensors` are those of the first variant's student of the least depth and vocabulary. `brought`: by
+    format, bytes of the tensors that its graph has beside the weights.
+    """
 
     variants: tuple[Mapping[str, Any], ...]
+    config: Spec
+    tensors: tuple[StoredTensor, ...]
+    brought: tuple[int, ...]
 
 
 class Low(NamedTuple):
@@ -69,22 +76,23 @@ def space_of(problem: Problem, space: StudentSpace, where: str) -> Space:
     low = _low_grid(problem) if space.mixed_precision else None
     empty = Space((), depths, vocabularies, low, 0, 0)
     each = sum(empty.stored(depth) for depth in depths) * len(vocabularies)
-    groups: dict[Any, list[Mapping[str, Any]]] = {}
-    combinations, first_reason = 0, ""
+    cores: dict[Any, Core] = {}
+    misfits: dict[Any, str | None] = {}
+    combinations, valid, first_reason = 0, 0, ""
     for values in product(*axes.values()):
         combinations += each
         try:
             given = _derived(dict(zip(axes, values, strict=True)), problem.family.Config.model_fields)
-            key = _alike(problem, given, empty, where)
+            key, core = _core(problem, given, empty, misfits, where)
         except SpecError as error:
             first_reason = first_reason or str(error)
             continue
-        groups.setdefault(key, []).append(given)
-    if not groups:
+        valid += each
+        known = cores.get(key)
+        cores[key] = core if known is None else known._replace(variants=(*known.variants, given))
+    if not cores:
         raise SpecError(f"{where}: no combination of its axes is a student. The first is none because: {first_reason}")
-    valid = sum(map(len, groups.values())) * each
-    cores = tuple(Core(tuple(variants)) for variants in groups.values())
-    return empty._replace(cores=cores, combinations=combinations, invalid=combinations - valid)
+    return empty._replace(cores=tuple(cores.values()), combinations=combinations, invalid=combinations - valid)
 
 
 def config_of(problem: Problem, core: Mapping[str, Any], depth: int | None, vocabulary: int | None, where: str) -> Spec:
@@ -172,23 +180,31 @@ def _channels(width: int, multiple: float) -> int:
     return width if multiple == 1 else max(CHANNELS, round(width * multiple / CHANNELS) * CHANNELS)
 
 
-def _alike(problem: Problem, given: Mapping[str, Any], space: Space, where: str) -> Any:
-    """What two cores have in common that cost the same; the check that the core is a student at both ends."""
+def _core(
+    problem: Problem, given: Mapping[str, Any], space: Space, misfits: dict[Any, str | None], where: str
+) -> tuple[Any, Core]:
+    """One core, and what it has in common with others that cost the same.
+
+    Raises:
+        SpecError: if it is no student at either end.
+    """
     first = config_of(problem, given, space.depths[0], space.vocabularies[0], where)
-    last = config_of(problem, given, space.depths[-1], space.vocabularies[-1], where)
-    tensors = problem.family.tensors(first)
-    for scheme in schemes_at_ends(problem, tensors, space.low):
-        reason = rows_misfit(problem, tensors, scheme)
-        if reason:
-            raise SpecError(f"{where}: {reason}")
-    length = problem.profile.student.buckets[-1]
+    same = space.depths[0] == space.depths[-1] and space.vocabularies[0] == space.vocabularies[-1]
+    last = first if same else config_of(problem, given, space.depths[-1], space.vocabularies[-1], where)
+    tensors = tuple(problem.family.tensors(first))
     shapes = tuple(tensor.shape for tensor in tensors)
+    if shapes not in misfits:  # the names and kinds of a family's tensors do not differ between its cores
+        found = (rows_misfit(problem, tensors, scheme) for scheme in schemes_at_ends(problem, tensors, space.low))
+        misfits[shapes] = next((reason for reason in found if reason), None)
+    if misfits[shapes]:
+        raise SpecError(f"{where}: {misfits[shapes]}")
+    length = problem.profile.student.buckets[-1]
     # a second layer, as a student of one is not like the others
     more = first if space.depths[0] is None else first.model_copy(update={DEPTH: space.depths[0] + 1})
     buckets = problem.profile.student.buckets
-    formats = problem.formats if hasattr(more, "heads") else ()  # which no shape tells
-    graphs = tuple(graph_bytes(name, tensors, problem.scheme, buckets, more) for name in formats)
-    return shapes, graphs, problem.family.macs(first, length), problem.family.macs(last, length)
+    graphs = [graph_bytes(name, problem.scheme, tensors, buckets, more) for name in problem.formats]
+    key = shapes, tuple(graphs), problem.family.macs(first, length), problem.family.macs(last, length)
+    return key, Core((given,), first, tensors, tuple(brought for _, brought in graphs))
 
 
 def schemes_at_ends(problem: Problem, tensors: Sequence[StoredTensor], low: Low | None) -> Iterator[QuantScheme]:

@@ -5,20 +5,31 @@ A file comes out as `plan.size.largest` has it, so a way to store a student is n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from edgedistill.plan.problem import Problem
 from edgedistill.plan.size import COUNTED_AS, Piece, Sizer, said_bytes, scheme_text, split
+from edgedistill.plan.size.graphs import special_to
 from edgedistill.plan.space import Low, scheme_of
 from edgedistill.specs import QuantScheme, Spec
 from edgedistill.students import StoredTensor
 
-Texts = dict[tuple[str, int, bool, int, int], list[int]]
+
+class _Sizers(NamedTuple):
+    """Of files of one format whose embedding has one grid: without a layer in 4 bits, or with some.
+
+    `said` are the bytes of the scheme that the sizer counts itself.
+    """
+
+    plain: Sizer
+    low: Sizer | None
+    said: int
 
 
 class _Kind(NamedTuple):
-    """Files of one format whose embedding has one grid: without a layer in 4 bits, or with some."""
+    """Such files of one core."""
 
     sizer: Sizer
     outside: Piece
@@ -27,17 +38,68 @@ class _Kind(NamedTuple):
     said: int
 
 
+class Known:
+    """What the cores of one search have in common, each counted once: sizers, pieces, texts of schemes."""
+
+    def __init__(self, problem: Problem, low: Low | None) -> None:
+        """Nothing is known yet."""
+        self.problem, self.low = problem, low
+        self._sizers: dict[Hashable, _Sizers] = {}
+        self._pieces: dict[Hashable, Piece] = {}
+        self._texts: dict[Hashable, list[int]] = {}
+
+    def kind(self, name: str, small: bool, mixed: bool, core: StoredSizes) -> _Kind:
+        """The pieces of one core in such files."""
+        key = name, small, mixed, core.special
+        sizers = self._sizers.get(key)
+        if sizers is None:
+            sizers = self._sizers[key] = self._new(name, small, mixed, core.config)
+        outside, layer = (self._piece((key, part), sizers.plain, part) for part in (core.outside, core.layer))
+        low = self._piece((key, "low", core.layer), sizers.low, core.layer) if sizers.low else None
+        return _Kind(sizers.plain, outside, layer, low, sizers.said)
+
+    def texts(self, key: Hashable, count: Callable[[], list[int]]) -> list[int]:
+        """What `count` says, which is asked once for each key."""
+        if key not in self._texts:
+            self._texts[key] = count()
+        return self._texts[key]
+
+    def _piece(self, key: Hashable, sizer: Sizer, tensors: tuple[StoredTensor, ...]) -> Piece:
+        found = self._pieces.get(key)
+        if found is None:
+            found = self._pieces[key] = sizer.piece(tensors)
+        return found
+
+    def _new(self, name: str, small: bool, mixed: bool, config: Spec) -> _Sizers:
+        scheme, low, buckets = self.problem.scheme, self.low, self.problem.profile.student.buckets
+        changes: dict[str, Any] = {"embeddings": low.grid} if low and small else {}
+        if low and (small or mixed):
+            changes["scale_dtype"] = low.scales
+        # any exception says that a file has both grids; no tensor has that name
+        exception = {"layers": {**scheme.layers, "any": low.grid}} if low and mixed else {}
+        plain = Sizer(name, scheme.model_copy(update={**changes, **exception}), buckets, config)
+        if low is None or not mixed:
+            return _Sizers(plain, None, 0)
+        narrow = scheme.model_copy(update={**changes, "weights": low.grid})
+        return _Sizers(plain, Sizer(name, narrow, buckets, config), scheme_text(plain.format, plain.scheme))
+
+
 class StoredSizes:
     """Sizes of one core by depth and by what is in 4 bits."""
 
-    def __init__(
-        self, problem: Problem, low: Low | None, tensors: Sequence[StoredTensor], config: Spec, texts: Texts
-    ) -> None:
-        """`tensors` are those of `config`, which has layers. `texts` is kept between the cores of one search."""
-        self._problem, self._low, self._config, self._tensors, self._texts = problem, low, config, tensors, texts
-        self._outside, layers = split(tensors)
-        self._layer = layers[0]
+    def __init__(self, known: Known, tensors: Sequence[StoredTensor], config: Spec, brought: Sequence[int]) -> None:
+        """`tensors` are those of `config`, which has layers. `known` is kept between the cores of one search.
+
+        `brought`: by format, bytes of the tensors that the graph has beside the weights.
+        """
+        self._known, self._tensors = known, tensors
+        self._problem, self._low = known.problem, known.low
+        outside, layers = split(tensors)
+        self.config, self.special = config, special_to(config)
+        self.outside, self.layer = tuple(outside), tuple(layers[0])
         self._kinds: dict[tuple[str, bool, bool], _Kind] = {}
+        self._brought = dict(zip(self._problem.formats, brought, strict=True))
+        self._about: dict[str, int] = {}
 
     def sizes(self, depth: int, small: bool) -> list[int]:
         """Bytes of the largest file with no, one and so on up to all layers in 4 bits; `small`: the embedding is."""
@@ -45,57 +107,54 @@ class StoredSizes:
         return every[0] if len(every) == 1 else [max(same) for same in zip(*every, strict=True)]
 
     def _sizes(self, name: str, depth: int, small: bool) -> list[int]:
-        buckets = self._problem.profile.student.buckets
-        said = said_bytes(name, self._tensors, buckets, self._config)
         plain = self._kind(name, small, False)
-        found = [plain.sizer.total(plain.outside, [(plain.layer, depth)], about=said)]
+        said, brought = self._said_about(name), self._brought[name]
+        found = [plain.sizer.total(plain.outside, [(plain.layer, depth)], about=said, brought=brought)]
         if self._low is None:
             return found
         mixed = self._kind(name, small, True)
         assert mixed.low is not None
-        for count, text in enumerate(self._said(name, depth, small), 1):
-            layers = [(mixed.layer, depth - count), (mixed.low, count)]
-            # of layers that are not there, no zero points are either
-            found.append(mixed.sizer.total(mixed.outside, layers[count == depth :], about=said + text - mixed.said))
-        return found
+        about = [said + text - mixed.said for text in self._said(name, depth, small)]
+        low = mixed.sizer.totals(mixed.outside, mixed.layer, mixed.low, depth, about=about, brought=brought)
+        return [*found, *low]
 
     def _kind(self, name: str, small: bool, mixed: bool) -> _Kind:
         key = name, small, mixed
         if key not in self._kinds:
-            scheme, low = self._problem.scheme, self._low
-            changes: dict[str, Any] = {"embeddings": low.grid} if low and small else {}
-            if low and (small or mixed):
-                changes["scale_dtype"] = low.scales
-            # any exception says that a file has both grids; no tensor has that name
-            exception = {"layers": {**scheme.layers, "any": low.grid}} if low and mixed else {}
-            sizer = self._sizer(name, scheme.model_copy(update={**changes, **exception}))
-            pieces = sizer.piece(self._outside), sizer.piece(self._layer)
-            narrow = None
-            if low and mixed:
-                of = self._sizer(name, scheme.model_copy(update={**changes, "weights": low.grid}))
-                narrow = of.piece(self._layer)
-            said = scheme_text(sizer.format, sizer.scheme) if low and mixed else 0
-            self._kinds[key] = _Kind(sizer, *pieces, narrow, said)
+            self._kinds[key] = self._known.kind(name, small, mixed, self)
         return self._kinds[key]
 
-    def _sizer(self, name: str, scheme: QuantScheme) -> Sizer:
-        return Sizer(name, scheme, self._problem.profile.student.buckets, self._config)
+    def _said_about(self, name: str) -> int:
+        """What a file says about the core."""
+        if name not in self._about:
+            self._about[name] = said_bytes(name, self._tensors, self._problem.profile.student.buckets, self.config)
+        return self._about[name]
+
+    @cached_property
+    def _matrices(self) -> tuple[list[StoredTensor], list[StoredTensor]]:
+        """Those of a layer and those outside that a scheme may name."""
+        layer, apart = (
+            [tensor for tensor in part if tensor.kind in ("linear", "convolution")]
+            for part in (self.layer, self.outside)
+        )
+        return layer, apart
 
     def _said(self, name: str, depth: int, small: bool) -> list[int]:
         """Bytes of the scheme in a file with one, two and so on up to all layers in 4 bits."""
         counted = COUNTED_AS.get(name, name)
         if counted not in ("gguf", "coreml"):
             return [0] * depth
-        matrices = [tensor for tensor in self._layer if tensor.kind in ("linear", "convolution")]
-        apart = [tensor for tensor in self._outside if tensor.kind in ("linear", "convolution")]
-        key = counted, depth, small, len(matrices), len(apart)  # one family's cores differ in nothing else
-        if key not in self._texts:
+        matrices, apart = self._matrices
+
+        def count() -> list[int]:
             layers = [t._replace(name=_numbered(t.name, n)) for n in range(depth) for t in matrices]
-            schemes = [
+            schemes: list[QuantScheme] = [
                 scheme_of(self._problem, [*apart, *layers], self._low, small, count) for count in range(1, depth + 1)
             ]
-            self._texts[key] = [scheme_text(counted, scheme) for scheme in schemes]
-        return self._texts[key]
+            return [scheme_text(counted, scheme) for scheme in schemes]
+
+        # one family's cores differ in nothing else
+        return self._known.texts((counted, depth, small, len(matrices), len(apart)), count)
 
 
 def _numbered(name: str, number: int) -> str:

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from edgedistill.plan.calibrated import calibrated
+from edgedistill.plan.calibrated import calibrated_figures
 from edgedistill.plan.parts import Parts, parts_of
-from edgedistill.plan.predict import predict
+from edgedistill.plan.predict import Figures, Predictor, predictor
 from edgedistill.plan.problem import Problem, quantile
 from edgedistill.plan.quality import INT4_LOSS
 from edgedistill.plan.space import Space
-from edgedistill.plan.stored import Texts
-from edgedistill.specs import PerGroup, Prediction, SearchCounts
+from edgedistill.plan.stored import Known
+from edgedistill.specs import PerGroup, SearchCounts
 
 SURE, POSSIBLE, NO = 2, 1, 0
 
@@ -58,7 +58,17 @@ class _Line(NamedTuple):
     limit: float
 
 
-def sweep(problem: Problem, space: Space, where: str, *, keep_all: bool = False) -> Swept:
+class _Search(NamedTuple):
+    """What all cores share: predictors by device, and `_memory_slopes`."""
+
+    problem: Problem
+    space: Space
+    predictors: Sequence[Predictor]
+    slopes: Sequence[tuple[float, float, float]]
+    keep_all: bool
+
+
+def sweep(problem: Problem, space: Space, *, keep_all: bool = False) -> Swept:
     """Cost every student; those that can meet the budget are returned, or all of them with `keep_all`.
 
     A deeper student of the same core, or one of a larger vocabulary, needs more of everything. So what a depth breaks
@@ -67,25 +77,26 @@ def sweep(problem: Problem, space: Space, where: str, *, keep_all: bool = False)
     """
     found: list[Entry] = []
     evaluated = excluded = feasible = sure = 0
-    slopes, texts = None, Texts()
+    known, predictors = Known(problem, space.low), tuple(predictor(one.target) for one in problem.members)
+    at = _Search(problem, space, predictors, (), keep_all)
     for number, core in enumerate(space.cores):
-        parts = parts_of(problem, space, core, where, texts)
-        slopes = slopes or _memory_slopes(problem, parts)
+        parts, many = parts_of(problem, space, core, known), len(core.variants)
+        at = at if at.slopes else at._replace(slopes=_memory_slopes(problem, parts, predictors))
         everywhere = range(len(space.vocabularies))
         # where the vocabulary is multiplied, as by a decoder's head, each has a time of its own
         groups = [(place,) for place in everywhere] if parts.work_row else [tuple(everywhere)]
         stop = len(groups)
         for depth, (index, places) in product(space.depths, enumerate(groups)):
-            amount = len(places) * space.stored(depth) * len(core.variants)
-            column = None if index >= stop else _column(problem, space, parts, number, depth, places, slopes, keep_all)
+            amount = len(places) * space.stored(depth) * many
+            column = None if index >= stop else _column(at, parts, number, depth, places)
             if column is None:
                 stop, excluded = min(stop, index), excluded + amount
                 continue
             evaluated += amount
-            for entry in column:
-                feasible += (entry.meets != NO) * len(core.variants)
-                sure += (entry.meets == SURE) * len(core.variants)
-            found += column if keep_all else [entry for entry in column if entry.meets]
+            states = [entry.meets for entry in column]
+            sure += many * states.count(SURE)
+            feasible += many * (len(states) - states.count(NO))
+            found += column if keep_all or NO not in states else [entry for entry in column if entry.meets]
     counts = SearchCounts(
         combinations=space.combinations,
         invalid=space.invalid,
@@ -116,30 +127,22 @@ class _Column(NamedTuple):
     macs: float
 
 
-def _column(
-    problem: Problem,
-    space: Space,
-    parts: Parts,
-    number: int,
-    depth: int | None,
-    places: tuple[int, ...],
-    slopes: Sequence[tuple[float, float, float]],
-    keep_all: bool,
-) -> list[Entry] | None:
+def _column(at: _Search, parts: Parts, number: int, depth: int | None, places: tuple[int, ...]) -> list[Entry] | None:
     """The students of one core and depth; None if none of them, nor of any deeper ones, can meet the budget.
 
     `places` are those of the vocabularies among the space's.
     """
+    problem, space = at.problem, at.space
     steps = 0 if depth is None else depth - (space.depths[0] or 0)
     rows = (space.vocabularies[places[0]] or 0) - (space.vocabularies[0] or 0)
-    lines = _lines(problem, parts, steps, rows)
-    fixed, memory = _limited(problem, lines, slopes)
+    lines = _lines(at, parts, steps, rows)
+    fixed, memory = _limited(problem, lines, at.slopes)
     over = max([line.least / line.limit for line in fixed], default=0.0)
-    if not keep_all and over > 1:
+    if not at.keep_all and over > 1:
         return None
     sizes = tuple(parts.sizes(depth or 1, small) for small in space.tables)
     least = min(min(ways) + table[place] for ways, table in zip(sizes, parts.rows, strict=True) for place in places)
-    if not keep_all and least > 1e6 * problem.size_limit_mb:
+    if not at.keep_all and least > 1e6 * problem.size_limit_mb:
         return None
     column = _Column(
         core=number,
@@ -150,7 +153,7 @@ def _column(
         latency_ms=_most(lines, "latency_p95_ms"),
         energy_mj=_most(lines, "energy_mj"),
         memory_mb=_most(lines, "peak_memory_mb"),
-        memory_slope=max(slope[1] for slope in slopes),
+        memory_slope=max(slope[1] for slope in at.slopes),
         over=over,
         certain=all(line.sure <= line.limit for line in fixed),
         memory=tuple(memory),
@@ -164,7 +167,7 @@ def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> 
     """The inner loop: every vocabulary and number of 4-bit layers."""
     size_limit = 1e6 * problem.size_limit_mb
     loss = INT4_LOSS[space.low is not None and isinstance(space.low.grid.granularity, PerGroup)]
-    _, depth, places, sizes, at, latency, energy, memory_mb, slope, over, certain, memory, body, macs = column
+    core, depth, places, sizes, at, latency, energy, memory_mb, slope, over, certain, memory, body, macs = column
     wanted = problem.profile.student.vocabulary  # as `costing.credited` has it
     found: list[Entry] = []
     for small, ways in enumerate(sizes):
@@ -174,25 +177,25 @@ def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> 
             total = body + more * parts.parameters_row
             used = 0 if vocabulary is None else min(vocabulary, wanted) - (space.vocabularies[0] or 0)
             quality = 1.0 - problem.quality.gap(macs, body + used * parts.parameters_row)
-            table = parts.embedding_row * (vocabulary or 1) if small else 0.0
-            more_rows = parts.rows[small][place]
-            for low, size in enumerate([way + more_rows for way in ways]):
-                away = (size - at) / 1e6
-                stretch, state = max(over, size / size_limit), SURE if certain else POSSIBLE
+            # of the share that 4 bits cost, what the table and what each layer costs
+            table = loss * (parts.embedding_row * (vocabulary or 1) if small else 0.0) / total
+            each, more_rows = loss * parts.layer_weights / total, parts.rows[small][place]
+            for low, way in enumerate(ways):
+                size = way + more_rows
+                away, stretch = (size - at) / 1e6, size / size_limit
+                stretch, state = stretch if stretch > over else over, SURE if certain else POSSIBLE
                 for (need, want, limit), (low_slope, _, high_slope) in memory:
                     stretch = max(stretch, (need + low_slope * away) / limit)
                     if want + high_slope * away > limit:
                         state = POSSIBLE
-                worth = max(quality - loss * (table + low * parts.layer_weights) / total, 0.0)
-                state = state if stretch <= 1 else NO
                 found.append(
-                    Entry(worth, size / 1e6, latency, memory_mb + slope * away, energy, state, stretch,
-                          column.core, depth, vocabulary, bool(small), low)
+                    Entry(max(quality - table - low * each, 0.0), size / 1e6, latency, memory_mb + slope * away, energy,
+                          state if stretch <= 1 else NO, stretch, core, depth, vocabulary, bool(small), low)
                 )  # fmt: skip
     return found
 
 
-def _lines(problem: Problem, parts: Parts, steps: int, rows: int) -> list[tuple[Prediction, ...]]:
+def _lines(at: _Search, parts: Parts, steps: int, rows: int) -> list[Sequence[Figures]]:
     """The predictions for every device at one depth, with the file of the least vocabulary and the given bits."""
     layer, row = dict(parts.work_layer), dict(parts.work_row)
     changes: dict[str, Any] = {
@@ -200,11 +203,12 @@ def _lines(problem: Problem, parts: Parts, steps: int, rows: int) -> list[tuple[
         for name in {*layer, *row}
     }
     work = parts.work.model_copy(update=changes)
-    return [calibrated(predict(one.target, work), one.calibration) for one in problem.members]
+    members = zip(at.predictors, at.problem.members, strict=True)
+    return [calibrated_figures(of(work), one.calibration) for of, one in members]
 
 
 def _limited(
-    problem: Problem, lines: Sequence[Sequence[Prediction]], slopes: Sequence[tuple[float, float, float]]
+    problem: Problem, lines: Sequence[Sequence[Figures]], slopes: Sequence[tuple[float, float, float]]
 ) -> tuple[list[_Line], list[tuple[_Line, tuple[float, float, float]]]]:
     """The limited lines that do not depend on the file, and those of memory with their slopes by MB of file."""
     fixed: list[_Line] = []
@@ -222,17 +226,17 @@ def _limited(
     return fixed, memory
 
 
-def _most(lines: Sequence[Sequence[Prediction]], quantity: str) -> float:
+def _most(lines: Sequence[Sequence[Figures]], quantity: str) -> float:
     return max((line.median for one in lines for line in one if line.quantity == quantity), default=0.0)
 
 
-def _memory_slopes(problem: Problem, parts: Parts) -> list[tuple[float, float, float]]:
+def _memory_slopes(problem: Problem, parts: Parts, predictors: Sequence[Predictor]) -> list[tuple[float, float, float]]:
     """For each device by how many MB of memory one MB of file adds: at the low end, the median and with confidence."""
     found = []
-    for one in problem.members:
+    for of, one in zip(predictors, problem.members, strict=True):
         ends = []
         for size in (parts.work.file_bytes, parts.work.file_bytes + 1_000_000):
-            lines = calibrated(predict(one.target, parts.work.model_copy(update={"file_bytes": size})), one.calibration)
+            lines = calibrated_figures(of(parts.work.model_copy(update={"file_bytes": size})), one.calibration)
             line = next(line for line in lines if line.quantity == "peak_memory_mb")
             ends.append((line.low, line.median, quantile(line, problem.profile.confidence)))
         found.append(tuple(b - a for a, b in zip(*ends, strict=True)))

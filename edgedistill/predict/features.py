@@ -165,7 +165,7 @@ def _complete(
         else (read if read is not None else written or 0.0) + (written if written is not None else read or 0.0)
     )
     activations = told("activations_m", both)
-    depthwise = min(known["dw_gmacs"] or 0.0, DEPTHWISE_PER_ELEMENT * activations / 2 / 1e3, gmacs)
+    depthwise = depthwise_gmacs(known["dw_gmacs"] or 0.0, activations, gmacs)
     layers = told("layers", known["layers"]) if one.compiled else n_ops
     pixels = known["pixels"] or (known["res"] or 0.0) ** 2
     return Features(
@@ -181,6 +181,11 @@ def _complete(
         soft,
         tuple(imputed),
     )
+
+
+def depthwise_gmacs(given: float, activations_m: float, gmacs: float) -> float:
+    """The depthwise share of the multiply-accumulates, without what grouped convolutions were traced as."""
+    return min(given, DEPTHWISE_PER_ELEMENT * activations_m / 2 / 1e3, gmacs)
 
 
 def _looks_like_transformer(known: Mapping[str, float | None]) -> bool:

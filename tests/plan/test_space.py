@@ -70,7 +70,7 @@ def test_parts_add_up_to_the_full_cost(profile: Make, case: str) -> None:
     problem = problem_of(asked, PHONE.model_copy(update={"formats": (form,)}))
     assert asked.student.space is not None
     space = space_of(problem, asked.student.space, "here")
-    entries = sweep(problem, space, "here", keep_all=True).entries
+    entries = sweep(problem, space, keep_all=True).entries
     assert len(entries) > 30
     for one in [*random.Random(0).sample(entries, 12), entries[0], entries[-1]]:
         full = _in_full(problem, space, one, "here")
@@ -131,7 +131,7 @@ def test_a_front_is_beaten_by_none_and_covers_all(profile: Make) -> None:
     asked = spaced(profile, SMALL_SPACE, mixed=True)
     problem = problem_of(asked, PHONE)
     assert asked.student.space is not None
-    entries = sweep(problem, space_of(problem, asked.student.space, "here"), "here").entries
+    entries = sweep(problem, space_of(problem, asked.student.space, "here")).entries
     best = front(entries)
 
     def costs(one: Any) -> tuple[float, ...]:
@@ -195,7 +195,7 @@ def test_a_mixed_student_just_below_the_limit_is_found(profile: Make) -> None:
     problem = problem_of(asked, PHONE.model_copy(update={"budget": FREE}))
     assert asked.student.space is not None
     space = space_of(problem, asked.student.space, "here")
-    entries = sweep(problem, space, "here", keep_all=True).entries
+    entries = sweep(problem, space, keep_all=True).entries
     assert len(entries) == 14
     for one in entries:
         exact = _in_full(problem, space, one, "here").size.total_mb
@@ -203,7 +203,7 @@ def test_a_mixed_student_just_below_the_limit_is_found(profile: Make) -> None:
             spaced(profile, axes, mixed=True, budget={"size_mb": 1.0005 * exact}),
             PHONE.model_copy(update={"budget": FREE}),
         )
-        kept = sweep(limited, space, "here").entries
+        kept = sweep(limited, space).entries
         assert one._replace(stretch=0, meets=0) in [other._replace(stretch=0, meets=0) for other in kept]
 
 

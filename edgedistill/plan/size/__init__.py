@@ -81,11 +81,16 @@ def file_size(
 
 
 def graph_bytes(
-    format_name: str, tensors: Sequence[StoredTensor], scheme: QuantScheme, buckets: Sequence[int], config: Spec
-) -> float:
-    """Bytes of a file that depend on more than the shapes of the student's tensors, as on the number of its heads."""
-    sizer = Sizer(format_name, scheme, buckets, config)
-    return sizer.graph_of({tensor.parts for tensor in tensors if tensor.parts})
+    format_name: str, scheme: QuantScheme, tensors: Sequence[StoredTensor], buckets: Sequence[int], config: Spec
+) -> tuple[float, int]:
+    """Bytes of a file that depend on more than the shapes of the student's tensors, as on the number of its heads.
+
+    Those of each of its combinations of parts, once, and of the tensors that the graph has beside the weights.
+
+    Raises:
+        SpecError: if no such file was measured.
+    """
+    return Sizer(format_name, scheme, buckets, config).graph_of({tensor.parts for tensor in tensors if tensor.parts})
 
 
 def said_bytes(

@@ -30,13 +30,14 @@ _Table = tuple[str, tuple[int, ...], str, tuple[int, ...], str]
 
 
 class _Tensor(NamedTuple):
-    """One line, taken apart; `content` is empty for an activation."""
+    """One line, taken apart; `content` is empty for an activation, `bytes` are those of its table."""
 
     kind: str
     shape: Callable[[Sizes], tuple[int, ...]]
     content: str
     values: Callable[[Sizes], tuple[int, ...]]
     line: str
+    bytes: int
 
 
 def sizes_of(config: Spec, length: int) -> dict[str, int]:
@@ -73,23 +74,30 @@ def convolution_sizes(config: Spec, padded: bool) -> list[dict[str, int]]:
 def counted_bytes(groups: Sequence[tuple[Sequence[str], Sequence[Sizes]]]) -> int:
     """Tables, shapes and constants of all tensors: lines, with the sizes of each entry point that has such tensors."""
     tables: set[_Table] = set()
+    shapes: set[tuple[int, ...]] = set()
+    contents: set[tuple[str, tuple[int, ...], str]] = set()
+    total = 0
     for lines, entries in groups:
         tensors, names = _parsed(tuple(lines))
         for sizes in entries:
-            known = {name: evaluate(name, sizes) for name in names}
+            known = {name: sizes[name] if name in sizes else evaluate(name, sizes) for name in names}
             for one in tensors:
-                tables.add((one.kind, one.shape(known), one.content, one.values(known), one.line))
-    shapes = {shape for _, shape, *_ in tables}
-    total = sum(4 + 4 * len(shape) for shape in shapes)
-    contents = set()
-    for kind, shape, content, values, line in tables:
-        if kind != "shape":
-            total += 8 + 4 * (kind != "float") + 4 * bool(content)
-        if content:
-            contents.add((content, values if content == "=" else shape, line))
-    for content, size, _ in contents:
-        count = len(size) if content == "=" else prod(size)
-        total += -(-(4 * count + 12) // 16) * 16 + BUFFER_ENTRY
+                shape, values = one.shape(known), one.values(known)
+                table = one.kind, shape, one.content, values, one.line
+                if table in tables:
+                    continue
+                tables.add(table)
+                total += one.bytes
+                if shape not in shapes:
+                    shapes.add(shape)
+                    total += 4 + 4 * len(shape)
+                if one.content:
+                    size = values if one.content == "=" else shape
+                    content = one.content, size, one.line
+                    if content not in contents:
+                        contents.add(content)
+                        count = len(size) if one.content == "=" else prod(size)
+                        total += -(-(4 * count + 12) // 16) * 16 + BUFFER_ENTRY
     return total
 
 
@@ -104,7 +112,9 @@ def _parsed(lines: tuple[str, ...]) -> tuple[tuple[_Tensor, ...], tuple[str, ...
         shape, values = rest[:place], rest[place + 1 :]
         names |= {*shape, *values}
         # a table of floats is told from another of the same shape by its line
-        tensors.append(_Tensor(kind, _taker(shape), content, _taker(values), line if content == "#" else ""))
+        told = line if content == "#" else ""
+        table = 0 if kind == "shape" else 8 + 4 * (kind != "float") + 4 * bool(content)
+        tensors.append(_Tensor(kind, _taker(shape), content, _taker(values), told, table))
     return tuple(tensors), tuple(sorted(names))
 
 

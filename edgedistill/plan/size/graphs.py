@@ -180,6 +180,15 @@ def fills_caches(config: Spec, buckets: Sequence[int]) -> bool:
     return hasattr(config, "kv_heads") and buckets[-1] == getattr(config, "max_length", None)
 
 
+def special_to(config: Spec) -> tuple[object, ...]:
+    """What `part_bytes` looks at in a student: two students that are alike in it have the same bytes for each part."""
+    names = ("heads", "kv_heads", "layers")
+    ones = tuple(getattr(config, name, None) == 1 for name in names)
+    grouped = getattr(config, "kv_heads", None) != getattr(config, "heads", None)
+    architecture, longest = (getattr(config, name, None) for name in ("architecture", "max_length"))
+    return *ones, grouped, architecture, longest
+
+
 def digits_of(tensor: StoredTensor) -> int:
     """How many digits the number of a tensor's layer has; 1 outside of layers."""
     parts = tensor.name.split(".", 2)

@@ -57,7 +57,6 @@ class Sizer:
         self._rule = numbers.RULES[format_name]
         self._shared = SHARED.get(format_name)
         self._known_parts: dict[tuple[str, ...], tuple[float, frozenset[str]]] = {}
-        self._brought: dict[frozenset[str], int] = {frozenset(): 0}
         self.text: float = scheme_text(format_name, scheme)
         if ios18:
             self.text += self._mode.grids.get("file ios18", 0.0)
@@ -92,25 +91,64 @@ class Sizer:
         total = Numbers(codes, scales, zero_points, floats, header, frozenset(shared))
         return Piece(total, graph, digit, frozenset(parts))
 
-    def total(self, outside: Piece, layers: Sequence[tuple[Piece, int]] = (), *, about: int = 0) -> int:
+    def total(
+        self,
+        outside: Piece,
+        layers: Sequence[tuple[Piece, int]] = (),
+        *,
+        about: int = 0,
+        brought: int | None = None,
+    ) -> int:
         """The whole file: what is outside of layers, and kinds of layers with how many there are of each.
 
-        `about`: bytes of what the file says about the student beside its tensors (`student_text`).
+        `about`: bytes of what the file says about the student beside its tensors (`student_text`). `brought`: what the
+        method of that name says, where it is known already.
         """
-        return round(sum(self._parts(outside, layers, about).values()))
+        return round(sum(self._parts(outside, layers, about, brought).values()))
 
     def estimate(self, outside: Piece, layers: Sequence[tuple[Piece, int]] = (), *, about: int = 0) -> SizeEstimate:
         """`total`, by part."""
         parts = self._parts(outside, layers, about)
         return SizeEstimate(total_mb=sum(parts.values()) / 1e6, parts_mb={k: n / 1e6 for k, n in parts.items()})
 
-    def _parts(self, outside: Piece, layers: Sequence[tuple[Piece, int]], about: int) -> dict[str, float]:
+    def totals(
+        self, outside: Piece, layer: Piece, low: Piece, depth: int, *, about: Sequence[int], brought: int
+    ) -> list[int]:
+        """`total` with one, two and so on up to all of `depth` layers as `low` is and the others as `layer`.
+
+        `about` has an entry for each; `brought` is what the method of that name says.
+        """
+        data, data_low = (sum(piece.numbers[:4]) for piece in (layer, low))
+        graph, graph_low = (piece.graph + piece.numbers.header for piece in (layer, low))
+        fixed = sum(outside.numbers[:4])
+        frame = outside.graph + outside.numbers.header + self.text + brought
+        shared = outside.numbers.shared | low.numbers.shared
+        both, only = (self._shared(of) if self._shared else 0 for of in (shared | layer.numbers.shared, shared))
+        found = []
+        for count in range(1, depth + 1):
+            rest = depth - count
+            digits = layer.digit * _digits(rest) + low.digit * (_digits(depth) - _digits(rest))
+            said = frame + about[count - 1] + rest * graph + count * graph_low + digits
+            # of layers that are not there, no zero points are either
+            numbers = fixed + rest * data + count * data_low + (both if rest else only)
+            found.append(round(numbers + self._filled(said)))
+        return found
+
+    def brought(self, pieces: Iterable[Piece], config: Spec) -> int:
+        """Bytes of the tensors that a student's graph has beside its weights, where they are counted."""
+        names = frozenset[str]().union(*(piece.parts for piece in pieces))
+        return self._bytes_brought(names, config)
+
+    def _filled(self, graph: float) -> float:
+        """In a GGUF what comes before the data is filled up as a whole."""
+        return -(-graph // numbers.GGUF_ALIGNMENT) * numbers.GGUF_ALIGNMENT if self.format == "gguf" else graph
+
+    def _parts(
+        self, outside: Piece, layers: Sequence[tuple[Piece, int]], about: int, brought: int | None = None
+    ) -> dict[str, float]:
         codes, scales, zero_points, floats, header, shared = outside.numbers
         graph, number = outside.graph + self.text + about, 0
-        brought = outside.parts.union(*(piece.parts for piece, _ in layers))
-        if brought not in self._brought:
-            self._brought[brought] = tensors_bytes(self._mode, brought, self.file.buckets, self.config)
-        graph += self._brought[brought]
+        graph += self.brought([outside, *(piece for piece, _ in layers)], self.config) if brought is None else brought
         for piece, count in layers:
             one = piece.numbers
             codes += count * one.codes
@@ -123,9 +161,7 @@ class Sizer:
             number += count
         if self._shared is not None:
             zero_points += self._shared(shared)
-        graph += header
-        if self.format == "gguf":  # what comes before the data is filled up as a whole
-            graph = -(-graph // numbers.GGUF_ALIGNMENT) * numbers.GGUF_ALIGNMENT
+        graph = self._filled(graph + header)
         return {"codes": codes, "scales": scales, "zero_points": zero_points, "floats": floats, "graph": graph}
 
     def _tensor(self, tensor: StoredTensor) -> Piece:
@@ -138,11 +174,14 @@ class Sizer:
             graph += self._mode.slice * len(numbers.sliced(tensor, self.file.buckets))
         return Piece(self._rule(tensor, self.file), graph, mentions + self._names(tensor), parts)
 
-    def graph_of(self, parts: Iterable[tuple[str, ...]]) -> float:
+    def graph_of(self, parts: Iterable[tuple[str, ...]]) -> tuple[float, int]:
         """Bytes of each of these combinations of parts, once, and of the tensors that they bring."""
         found = [self._part_bytes(names) for names in parts]
-        brought = frozenset[str]().union(*(names for _, names in found))
-        return sum(size for size, _ in found) + tensors_bytes(self._mode, brought, self.file.buckets, self.config)
+        names = frozenset[str]().union(*(names for _, names in found))
+        return sum(size for size, _ in found), self._bytes_brought(names, self.config)
+
+    def _bytes_brought(self, names: frozenset[str], config: Spec) -> int:
+        return tensors_bytes(self._mode, names, self.file.buckets, config) if names else 0
 
     def _part_bytes(self, names: tuple[str, ...]) -> tuple[float, frozenset[str]]:
         if names not in self._known_parts:
