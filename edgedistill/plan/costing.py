@@ -56,7 +56,7 @@ def credited(problem: Problem, config: Spec, tensors: Sequence[StoredTensor]) ->
 
     What the profile says is the most pieces that its author would keep; a text has no more use for the rest.
     """
-    vocabulary = getattr(config, "vocabulary", 0)
+    vocabulary: int = vars(config).get("vocabulary", 0)
     unused = max(vocabulary - problem.profile.student.vocabulary, 0)
     rows = [tensor for tensor in tensors if tensor.kind in ("embedding", "head") and tensor.shape[0] == vocabulary]
     return sum(map(_numbers, tensors)) - sum(unused * _numbers(tensor) // vocabulary for tensor in rows)

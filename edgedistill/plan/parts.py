@@ -53,9 +53,15 @@ def parts_of(problem: Problem, space: Space, core: Core, known: Known) -> Parts:
     deep = space.depths[0] is not None
     sizes = _sizes(problem, space, core, corners, known)
     size = sizes(space.depths[0] or 1, False)[0]
-    works = {name: inference(problem.family, config, plain, buckets, round(size)) for name, config in configs.items()}
-    counts = {name: _numbers(found) for name, found in tensors.items()}
-    weights = {name: _numbers(found, "linear") + _numbers(found, "convolution") for name, found in tensors.items()}
+    works, counts, weights = {}, {}, {}
+    for name, config in configs.items():
+        same = next((other for other in works if configs[other] is config), None)
+        if same:
+            works[name], counts[name], weights[name] = works[same], counts[same], weights[same]
+            continue
+        works[name] = inference(problem.family, config, plain, buckets, round(size))
+        counts[name] = _numbers(tensors[name])
+        weights[name] = _numbers(tensors[name], "linear") + _numbers(tensors[name], "convolution")
     return Parts(
         sizes=sizes,
         rows=_tables(problem, space, corners),

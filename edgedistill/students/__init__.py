@@ -23,13 +23,16 @@ the teacher's pieces, `vocabulary.py` has `pieces(tokenizer, texts, limit) -> in
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from functools import lru_cache, wraps
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from edgedistill.specs.quant import PerChannel, QuantScheme, WeightGrid
 
+Sizes = TypeVar("Sizes", bound=Hashable)
 TensorKind = Literal["linear", "head", "convolution", "embedding", "float"]
 
 
@@ -55,6 +58,20 @@ class StoredTensor(NamedTuple):
         if self.kind == "convolution" and not isinstance(grid.granularity, PerChannel):
             return WeightGrid(bits=grid.bits)
         return grid
+
+
+def remembered(tensors: Callable[[Sizes], list[StoredTensor]]) -> Callable[[Sizes], list[StoredTensor]]:
+    """A family's `tensors`, which counts those of the last few configs once: parameters, costs and sizes ask again."""
+
+    @lru_cache(maxsize=8)
+    def counted(config: Sizes) -> tuple[StoredTensor, ...]:
+        return tuple(tensors(config))
+
+    @wraps(tensors)
+    def again(config: Sizes) -> list[StoredTensor]:
+        return list(counted(config))
+
+    return again
 
 
 class Cost(NamedTuple):

@@ -14,7 +14,7 @@ each is said which sizes it is made of:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from operator import itemgetter
 from typing import NamedTuple
@@ -72,33 +72,53 @@ def convolution_sizes(config: Spec, padded: bool) -> list[dict[str, int]]:
 
 
 def counted_bytes(groups: Sequence[tuple[Sequence[str], Sequence[Sizes]]]) -> int:
-    """Tables, shapes and constants of all tensors: lines, with the sizes of each entry point that has such tensors."""
-    tables: set[_Table] = set()
-    shapes: set[tuple[int, ...]] = set()
-    contents: set[tuple[str, tuple[int, ...], str]] = set()
-    total = 0
+    """Tables, shapes and constants of all tensors: lines, with the sizes of each entry point that has such tensors.
+
+    Which of them a file has once follows from which sizes are equal, so that is found once for each such pattern.
+    """
+    values: list[int] = []
     for lines, entries in groups:
-        tensors, names = _parsed(tuple(lines))
+        evaluators = [_evaluator(name) for name in _parsed(tuple(lines))[1]]
         for sizes in entries:
-            known = {name: sizes[name] if name in sizes else evaluate(name, sizes) for name in names}
+            values += [of(sizes) for of in evaluators]
+    first: dict[int, int] = {}
+    pattern = tuple([first.setdefault(value, place) for place, value in enumerate(values)])
+    fixed, contents = _distinct(tuple([(tuple(lines), len(entries)) for lines, entries in groups]), pattern)
+    return fixed + sum(_buffer(prod([values[place] for place in shape])) for shape in contents)
+
+
+@lru_cache(maxsize=1024)
+def _distinct(
+    groups: tuple[tuple[tuple[str, ...], int], ...], pattern: tuple[int, ...]
+) -> tuple[int, list[tuple[int, ...]]]:
+    """Bytes that do not depend on how large the sizes are, and the shapes of the buffers whose bytes do.
+
+    A size is told by its place in `pattern`, or by that of the first one that is equal.
+    """
+    tables: set[_Table] = set()
+    contents: set[tuple[str, tuple[int, ...], str]] = set()
+    total = start = 0
+    for lines, entries in groups:
+        tensors, names = _parsed(lines)
+        for _ in range(entries):
+            known = dict(zip(names, pattern[start : start + len(names)], strict=True))
+            start += len(names)
             for one in tensors:
                 shape, values = one.shape(known), one.values(known)
                 table = one.kind, shape, one.content, values, one.line
-                if table in tables:
-                    continue
-                tables.add(table)
-                total += one.bytes
-                if shape not in shapes:
-                    shapes.add(shape)
-                    total += 4 + 4 * len(shape)
-                if one.content:
-                    size = values if one.content == "=" else shape
-                    content = one.content, size, one.line
-                    if content not in contents:
-                        contents.add(content)
-                        count = len(size) if one.content == "=" else prod(size)
-                        total += -(-(4 * count + 12) // 16) * 16 + BUFFER_ENTRY
-    return total
+                if table not in tables:
+                    tables.add(table)
+                    total += one.bytes
+                    if one.content:
+                        contents.add((one.content, values if one.content == "=" else shape, one.line))
+    total += sum(4 + 4 * len(shape) for shape in {shape for _, shape, *_ in tables})
+    total += sum(_buffer(len(size)) for content, size, _ in contents if content == "=")
+    return total, [size for content, size, _ in contents if content != "="]
+
+
+def _buffer(count: int) -> int:
+    """So many numbers of 4 bytes, with the entry that names their buffer."""
+    return -(-(4 * count + 12) // 16) * 16 + BUFFER_ENTRY
 
 
 @lru_cache(maxsize=256)
@@ -127,14 +147,21 @@ def _taker(names: Sequence[str]) -> Callable[[Sizes], tuple[int, ...]]:
 
 def evaluate(expression: str, sizes: Sizes) -> int:
     """A number, the name of a size, or what is made of both: `groups*length`, `head_width/2`, `max_length+length`."""
-    if expression.isdigit():
-        return int(expression)
-    found = sizes.get(expression)
-    if found is not None:
-        return found
+    return _evaluator(expression)(sizes)
+
+
+@cache
+def _evaluator(expression: str) -> Callable[[Sizes], int]:
     if "+" in expression:
-        return sum(evaluate(term, sizes) for term in expression.split("+"))
+        terms = [_evaluator(term) for term in expression.split("+")]
+        return lambda sizes: sum([term(sizes) for term in terms])
     if "/" in expression:
-        above, _, below = expression.partition("/")
-        return evaluate(above, sizes) // evaluate(below, sizes)
-    return prod(evaluate(factor, sizes) for factor in expression.split("*"))
+        above, below = (_evaluator(side) for side in expression.split("/"))
+        return lambda sizes: above(sizes) // below(sizes)
+    if "*" in expression:
+        factors = [_evaluator(factor) for factor in expression.split("*")]
+        return lambda sizes: prod([factor(sizes) for factor in factors])
+    if expression.isdigit():
+        number = int(expression)
+        return lambda sizes: number
+    return itemgetter(expression)

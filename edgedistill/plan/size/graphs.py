@@ -117,10 +117,11 @@ def grid_names(format_name: str, tensor: StoredTensor, file: File) -> tuple[str,
 
 def special_parts(name: str, config: Spec) -> tuple[str, ...]:
     """Parts that come with another part in some students: converters write attention without what has the size 1."""
-    heads, keys, layers = (getattr(config, key, None) for key in ("heads", "kv_heads", "layers"))
+    known = vars(config)  # a search asks thousands of times, and a missing attribute of a Spec is slow to miss
+    heads, keys, layers = known.get("heads"), known.get("kv_heads"), known.get("layers")
     if keys is None:
         return (f"{name} of one head",) if heads == 1 else ()
-    if name != getattr(config, "architecture", None) and not name.endswith(".layer"):
+    if name != known.get("architecture") and not name.endswith(".layer"):
         return ()  # a head or a window, which come beside the network
     kind = "ungrouped" if keys == heads else None
     if keys == 1:
@@ -177,16 +178,15 @@ def tensors_bytes(mode: Mode, names: Iterable[str], buckets: Sequence[int], conf
 
 def fills_caches(config: Spec, buckets: Sequence[int]) -> bool:
     """Whether the longest entry point of a decoder is as long as its caches."""
-    return hasattr(config, "kv_heads") and buckets[-1] == getattr(config, "max_length", None)
+    known = vars(config)
+    return "kv_heads" in known and buckets[-1] == known.get("max_length")
 
 
 def special_to(config: Spec) -> tuple[object, ...]:
     """What `part_bytes` looks at in a student: two students that are alike in it have the same bytes for each part."""
-    names = ("heads", "kv_heads", "layers")
-    ones = tuple(getattr(config, name, None) == 1 for name in names)
-    grouped = getattr(config, "kv_heads", None) != getattr(config, "heads", None)
-    architecture, longest = (getattr(config, name, None) for name in ("architecture", "max_length"))
-    return *ones, grouped, architecture, longest
+    known = vars(config)
+    ones = tuple(known.get(name) == 1 for name in ("heads", "kv_heads", "layers"))
+    return *ones, known.get("kv_heads") != known.get("heads"), known.get("architecture"), known.get("max_length")
 
 
 def digits_of(tensor: StoredTensor) -> int:

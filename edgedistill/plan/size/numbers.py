@@ -140,8 +140,9 @@ def needs_ios18(scheme: QuantScheme, config: Spec) -> bool:
 
     A grid for embeddings says nothing of a student that has none.
     """
-    used = [scheme.weights, scheme.head, *scheme.layers.values(), *[scheme.embeddings] * hasattr(config, "vocabulary")]
-    return hasattr(config, "kv_heads") or any(grid.label != "int8 per channel" for grid in used)
+    sizes = vars(config)
+    used = [scheme.weights, scheme.head, *scheme.layers.values(), *[scheme.embeddings] * ("vocabulary" in sizes)]
+    return "kv_heads" in sizes or any(grid.label != "int8 per channel" for grid in used)
 
 
 def gguf(tensor: StoredTensor, file: File) -> Numbers:

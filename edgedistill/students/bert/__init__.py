@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from edgedistill.errors import SpecError, TeacherError
 from edgedistill.specs import Spec
-from edgedistill.students import Cost, Port, Signature, StoredTensor
+from edgedistill.students import Cost, Port, Signature, StoredTensor, remembered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +33,11 @@ Count = Annotated[int, Field(ge=1)]
 
 # What `plan --search` looks through: every combination.
 SPACE = {
-    "layers": (1, 2, 3, 4, 5, 6, 8, 10, 12),
+    "layers": (1, 2, 3, 4, 5, 6, 7, 8, 10, 12),
     "width": (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512),
     "head_width": (32, 16, 64),
     "ffn_ratio": (1, 2, 3, 4),
-    "vocabulary": (1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 16000),
+    "vocabulary": (1000, 1250, 1500, 1750, 2000, 2500, 3000, 4000, 6000, 8000, 12000, 16000),
 }
 
 
@@ -62,6 +62,7 @@ class Config(Spec):
 TINY = Config(layers=1, width=16, heads=2, ffn=32, vocabulary=120, max_length=16, classes=3)
 
 
+@remembered
 def tensors(config: Config) -> list[StoredTensor]:
     """Every tensor of the student, named as in its state dict."""
     w, f = config.width, config.ffn

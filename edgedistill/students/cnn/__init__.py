@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from edgedistill.specs import Spec
-from edgedistill.students import Cost, Signature, StoredTensor
+from edgedistill.students import Cost, Signature, StoredTensor, remembered
 from edgedistill.students._images import image_signature, random_image
 
 if TYPE_CHECKING:
@@ -148,6 +148,7 @@ def convolutions(config: Config) -> list[Convolution]:
     return [*found, Convolution("final", (config.head_width, width, 1, 1), side)]
 
 
+@remembered
 def tensors(config: Config) -> list[StoredTensor]:
     """Every tensor of the folded student, named as in its state dict."""
     found: list[StoredTensor] = []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from edgedistill.specs import Spec
-from edgedistill.students import Cost, Port, Signature, StoredTensor
+from edgedistill.students import Cost, Port, Signature, StoredTensor, remembered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,6 +100,7 @@ class Config(Spec):
 TINY = Config(layers=2, width=32, heads=4, kv_heads=2, head_width=16, ffn=64, vocabulary=96, max_length=16)
 
 
+@remembered
 def tensors(config: Config) -> list[StoredTensor]:
     """Every tensor of the student, named as in its state dict; a tied head is the embedding, no tensor of its own."""
     w, f, d = config.width, config.ffn, config.head_width

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from edgedistill.specs import Spec
-from edgedistill.students import Cost, Signature, StoredTensor
+from edgedistill.students import Cost, Signature, StoredTensor, remembered
 from edgedistill.students._images import image_signature, random_image
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ Count = Annotated[int, Field(ge=1)]
 SPACE = {
     "image_size": (96, 128, 160, 192, 224),
     "patch": (8, 16, 32),
-    "layers": (1, 2, 3, 4, 6, 8, 10, 12),
+    "layers": (1, 2, 3, 4, 5, 6, 8, 10, 12),
     "width": (48, 64, 96, 128, 160, 192, 256, 320, 384, 512),
     "head_width": (32, 16, 64),
     "ffn_ratio": (1, 2, 3, 4),
@@ -65,6 +65,7 @@ class Config(Spec):
 TINY = Config(image_size=16, patch=4, layers=1, width=16, heads=2, ffn=32, classes=3)
 
 
+@remembered
 def tensors(config: Config) -> list[StoredTensor]:
     """Every tensor of the student, named as in its state dict."""
     w, f = config.width, config.ffn
