@@ -30,11 +30,15 @@ def calibrated_figures(lines: Sequence[Figures], calibration: Calibration | None
     """`calibrated` of lines without words; their terms stay as they are."""
     if calibration is None:
         return lines
-    return [
-        line if name is None else line._replace(**_ends(line, name, calibration))
-        for line in lines
-        for name in [_class(line.quantity, calibration)]
-    ]
+    return [_figures(line, calibration) for line in lines]
+
+
+def _figures(line: Figures, calibration: Calibration) -> Figures:
+    name = _class(line.quantity, calibration)
+    if name is None:
+        return line
+    median, low, high = _ends(line, name, calibration)
+    return line._replace(median=median, low=low, high=high)
 
 
 def _line(line: Prediction, calibration: Calibration) -> Prediction:
@@ -42,10 +46,13 @@ def _line(line: Prediction, calibration: Calibration) -> Prediction:
     if name is None:
         return line
     factor, count = calibration.factors[name], calibration.anchors[name]
+    median, low, high = _ends(line, name, calibration)
     told = f"x{factor:.2f} by {count} own measurements ({calibration.runtime_build})"
     return line.model_copy(
         update={
-            **_ends(line, name, calibration),
+            "median": median,
+            "low": low,
+            "high": high,
             "method": f"{line.method}; {told}",
             "terms": {key: factor * value if key.endswith("_ms") or line.unit == "MB" else value
                       for key, value in line.terms.items()},
@@ -61,7 +68,7 @@ def _class(quantity: str, calibration: Calibration) -> str | None:
     return next((name for name in names if name in calibration.factors), None)
 
 
-def _ends(line: Prediction | Figures, name: str, calibration: Calibration) -> dict[str, float]:
+def _ends(line: Prediction | Figures, name: str, calibration: Calibration) -> tuple[float, float, float]:
     """Median and interval with the factor of a class."""
     factor = calibration.factors[name]
     median, low, high = (factor * value for value in (line.median, line.low, line.high))
@@ -69,4 +76,4 @@ def _ends(line: Prediction | Figures, name: str, calibration: Calibration) -> di
     if calibration.anchors[name] >= FEWEST and line.quantity != "energy_mj":
         spread = exp(Z80 * (calibration.spread[name] ** 2 + NOISE**2) ** 0.5)
         low, high = max(low, median / spread), min(high, median * spread)
-    return {"median": median, "low": low, "high": high}
+    return median, low, high

@@ -80,19 +80,24 @@ def inference(
     family: ModuleType, config: Spec, scheme: QuantScheme, buckets: Sequence[int], file_bytes: int
 ) -> Inference:
     """One inference at the last of the buckets, as the lines of a budget are predicted from it."""
-    one = cost(family, config, buckets[-1])
-    tensors = family.tensors(config)
-    coded = (tensor for tensor in tensors if tensor.kind in ("linear", "head", "convolution"))
+    coded = (tensor for tensor in family.tensors(config) if tensor.kind in ("linear", "head", "convolution"))
+    numbers = sum([prod(tensor.shape) for tensor in coded])
+    signatures = len(family.signatures(config, buckets))
+    return workload_of(cost(family, config, buckets[-1]), numbers, scheme, file_bytes, signatures)
+
+
+def workload_of(one: Cost, linear_bytes: int, scheme: QuantScheme, file_bytes: int, signatures: int) -> Inference:
+    """One inference that costs `one`, of a file with so many entry points and a byte for each of its linear weights."""
     attends = one.attention_elements > 0
     return Inference(
         macs=one.macs,
         depthwise_macs=one.depthwise_macs,
         operators=round(OTHER_OPERATORS + one.layers * (OPERATORS_PER_LAYER if attends else 1)),
-        linear_bytes=sum(prod(tensor.shape) for tensor in coded),
+        linear_bytes=linear_bytes,
         activation_bytes=(one.read_elements + one.written_elements) * FP32_BYTES,
         peak_activation_bytes=one.peak_elements * FP32_BYTES,
         file_bytes=file_bytes,
-        signatures=len(family.signatures(config, buckets)),
+        signatures=signatures,
         activations=scheme.activations,
         transformer=attends,
     )

@@ -1,9 +1,11 @@
-"""A core's bytes, numbers and work, and what a layer or a row of the vocabulary adds: differences of full costs."""
+"""A core's bytes, numbers and work, and what a layer or a row of the vocabulary adds: differences of full costs.
+
+Of students whose layers are alike; `chain.py` has the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from math import prod
 from typing import NamedTuple
 
@@ -24,16 +26,16 @@ class Parts(NamedTuple):
     sizes: Callable[[int, bool], Sequence[int]]
     rows: tuple[tuple[float, ...], ...]  # what each vocabulary adds, by the embedding's grid
     parameters: float
-    parameters_layer: float
-    parameters_row: float
-    embedding_row: float
-    layer_weights: float
     macs: float
-    macs_layer: float
     work: Workload
-    macs_row: float
-    work_layer: tuple[tuple[str, float], ...]
-    work_row: tuple[tuple[str, float], ...]
+    narrow: Callable[[int], Sequence[float]]  # at a depth: numbers in 4 bits for each number of such layers
+    parameters_layer: float = 0.0
+    parameters_row: float = 0.0
+    embedding_row: float = 0.0
+    macs_layer: float = 0.0
+    macs_row: float = 0.0
+    work_layer: tuple[tuple[str, float], ...] = ()
+    work_row: tuple[tuple[str, float], ...] = ()
 
 
 class _Corners(NamedTuple):
@@ -50,10 +52,12 @@ def parts_of(problem: Problem, space: Space, core: Core, known: Known) -> Parts:
     """Full costs at the corners of a core, and their differences; its bytes in all ways to store it."""
     corners, buckets, plain = _corners(problem, space, core), problem.profile.student.buckets, problem.scheme
     configs, tensors, macs, deeper, wider = corners
-    deep = space.depths[0] is not None
-    sizes = _sizes(problem, space, core, corners, known)
+    # the deeper corner: a student of one layer is not like the others
+    sizes = StoredSizes(known, tensors["far"], configs["far"], core.brought).sizes
     size = sizes(space.depths[0] or 1, False)[0]
-    works, counts, weights = {}, {}, {}
+    works: dict[str, Workload] = {}
+    counts: dict[str, int] = {}
+    weights: dict[str, int] = {}
     for name, config in configs.items():
         same = next((other for other in works if configs[other] is config), None)
         if same:
@@ -61,7 +65,8 @@ def parts_of(problem: Problem, space: Space, core: Core, known: Known) -> Parts:
             continue
         works[name] = inference(problem.family, config, plain, buckets, round(size))
         counts[name] = _numbers(tensors[name])
-        weights[name] = _numbers(tensors[name], "linear") + _numbers(tensors[name], "convolution")
+        weights[name] = _numbers(tensors[name], "linear")
+    each = (weights["far"] - weights["near"]) / deeper
     return Parts(
         sizes=sizes,
         rows=_tables(problem, space, corners),
@@ -69,7 +74,7 @@ def parts_of(problem: Problem, space: Space, core: Core, known: Known) -> Parts:
         parameters_layer=(counts["far"] - counts["near"]) / deeper,
         parameters_row=(counts["wide"] - counts["near"]) / wider,
         embedding_row=_numbers(tensors["near"], "embedding") / (space.vocabularies[0] or 1),
-        layer_weights=(weights["far"] - weights["near"]) / deeper if deep else weights["near"],
+        narrow=lambda depth: [each * count for count in range(depth + 1)],
         macs=macs["near"],
         macs_layer=(macs["far"] - macs["near"]) / deeper,
         macs_row=(macs["wide"] - macs["near"]) / wider,
@@ -81,7 +86,8 @@ def parts_of(problem: Problem, space: Space, core: Core, known: Known) -> Parts:
 
 def _corners(problem: Problem, space: Space, core: Core) -> _Corners:
     first = space.depths[0]
-    last = None if first is None else first + 1  # every further layer is like this one
+    assert first is not None
+    last = first + 1  # every further layer is like this one
     few, many = space.vocabularies[0], space.vocabularies[-1]
     at = {"near": (first, few), "far": (last, few), "wide": (first, many)}
     length, places = problem.profile.student.buckets[-1], list(dict.fromkeys(at.values()))
@@ -95,26 +101,9 @@ def _corners(problem: Problem, space: Space, core: Core) -> _Corners:
         configs={name: configs[place] for name, place in at.items()},
         tensors={name: tensors[place] for name, place in at.items()},
         macs={name: macs[place] for name, place in at.items()},
-        layers=1 if first is None else (last or 0) - first,
+        layers=last - first,
         rows=max((many or 0) - (few or 0), 1),
     )
-
-
-def _sizes(
-    problem: Problem, space: Space, core: Core, corners: _Corners, known: Known
-) -> Callable[[int, bool], Sequence[int]]:
-    if space.depths[0] is not None:
-        # the deeper corner: a student of one layer is not like the others
-        return StoredSizes(known, corners.tensors["far"], corners.configs["far"], core.brought).sizes
-    config, tensors = corners.configs["near"], corners.tensors["near"]
-
-    @cache
-    def sizes(depth: int, small: bool) -> Sequence[int]:
-        """Of a network without numbered layers: none or all of it in 4 bits."""
-        ways = [scheme_of(problem, tensors, space.low, small, low) for low in ((0, 1) if space.low else (0,))]
-        return [round(_size(problem, tensors, way, config)) for way in ways]
-
-    return sizes
 
 
 def _tables(problem: Problem, space: Space, corners: _Corners) -> tuple[tuple[float, ...], ...]:

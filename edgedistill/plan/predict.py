@@ -160,8 +160,10 @@ def _rates(target: Target) -> _Rates | None:
             transformer=one.transformer,
         ),
     )
-    each = (found.terms[name] / amount for name, amount in zip(_TERMS, one.terms(_TERMS), strict=True))
-    return _Rates(*each, slower=_coefficients().latency.one_core_fp32_gflops / core, method=found.method)
+    macs, depthwise, reuse = (
+        found.terms[name] / amount for name, amount in zip(_TERMS, one.terms(_TERMS), strict=True)
+    )
+    return _Rates(macs, depthwise, reuse, _coefficients().latency.one_core_fp32_gflops / core, found.method)
 
 
 def _latency(work: Workload, rates: _Rates) -> Figures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from itertools import product
 from math import ceil
 from typing import Any, NamedTuple
@@ -18,20 +18,23 @@ from edgedistill.students import StoredTensor
 
 DEPTH, VOCABULARY = "layers", "vocabulary"  # axes along which a student's numbers grow by equal steps
 CHANNELS = 8  # scaled widths are multiples of it (Tan and Le 2019, EfficientNet)
-LAYER = re.compile(r"layers\.(\d+)\.")
+LAYER = re.compile(r"(?:layers|blocks)\.(\d+)\.")
 
 
 class Core(NamedTuple):
     """All of a student but its depth, its vocabulary and its bits; `variants` cost the same, the first counts.
 
     `config` and `tensors` are those of the first variant's student of the least depth and vocabulary. `brought`: by
-    format, bytes of the tensors that its graph has beside the weights.
+    format, bytes of the tensors that its graph has beside the weights. Where layers are unlike each other, there are
+    `segments` instead, of which so many are `layers`.
     """
 
     variants: tuple[Mapping[str, Any], ...]
     config: Spec
     tensors: tuple[StoredTensor, ...]
     brought: tuple[int, ...]
+    segments: tuple[Hashable, ...] = ()
+    layers: int = 0
 
 
 class Low(NamedTuple):
@@ -58,9 +61,9 @@ class Space(NamedTuple):
         """Whether a table of embeddings may be in 4 bits."""
         return (False, True) if self.low and self.low.tables else (False,)
 
-    def stored(self, depth: int | None) -> int:
-        """In how many ways a student of that depth can be stored: embeddings in 8 or 4 bits, any number of layers."""
-        return len(self.tables) * (1 + (depth or 1)) if self.low else 1
+    def stored(self, layers: int) -> int:
+        """In how many ways so many layers can be stored: embeddings in 8 or 4 bits, any number of layers."""
+        return len(self.tables) * (1 + layers) if self.low else 1
 
 
 def space_of(problem: Problem, space: StudentSpace, where: str) -> Space:
@@ -75,19 +78,20 @@ def space_of(problem: Problem, space: StudentSpace, where: str) -> Space:
     vocabularies: tuple[Any, ...] = tuple(sorted(axes.pop(VOCABULARY, (None,)), key=lambda v: v or 0))
     low = _low_grid(problem) if space.mixed_precision else None
     empty = Space((), depths, vocabularies, low, 0, 0)
-    each = sum(empty.stored(depth) for depth in depths) * len(vocabularies)
     cores: dict[Any, Core] = {}
     misfits: dict[Any, str | None] = {}
     combinations, valid, first_reason = 0, 0, ""
     for values in product(*axes.values()):
-        combinations += each
+        each = sum(empty.stored(depth or 0) for depth in depths) * len(vocabularies)
         try:
             given = _derived(dict(zip(axes, values, strict=True)), problem.family.Config.model_fields)
             key, core = _core(problem, given, empty, misfits, where)
         except SpecError as error:
             first_reason = first_reason or str(error)
+            combinations += each
             continue
-        valid += each
+        each = empty.stored(core.layers) if core.segments else each
+        combinations, valid = combinations + each, valid + each
         known = cores.get(key)
         cores[key] = core if known is None else known._replace(variants=(*known.variants, given))
     if not cores:
@@ -117,8 +121,8 @@ def scheme_of(
     if low is None or not (small_embedding or small_layers):
         return scheme
     changes: dict[str, Any] = {"embeddings": low.grid} if small_embedding else {}
-    layers = sorted({n for tensor in tensors if (n := layer_of(tensor)) is not None})
-    chosen = set(sorted(layers, key=lambda n: (abs(2 * n - layers[-1]), n))[:small_layers])
+    layers = {n for tensor in tensors if (n := layer_of(tensor)) is not None}
+    chosen = set(layer_order(len(layers))[:small_layers])
     names = [tensor.name for tensor in tensors if layer_of(tensor) in chosen and layer_of(tensor) is not None]
     everything = [tensor.name for tensor in tensors if tensor.kind in ("linear", "convolution")]
     if len(names) == len(everything) and names:
@@ -128,14 +132,15 @@ def scheme_of(
     return scheme.model_copy(update={**changes, "scale_dtype": low.scales})
 
 
+def layer_order(layers: int) -> list[int]:
+    """The layers in the order in which they get 4 bits."""
+    return sorted(range(layers), key=lambda n: (abs(2 * n - (layers - 1)), n))
+
+
 def layer_of(tensor: StoredTensor) -> int | None:
-    """The layer that a quantized matrix belongs to; a network without numbered layers is one; None: to none."""
-    if tensor.kind not in ("linear", "convolution"):
-        return None
-    found = LAYER.match(tensor.name)
-    if found:
-        return int(found[1])
-    return 0 if tensor.kind == "convolution" else None
+    """The layer that a quantized matrix or convolution belongs to; None: to none."""
+    found = LAYER.match(tensor.name) if tensor.kind in ("linear", "convolution") else None
+    return int(found[1]) if found else None
 
 
 def _check_axes(problem: Problem, axes: Mapping[str, Sequence[Any]], where: str) -> None:
@@ -191,6 +196,8 @@ def _core(
     first = config_of(problem, given, space.depths[0], space.vocabularies[0], where)
     same = space.depths[0] == space.depths[-1] and space.vocabularies[0] == space.vocabularies[-1]
     last = first if same else config_of(problem, given, space.depths[-1], space.vocabularies[-1], where)
+    if hasattr(problem.family, "segments"):
+        return _chain(problem, given, first, misfits, where)
     tensors = tuple(problem.family.tensors(first))
     shapes = tuple(tensor.shape for tensor in tensors)
     if shapes not in misfits:  # the names and kinds of a family's tensors do not differ between its cores
@@ -205,6 +212,19 @@ def _core(
     graphs = [graph_bytes(name, problem.scheme, tensors, buckets, more) for name in problem.formats]
     key = shapes, tuple(graphs), problem.family.macs(first, length), problem.family.macs(last, length)
     return key, Core((given,), first, tensors, tuple(brought for _, brought in graphs))
+
+
+def _chain(
+    problem: Problem, given: Mapping[str, Any], config: Spec, misfits: dict[Any, str | None], where: str
+) -> tuple[Any, Core]:
+    """`_core` where layers are unlike each other: convolutions, of which 4-bit ones have no groups to misfit."""
+    segments = problem.family.segments(config)
+    for number, segment in enumerate(segments):
+        if segment not in misfits:
+            misfits[segment] = rows_misfit(problem, problem.family.segment_tensors(segment, number), problem.scheme)
+        if misfits[segment]:
+            raise SpecError(f"{where}: {misfits[segment]}")
+    return segments, Core((given,), config, (), (), segments, len(segments) - 2)
 
 
 def schemes_at_ends(problem: Problem, tensors: Sequence[StoredTensor], low: Low | None) -> Iterator[QuantScheme]:

@@ -17,8 +17,8 @@ from edgedistill.specs import QuantScheme, Spec
 from edgedistill.students import StoredTensor
 
 
-class _Sizers(NamedTuple):
-    """Of files of one format whose embedding has one grid: without a layer in 4 bits, or with some.
+class Sizers(NamedTuple):
+    """Sizers of files of one format whose embedding has one grid: without a layer in 4 bits, or with some.
 
     `said` are the bytes of the scheme that the sizer counts itself.
     """
@@ -44,19 +44,24 @@ class Known:
     def __init__(self, problem: Problem, low: Low | None) -> None:
         """Nothing is known yet."""
         self.problem, self.low = problem, low
-        self._sizers: dict[Hashable, _Sizers] = {}
+        self._sizers: dict[Hashable, Sizers] = {}
         self._pieces: dict[Hashable, Piece] = {}
         self._texts: dict[Hashable, list[int]] = {}
 
     def kind(self, name: str, small: bool, mixed: bool, core: StoredSizes) -> _Kind:
         """The pieces of one core in such files."""
-        key = name, small, mixed, core.special
-        sizers = self._sizers.get(key)
-        if sizers is None:
-            sizers = self._sizers[key] = self._new(name, small, mixed, core.config)
+        key, sizers = (name, small, mixed, core.special), self.sizers(name, small, mixed, core.config)
         outside, layer = (self._piece((key, part), sizers.plain, part) for part in (core.outside, core.layer))
         low = self._piece((key, "low", core.layer), sizers.low, core.layer) if sizers.low else None
         return _Kind(sizers.plain, outside, layer, low, sizers.said)
+
+    def sizers(self, name: str, small: bool, mixed: bool, config: Spec) -> Sizers:
+        """The sizers of such files of students like `config`."""
+        key = name, small, mixed, special_to(config)
+        found = self._sizers.get(key)
+        if found is None:
+            found = self._sizers[key] = self._new(name, small, mixed, config)
+        return found
 
     def texts(self, key: Hashable, count: Callable[[], list[int]]) -> list[int]:
         """What `count` says, which is asked once for each key."""
@@ -70,7 +75,7 @@ class Known:
             found = self._pieces[key] = sizer.piece(tensors)
         return found
 
-    def _new(self, name: str, small: bool, mixed: bool, config: Spec) -> _Sizers:
+    def _new(self, name: str, small: bool, mixed: bool, config: Spec) -> Sizers:
         scheme, low, buckets = self.problem.scheme, self.low, self.problem.profile.student.buckets
         changes: dict[str, Any] = {"embeddings": low.grid} if low and small else {}
         if low and (small or mixed):
@@ -79,9 +84,9 @@ class Known:
         exception = {"layers": {**scheme.layers, "any": low.grid}} if low and mixed else {}
         plain = Sizer(name, scheme.model_copy(update={**changes, **exception}), buckets, config)
         if low is None or not mixed:
-            return _Sizers(plain, None, 0)
+            return Sizers(plain, None, 0)
         narrow = scheme.model_copy(update={**changes, "weights": low.grid})
-        return _Sizers(plain, Sizer(name, narrow, buckets, config), scheme_text(plain.format, plain.scheme))
+        return Sizers(plain, Sizer(name, narrow, buckets, config), scheme_text(plain.format, plain.scheme))
 
 
 class StoredSizes:

@@ -12,6 +12,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from edgedistill.plan.calibrated import calibrated_figures
+from edgedistill.plan.chain import Chains
 from edgedistill.plan.parts import Parts, parts_of
 from edgedistill.plan.predict import Figures, Predictor, predictor
 from edgedistill.plan.problem import Problem, quantile
@@ -78,16 +79,19 @@ def sweep(problem: Problem, space: Space, *, keep_all: bool = False) -> Swept:
     found: list[Entry] = []
     evaluated = excluded = feasible = sure = 0
     known, predictors = Known(problem, space.low), tuple(predictor(one.target) for one in problem.members)
-    at = _Search(problem, space, predictors, (), keep_all)
+    at, chains = _Search(problem, space, predictors, (), keep_all), Chains(problem, space, known)
     for number, core in enumerate(space.cores):
-        parts, many = parts_of(problem, space, core, known), len(core.variants)
+        parts, many = (
+            chains.parts_of(core) if core.segments else parts_of(problem, space, core, known),
+            len(core.variants),
+        )
         at = at if at.slopes else at._replace(slopes=_memory_slopes(problem, parts, predictors))
         everywhere = range(len(space.vocabularies))
         # where the vocabulary is multiplied, as by a decoder's head, each has a time of its own
         groups = [(place,) for place in everywhere] if parts.work_row else [tuple(everywhere)]
         stop = len(groups)
         for depth, (index, places) in product(space.depths, enumerate(groups)):
-            amount = len(places) * space.stored(depth) * many
+            amount = len(places) * space.stored(core.layers or depth or 0) * many
             column = None if index >= stop else _column(at, parts, number, depth, places)
             if column is None:
                 stop, excluded = min(stop, index), excluded + amount
@@ -169,6 +173,7 @@ def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> 
     loss = INT4_LOSS[space.low is not None and isinstance(space.low.grid.granularity, PerGroup)]
     core, depth, places, sizes, at, latency, energy, memory_mb, slope, over, certain, memory, body, macs = column
     wanted = problem.profile.student.vocabulary  # as `costing.credited` has it
+    narrow = parts.narrow(depth or 0)
     found: list[Entry] = []
     for small, ways in enumerate(sizes):
         for place in places:
@@ -179,7 +184,7 @@ def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> 
             quality = 1.0 - problem.quality.gap(macs, body + used * parts.parameters_row)
             # of the share that 4 bits cost, what the table and what each layer costs
             table = loss * (parts.embedding_row * (vocabulary or 1) if small else 0.0) / total
-            each, more_rows = loss * parts.layer_weights / total, parts.rows[small][place]
+            share, more_rows = loss / total, parts.rows[small][place]
             for low, way in enumerate(ways):
                 size = way + more_rows
                 away, stretch = (size - at) / 1e6, size / size_limit
@@ -188,9 +193,10 @@ def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> 
                     stretch = max(stretch, (need + low_slope * away) / limit)
                     if want + high_slope * away > limit:
                         state = POSSIBLE
+                worth = max(quality - table - share * narrow[low], 0.0)
                 found.append(
-                    Entry(max(quality - table - low * each, 0.0), size / 1e6, latency, memory_mb + slope * away, energy,
-                          state if stretch <= 1 else NO, stretch, core, depth, vocabulary, bool(small), low)
+                    Entry(worth, size / 1e6, latency, memory_mb + slope * away, energy, state if stretch <= 1 else NO,
+                          stretch, core, depth, vocabulary, bool(small), low)
                 )  # fmt: skip
     return found
 

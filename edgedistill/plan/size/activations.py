@@ -13,7 +13,7 @@ each is said which sizes it is made of:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache, lru_cache
 from math import prod
 from operator import itemgetter
@@ -53,21 +53,26 @@ def sizes_of(config: Spec, length: int) -> dict[str, int]:
     return found
 
 
-@lru_cache(maxsize=8)
 def convolution_sizes(config: Spec, padded: bool) -> list[dict[str, int]]:
     """The sizes of each convolution of a cnn, as a .tflite orders its kernel; or of each input that is padded first."""
     cnn = catalog.load_plugin("students", "cnn")
-    found, before = [], int(config.model_dump()["image_size"])
-    for name, (outputs, inputs, kernel, _), side in cnn.convolutions(config):
-        by_channel = name.endswith("depthwise")
-        stride = 1 if before == side else 2
-        zeros = cnn.same_padding(before, kernel, stride)
+    return [sizes for segment in cnn.segments(config) for sizes in segment_sizes(segment, padded)]
+
+
+def segment_sizes(segment: Hashable, padded: bool) -> list[dict[str, int]]:
+    """`convolution_sizes` of one segment of a cnn."""
+    cnn = catalog.load_plugin("students", "cnn")
+    found = []
+    for unit in cnn.units(segment):
+        outputs, inputs, kernel, _ = unit.kernel
+        by_channel = unit.name == ".depthwise"
+        stride = 1 if unit.before == unit.side else 2
+        zeros = cnn.same_padding(unit.before, kernel, stride)
         if not padded:
             first, last = (1, outputs) if by_channel else (outputs, inputs)
-            found.append({"side": side, "channels": outputs, "first": first, "kernel": kernel, "last": last})
+            found.append({"side": unit.side, "channels": outputs, "first": first, "kernel": kernel, "last": last})
         elif zeros[0] != zeros[1]:
-            found.append({"side": before + sum(zeros), "channels": outputs if by_channel else inputs})
-        before = side
+            found.append({"side": unit.before + sum(zeros), "channels": outputs if by_channel else inputs})
     return found
 
 
@@ -85,6 +90,23 @@ def counted_bytes(groups: Sequence[tuple[Sequence[str], Sequence[Sizes]]]) -> in
     pattern = tuple([first.setdefault(value, place) for place, value in enumerate(values)])
     fixed, contents = _distinct(tuple([(tuple(lines), len(entries)) for lines, entries in groups]), pattern)
     return fixed + sum(_buffer(prod([values[place] for place in shape])) for shape in contents)
+
+
+def counted_items(groups: Sequence[tuple[Sequence[str], Sequence[Sizes]]]) -> dict[Hashable, int]:
+    """What `counted_bytes` counts, each with its bytes: of files put together, what several have counts once."""
+    found: dict[Hashable, int] = {}
+    for lines, entries in groups:
+        tensors, names = _parsed(tuple(lines))
+        for sizes in entries:
+            known = {name: evaluate(name, sizes) for name in names}
+            for one in tensors:
+                shape, values = one.shape(known), one.values(known)
+                found[one.kind, shape, one.content, values, one.line] = one.bytes
+                found["shape", shape] = 4 + 4 * len(shape)
+                if one.content:
+                    size = values if one.content == "=" else shape
+                    found[one.content, size, one.line] = _buffer(len(size) if one.content == "=" else prod(size))
+    return found
 
 
 @lru_cache(maxsize=1024)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from edgedistill.plan.size import numbers
+from edgedistill.plan.size.activations import counted_items, segment_sizes
 from edgedistill.plan.size.graphs import Mode, digits_of, grid_names, measured, part_bytes, tensors_bytes
 from edgedistill.plan.size.numbers import Numbers
 from edgedistill.specs import QuantScheme, SizeEstimate, Spec
@@ -122,8 +123,8 @@ class Sizer:
         graph, graph_low = (piece.graph + piece.numbers.header for piece in (layer, low))
         fixed = sum(outside.numbers[:4])
         frame = outside.graph + outside.numbers.header + self.text + brought
-        shared = outside.numbers.shared | low.numbers.shared
-        both, only = (self._shared(of) if self._shared else 0 for of in (shared | layer.numbers.shared, shared))
+        ends = outside.numbers.shared, low.numbers.shared
+        both, only = self.shared([*ends, layer.numbers.shared]), self.shared(ends)
         found = []
         for count in range(1, depth + 1):
             rest = depth - count
@@ -159,8 +160,7 @@ class Sizer:
             shared |= one.shared
             graph += count * piece.graph + piece.digit * (_digits(number + count) - _digits(number))
             number += count
-        if self._shared is not None:
-            zero_points += self._shared(shared)
+        zero_points += self.shared([shared])
         graph = self._filled(graph + header)
         return {"codes": codes, "scales": scales, "zero_points": zero_points, "floats": floats, "graph": graph}
 
@@ -179,6 +179,15 @@ class Sizer:
         found = [self._part_bytes(names) for names in parts]
         names = frozenset[str]().union(*(names for _, names in found))
         return sum(size for size, _ in found), self._bytes_brought(names, self.config)
+
+    def shared(self, lengths: Iterable[frozenset[int]]) -> int:
+        """Bytes of the zero points that a file holds once for each length."""
+        return self._shared(frozenset[int]().union(*lengths)) if self._shared else 0
+
+    def items(self, segment: Hashable, names: Iterable[str]) -> dict[Hashable, int]:
+        """What a segment of a cnn brings of tensors beside weights; `names`: of the parts of the whole student."""
+        groups = [(self._mode.parts[name].each, segment_sizes(segment, name == "cnn.pad")) for name in sorted(names)]
+        return counted_items(groups)
 
     def _bytes_brought(self, names: frozenset[str], config: Spec) -> int:
         return tensors_bytes(self._mode, names, self.file.buckets, config) if names else 0

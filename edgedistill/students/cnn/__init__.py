@@ -8,6 +8,7 @@ squeeze-and-excitation, and batch norm is folded into the convolutions, so that 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -50,6 +51,13 @@ class Config(Spec):
     classes: Annotated[int, Field(ge=2)] = 2
 
 
+class Stem(NamedTuple):
+    """The first convolution; `side` is that of the image."""
+
+    outputs: int
+    side: int
+
+
 class Block(NamedTuple):
     """One inverted residual block, spelled out; `side` is that of the square that comes in."""
 
@@ -66,12 +74,35 @@ class Block(NamedTuple):
         return self.stride == 1 and self.inputs == self.outputs
 
 
+class Final(NamedTuple):
+    """The last convolution and the classifier."""
+
+    inputs: int
+    outputs: int
+    side: int
+    classes: int
+
+
+Segment = Stem | Block | Final
+
+
 class Convolution(NamedTuple):
     """One convolution: its module's name, the shape of its kernel and the side of the square that comes out."""
 
     name: str
     kernel: tuple[int, int, int, int]
     side: int
+
+
+class Unit(NamedTuple):
+    """One convolution of a segment: its name there, its kernel, the sides that come in and out, and what it brings
+    into a file's graph beside itself: its kind, a pad, an addition."""
+
+    name: str
+    kernel: tuple[int, int, int, int]
+    before: int
+    side: int
+    parts: tuple[str, ...]
 
 
 def _stages(*rows: tuple[int, int, int, int, int]) -> tuple[Stage, ...]:
@@ -133,47 +164,71 @@ def blocks(config: Config) -> list[Block]:
     return found
 
 
+def segments(config: Config) -> tuple[Segment, ...]:
+    """Stem, blocks and end: each is stored, and costs, as it does in any other student."""
+    plan = blocks(config)
+    last = plan[-1]
+    end = Final(last.outputs, config.head_width, steps_of(last.side, last.stride), config.classes)
+    return (Stem(config.stem_width, config.image_size), *plan, end)
+
+
+def segment_name(segment: Segment, number: int) -> str:
+    """The name of its module; `number` is its place among `segments`."""
+    return "stem" if isinstance(segment, Stem) else "final" if isinstance(segment, Final) else f"blocks.{number - 1}"
+
+
+@lru_cache(maxsize=4096)
+def units(segment: Segment) -> tuple[Unit, ...]:
+    """The convolutions of a segment, in order."""
+    if isinstance(segment, Stem):
+        shape = segment.outputs, 3, STEM_KERNEL, STEM_KERNEL
+        padded = _pad(segment.side, STEM_KERNEL, STEM_STRIDE)
+        return (Unit("", shape, segment.side, steps_of(segment.side, STEM_STRIDE), ("cnn", *padded)),)
+    if isinstance(segment, Final):
+        return (Unit("", (segment.outputs, segment.inputs, 1, 1), segment.side, segment.side, ()),)
+    inputs, hidden, outputs, kernel, stride, side = segment
+    out = steps_of(side, stride)
+    found = [Unit(".expand", (hidden, inputs, 1, 1), side, side, ("cnn.expand",))] if hidden != inputs else []
+    padded = _pad(side, kernel, stride)
+    added = ["cnn.sum"] * segment.residual
+    return (
+        *found,
+        Unit(".depthwise", (hidden, 1, kernel, kernel), side, out, ("cnn.depthwise", *padded)),
+        Unit(".project", (outputs, hidden, 1, 1), out, out, ("cnn.project", *added)),
+    )
+
+
+def _pad(side: int, kernel: int, stride: int) -> tuple[str, ...]:
+    before, after = same_padding(side, kernel, stride)
+    return ("cnn.pad",) if before != after else ()
+
+
 def convolutions(config: Config) -> list[Convolution]:
     """Every convolution, in order."""
-    side = steps_of(config.image_size, STEM_STRIDE)
-    found = [Convolution("stem", (config.stem_width, 3, STEM_KERNEL, STEM_KERNEL), side)]
-    width = config.stem_width
-    for n, block in enumerate(blocks(config)):
-        out = steps_of(block.side, block.stride)
-        if block.hidden != block.inputs:
-            found.append(Convolution(f"blocks.{n}.expand", (block.hidden, block.inputs, 1, 1), block.side))
-        found.append(Convolution(f"blocks.{n}.depthwise", (block.hidden, 1, block.kernel, block.kernel), out))
-        found.append(Convolution(f"blocks.{n}.project", (block.outputs, block.hidden, 1, 1), out))
-        width, side = block.outputs, out
-    return [*found, Convolution("final", (config.head_width, width, 1, 1), side)]
+    return [
+        Convolution(segment_name(segment, n) + unit.name, unit.kernel, unit.side)
+        for n, segment in enumerate(segments(config))
+        for unit in units(segment)
+    ]
 
 
 @remembered
 def tensors(config: Config) -> list[StoredTensor]:
     """Every tensor of the folded student, named as in its state dict."""
+    return [tensor for n, segment in enumerate(segments(config)) for tensor in segment_tensors(segment, n)]
+
+
+def segment_tensors(segment: Segment, number: int) -> list[StoredTensor]:
+    """The tensors of one segment; `number` is its place."""
     found: list[StoredTensor] = []
-    plan = blocks(config)
-    for name, kernel, _ in convolutions(config):
-        found.append(StoredTensor(f"{name}.conv.weight", kernel, "convolution", _parts(config, plan, name)))
-        found.append(StoredTensor(f"{name}.conv.bias", kernel[:1], "float", ("bias",)))
-    head = StoredTensor("classifier.weight", (config.classes, config.head_width), "head")
-    return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float", ("bias",))]
-
-
-def _parts(config: Config, plan: Sequence[Block], name: str) -> tuple[str, ...]:
-    """What a convolution brings into a file's graph beside itself: its kind, a pad, an addition."""
-    if name == "stem":
-        side, stride, kernel, found = config.image_size, STEM_STRIDE, STEM_KERNEL, ["cnn"]
-    elif name == "final":
-        return ()
-    else:
-        _, number, kind = name.split(".")
-        block = plan[int(number)]
-        if kind != "depthwise":
-            return (f"cnn.{kind}", *["cnn.sum"] * (kind == "project" and block.residual))
-        side, stride, kernel, found = block.side, block.stride, block.kernel, ["cnn.depthwise"]
-    before, after = same_padding(side, kernel, stride)
-    return (*found, *["cnn.pad"] * (before != after))
+    for unit in units(segment):
+        name = segment_name(segment, number) + unit.name
+        found.append(StoredTensor(f"{name}.conv.weight", unit.kernel, "convolution", unit.parts))
+        found.append(StoredTensor(f"{name}.conv.bias", unit.kernel[:1], "float", ("bias",)))
+    if isinstance(segment, Final):
+        found.append(StoredTensor("classifier.weight", (segment.classes, segment.outputs), "head"))
+        found.append(StoredTensor("classifier.bias", (segment.classes,), "float", ("bias",)))
+    return found
 
 
 def signatures(config: Config, buckets: Sequence[int]) -> tuple[Signature, ...]:
@@ -193,31 +248,41 @@ def parameters(config: Config) -> int:
 
 def macs(config: Config, length: int) -> int:
     """Multiply-accumulates of one image: convolutions and head. `length` is that of texts and changes nothing."""
-    filters = sum(prod(kernel) * side**2 for _, kernel, side in convolutions(config))
-    return filters + config.head_width * config.classes
+    return sum(segment_cost(segment).macs for segment in segments(config))
 
 
 def cost(config: Config, length: int) -> Cost:
     """What one image costs. `length` is that of texts and changes nothing."""
-    read = written = depthwise_macs = depthwise = 0
-    peak, side = 0, config.image_size
-    found = convolutions(config)
-    for name, kernel, out in found:
-        outputs, inputs = kernel[0], kernel[1]
-        if name.endswith("depthwise"):
+    every = [segment_cost(segment) for segment in segments(config)]
+    total = Cost(*(sum(column) for column in zip(*every, strict=True)))
+    return total._replace(peak_elements=max(one.peak_elements for one in every))
+
+
+@lru_cache(maxsize=4096)
+def segment_cost(segment: Segment) -> Cost:
+    """What one segment adds to the cost of an image; the peak is the segment's own."""
+    read = written = filters = depthwise_macs = depthwise = peak = 0
+    found = units(segment)
+    for unit in found:
+        outputs, inputs = unit.kernel[:2]
+        work = prod(unit.kernel) * unit.side**2
+        if unit.name == ".depthwise":
             inputs = outputs
-            depthwise, depthwise_macs = depthwise + 1, depthwise_macs + prod(kernel) * out**2
-        into, away = inputs * side**2, outputs * out**2
-        read, written, peak, side = read + into, written + away, max(peak, into + away), out
+            depthwise, depthwise_macs = depthwise + 1, depthwise_macs + work
+        into, away = inputs * unit.before**2, outputs * unit.side**2
+        read, written, filters, peak = read + into, written + away, filters + work, max(peak, into + away)
+    weights = sum(prod(tensor.shape) for tensor in segment_tensors(segment, 0))
+    ends = isinstance(segment, Final)
+    width, classes = (segment.outputs, segment.classes) if isinstance(segment, Final) else (0, 0)
     return Cost(
-        macs=macs(config, length),
+        macs=filters + width * classes,
         depthwise_macs=depthwise_macs,
-        read_elements=read + config.head_width,
-        written_elements=written + config.classes,
+        read_elements=read + width,
+        written_elements=written + classes,
         peak_elements=peak,
-        layers=len(found) + 1,
+        layers=len(found) + ends,
         convolutions=len(found),
         depthwise_layers=depthwise,
-        weights=parameters(config),
+        weights=weights,
         attention_elements=0,
     )
