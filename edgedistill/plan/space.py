@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import product
 from math import ceil
 from typing import Any, NamedTuple
@@ -132,9 +133,10 @@ def scheme_of(
     return scheme.model_copy(update={**changes, "scale_dtype": low.scales})
 
 
-def layer_order(layers: int) -> list[int]:
+@cache
+def layer_order(layers: int) -> tuple[int, ...]:
     """The layers in the order in which they get 4 bits."""
-    return sorted(range(layers), key=lambda n: (abs(2 * n - (layers - 1)), n))
+    return tuple(sorted(range(layers), key=lambda n: (abs(2 * n - (layers - 1)), n)))
 
 
 def layer_of(tensor: StoredTensor) -> int | None:

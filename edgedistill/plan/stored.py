@@ -51,8 +51,8 @@ class Known:
     def kind(self, name: str, small: bool, mixed: bool, core: StoredSizes) -> _Kind:
         """The pieces of one core in such files."""
         key, sizers = (name, small, mixed, core.special), self.sizers(name, small, mixed, core.config)
-        outside, layer = (self._piece((key, part), sizers.plain, part) for part in (core.outside, core.layer))
-        low = self._piece((key, "low", core.layer), sizers.low, core.layer) if sizers.low else None
+        outside, layer = (self.piece((key, part), sizers.plain, part) for part in (core.outside, core.layer))
+        low = self.piece((key, "low", core.layer), sizers.low, core.layer) if sizers.low else None
         return _Kind(sizers.plain, outside, layer, low, sizers.said)
 
     def sizers(self, name: str, small: bool, mixed: bool, config: Spec) -> Sizers:
@@ -69,7 +69,8 @@ class Known:
             self._texts[key] = count()
         return self._texts[key]
 
-    def _piece(self, key: Hashable, sizer: Sizer, tensors: tuple[StoredTensor, ...]) -> Piece:
+    def piece(self, key: Hashable, sizer: Sizer, tensors: tuple[StoredTensor, ...]) -> Piece:
+        """What `sizer` says of the tensors, which is asked once for each key."""
         found = self._pieces.get(key)
         if found is None:
             found = self._pieces[key] = sizer.piece(tensors)

@@ -129,12 +129,12 @@ EFFICIENTNET_LITE0 = Config(
 
 # What `plan --search` looks through: every combination, of EfficientNet-lite's stages made wider and deeper or less so.
 SPACE = {
-    "image_size": (64, 96, 128, 160, 192, 224),
+    "image_size": (64, 96, 128, 160, 192, 224, 260, 300),
     "stem_width": (16, 24, 32),
     "stages": ([stage.model_dump() for stage in EFFICIENTNET_LITE0.stages],),
-    "head_width": (320, 640, 1280),
-    "width_multiple": (0.25, 0.35, 0.5, 0.75, 1.0, 1.25),
-    "depth_multiple": (0.35, 0.5, 0.75, 1.0, 1.2),
+    "width_multiple": (0.25, 0.35, 0.5, 0.75, 1.0, 1.1, 1.2, 1.4),
+    "depth_multiple": (0.25, 0.5, 0.75, 1.0, 1.2, 1.4, 1.8),
+    "head_width": (320, 640, 960, 1280),
 }
 
 
@@ -157,10 +157,10 @@ def blocks(config: Config) -> list[Block]:
     found: list[Block] = []
     width, side = config.stem_width, steps_of(config.image_size, STEM_STRIDE)
     for stage in config.stages:
-        for repeat in range(stage.repeats):
-            stride = stage.stride if repeat == 0 else 1
-            found.append(Block(width, width * stage.expansion, stage.width, stage.kernel, stride, side))
-            width, side = stage.width, steps_of(side, stride)
+        out, kernel = stage.width, stage.kernel
+        found.append(Block(width, width * stage.expansion, out, kernel, stage.stride, side))
+        width, side = out, steps_of(side, stage.stride)
+        found += [Block(out, out * stage.expansion, out, kernel, 1, side)] * (stage.repeats - 1)
     return found
 
 
