@@ -72,6 +72,12 @@ class Chains:
         self._works: dict[Hashable, _Work] = {}
         self._brings: dict[str, frozenset[str]] = {}
         self._run: _Run | None = None
+        # of any student of the family, as no bytes of a graph depend on more than its segments
+        of = space.cores[0].config
+        self._sizers = {
+            name: tuple(known.sizers(name, False, mixed, of) for mixed in (False, True)) for name in problem.formats
+        }
+        self._signatures = len(problem.family.signatures(of, problem.profile.student.buckets))
 
     def parts_of(self, core: Core) -> Parts:
         """A core's bytes in all ways to store it, its numbers and its work."""
@@ -83,14 +89,13 @@ class Chains:
         total = _sum([run.cost, work.cost])
         every = [self._sizes(name, core, run.stored[name]) for name in problem.formats]
         sizes = every[0] if len(every) == 1 else [max(same) for same in zip(*every, strict=True)]
-        signatures = len(problem.family.signatures(core.config, problem.profile.student.buckets))
         narrow = run.narrow
         return Parts(
             sizes=lambda depth, small: sizes,
             rows=((0.0,),),
             parameters=total.weights,
             macs=total.macs,
-            work=workload_of(total, run.coded + work.coded, problem.scheme, sizes[0], signatures),
+            work=workload_of(total, run.coded + work.coded, problem.scheme, sizes[0], self._signatures),
             narrow=lambda depth: narrow,
         )
 
@@ -121,16 +126,15 @@ class Chains:
 
     def _sizes(self, name: str, core: Core, run: _Stored) -> list[int]:
         """Bytes of the file with no, one and so on up to all blocks in 4 bits."""
-        key, sizers = (name, core.segments[-1], 0), self._known.sizers(name, False, False, core.config)
+        key, (plain, mixed) = (name, core.segments[-1], 0), self._sizers[name]
         link = self._links.get(key) or self._link(key, core)
         more = sum([size for item, size in link.items.items() if item not in run.items])
-        common = sizers.plain.shared([run.shared, link.shared]) + run.items_bytes + more
-        found = [round(run.plain + link.plain + common + sizers.plain.text)]
+        common = plain.plain.shared([run.shared, link.shared]) + run.items_bytes + more
+        found = [round(run.plain + link.plain + common + plain.plain.text)]
         if self._space.low is None:
             return found
-        sizers = self._known.sizers(name, False, True, core.config)
-        size = run.mixed + link.mixed + common + sizers.plain.text - sizers.said
-        for change, text in zip(run.changes, self._texts(sizers.plain.format, core), strict=True):
+        size = run.mixed + link.mixed + common + mixed.plain.text - mixed.said
+        for change, text in zip(run.changes, self._texts(plain.plain.format, core), strict=True):
             size += change
             found.append(round(size + text))
         return found
@@ -146,7 +150,7 @@ class Chains:
     def _link(self, key: tuple[str, Hashable, int], core: Core) -> _Link:
         name, segment, number = key
         tensors = tuple(self._problem.family.segment_tensors(segment, number))
-        plain, mixed = (self._known.sizers(name, False, both, core.config) for both in (False, True))
+        plain, mixed = self._sizers[name]
         piece, both = (self._known.piece((name, n, tensors), of.plain, tensors) for n, of in enumerate((plain, mixed)))
         low = self._known.piece((name, 2, tensors), mixed.low, tensors) if mixed.low else both
         found = self._links[key] = _Link(

@@ -79,10 +79,11 @@ def sweep(problem: Problem, space: Space, *, keep_all: bool = False) -> Swept:
     found: list[Entry] = []
     evaluated = excluded = feasible = sure = 0
     known, predictors = Known(problem, space.low), tuple(predictor(one.target) for one in problem.members)
-    at, chains = _Search(problem, space, predictors, (), keep_all), Chains(problem, space, known)
+    at = _Search(problem, space, predictors, (), keep_all)
+    chains = Chains(problem, space, known) if space.cores[0].segments else None
     for number, core in enumerate(space.cores):
         parts, many = (
-            chains.parts_of(core) if core.segments else parts_of(problem, space, core, known),
+            chains.parts_of(core) if chains else parts_of(problem, space, core, known),
             len(core.variants),
         )
         at = at if at.slopes else at._replace(slopes=_memory_slopes(problem, parts, predictors))
@@ -208,7 +209,7 @@ def _lines(at: _Search, parts: Parts, steps: int, rows: int) -> list[Sequence[Fi
         name: round(getattr(parts.work, name) + steps * layer.get(name, 0.0) + rows * row.get(name, 0.0))
         for name in {*layer, *row}
     }
-    work = parts.work.model_copy(update=changes)
+    work = parts.work.model_copy(update=changes) if changes else parts.work
     members = zip(at.predictors, at.problem.members, strict=True)
     return [calibrated_figures(of(work), one.calibration) for of, one in members]
 
