@@ -81,11 +81,12 @@ def space_of(problem: Problem, space: StudentSpace, where: str) -> Space:
     empty = Space((), depths, vocabularies, low, 0, 0)
     cores: dict[Any, Core] = {}
     misfits: dict[Any, str | None] = {}
+    stages: dict[Any, list[Any]] = {}
     combinations, valid, first_reason = 0, 0, ""
     for values in product(*axes.values()):
         each = sum(empty.stored(depth or 0) for depth in depths) * len(vocabularies)
         try:
-            given = _derived(dict(zip(axes, values, strict=True)), problem.family.Config.model_fields)
+            given = _derived(dict(zip(axes, values, strict=True)), problem.family.Config.model_fields, stages)
             key, core = _core(problem, given, empty, misfits, where)
         except SpecError as error:
             first_reason = first_reason or str(error)
@@ -160,8 +161,11 @@ def _check_axes(problem: Problem, axes: Mapping[str, Sequence[Any]], where: str)
                 raise SpecError(f"{where}: {name} holds {value!r}; numbers above 0 are allowed.")
 
 
-def _derived(given: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
-    """The configuration's own keys, from those that are told by others."""
+def _derived(given: dict[str, Any], fields: Collection[str], stages: dict[Any, list[Any]]) -> dict[str, Any]:
+    """The configuration's own keys, from those that are told by others.
+
+    `stages` keeps those that were scaled already, by what they were scaled from and how.
+    """
     head = None if "head_width" in fields else given.pop("head_width", None)
     ratio, width = given.pop("ffn_ratio", None), given.get("width")
     if head is not None:
@@ -176,10 +180,13 @@ def _derived(given: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
     for key in ("stem_width", "head_width") if "stages" in given else ():
         given[key] = _channels(given[key], wide) if key in given else given[key]
     if "stages" in given:
-        given["stages"] = [
-            {**one, "width": _channels(one["width"], wide), "repeats": ceil(one["repeats"] * deep)}
-            for one in given["stages"]
-        ]
+        scaled = id(given["stages"]), wide, deep  # lists of the axis, which outlives this
+        if scaled not in stages:
+            stages[scaled] = [
+                {**one, "width": _channels(one["width"], wide), "repeats": ceil(one["repeats"] * deep)}
+                for one in given["stages"]
+            ]
+        given["stages"] = stages[scaled]
     return given
 
 
@@ -220,6 +227,8 @@ def _chain(
     problem: Problem, given: Mapping[str, Any], config: Spec, misfits: dict[Any, str | None], where: str
 ) -> tuple[Any, Core]:
     """`_core` where layers are unlike each other: convolutions, of which 4-bit ones have no groups to misfit."""
+    if "stages" in given:
+        given["stages"][:] = vars(config)["stages"]  # of all cores with the same ones: they are checked once
     segments = problem.family.segments(config)
     for number, segment in enumerate(segments):
         if segment not in misfits:
