@@ -229,6 +229,19 @@ def test_the_proof_passes_what_was_converted(converted: Converted) -> None:
     proof.prove(converted.frozen, converted.signatures, converted.shipped, converted.floats)
 
 
+def test_a_student_whose_steps_are_too_coarse_for_fp16_is_refused(tmp_path: Path) -> None:
+    """Its grids alone move its answers by more than fp16 does; that is no reason to let fp16 move them as far."""
+    fine = student("bert", MID, SCHEMES["static"])
+    ranges = {
+        name: (source._replace(scale=64 * source.scale), result._replace(scale=64 * result.scale))
+        for name, (source, result) in fine.ranges.items()
+    }
+    coarse = dataclasses.replace(fine, ranges=ranges)
+    with pytest.raises(VerificationError, match=r'fp16 arithmetic .* Take activations = "dynamic_int8" or "float"'):
+        coreml.export(coarse, BUCKETS, tmp_path / "no.mlpackage")
+    assert not list(tmp_path.iterdir())
+
+
 def spoiling(change: Callable[[nn.Module], None]) -> Callable[..., nn.Module]:
     def spoiled(frozen: FrozenStudent, **options: Any) -> nn.Module:
         model = network(frozen, **options)
