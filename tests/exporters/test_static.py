@@ -17,7 +17,8 @@ from edgedistill.errors import VerificationError
 from edgedistill.exporters import onnx, tflite
 from edgedistill.exporters._proof import STEP, Limits, answer, executes, step_of
 from edgedistill.exporters.coreml.convert import Converter
-from edgedistill.exporters.coreml.proof import unrounded
+from edgedistill.exporters.coreml.network import network
+from edgedistill.exporters.coreml.proof import answers, unrounded
 from edgedistill.exporters.onnx.running import require
 from edgedistill.exporters.tflite.graph import _Root
 from edgedistill.quant import FrozenStudent, kernels
@@ -239,12 +240,21 @@ def test_a_token_that_is_all_alike_has_a_layer_norm() -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "cnn", "vit"])
-def test_the_graph_of_a_core_ml_program_is_within_a_step(family: str, tmp_path: Path) -> None:
-    """What ships rounds to fp16; the same program with its float32 constants, in float64, shows what its graph is."""
+def test_the_graph_of_a_core_ml_program_is_the_students(family: str, tmp_path: Path) -> None:
+    """In float64 every code is that of the student's formulas, and the answers are within a step of the student's.
+
+    What ships rounds to fp16; this is the same program with its float32 constants.
+    """
     frozen = student(family, catalog.load_plugin("students", family).TINY)
     raw = Converter(frozen, frozen.signatures((8, 16))).write(tmp_path)
-    evaluator = Evaluator(unrounded(coreml.load(raw.path), raw.floats), "fp64")
-    found = steps(frozen, lambda _, feeds: next(iter(evaluator.predict(feeds).values())), inputs=24)
+    twin, formulas = Evaluator(unrounded(coreml.load(raw.path), raw.floats), "fp64"), network(frozen)
+
+    def computed(_: str, feeds: Any) -> Any:
+        found = next(iter(twin.predict(feeds).values()))
+        assert np.abs(found - answers(formulas, [feeds])[0]).max() < 1e-9
+        return found
+
+    found = steps(frozen, computed, inputs=24)
     assert found.max() <= 1
     assert (found == 0).mean() >= 0.7
 

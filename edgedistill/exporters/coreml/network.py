@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgedistill.quant.activations import Range, bias_codes, quantize_static
+from edgedistill.quant.activations import HIGH, LOW, Range, bias_codes
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Port
 
@@ -27,8 +27,8 @@ POSITION = Port("position", (1,), "int32")
 
 
 def _on_grid(x: Tensor, scale: float, zero_point: int, place: str) -> Tensor:
-    """The values of `x` moved to the grid; `place` is only a name."""
-    return quantize_static(x, Range(scale, zero_point)) * scale
+    """The values of `x` moved to the grid, as Core ML does: a division, no product. `place` is only a name."""
+    return (x / scale).round_().clamp_(LOW - zero_point, HIGH - zero_point) * scale
 
 
 _SCHEMA = "coreml_on_grid(Tensor x, float scale, int zero_point, str place) -> Tensor"

@@ -225,6 +225,15 @@ def test_float32_constants_that_are_not_the_students_are_found(converted: Conver
         proof.prove(converted.frozen, converted.signatures, converted.shipped, floats)
 
 
+def test_a_gain_that_is_off_by_a_millionth_is_found(converted: Converted) -> None:
+    """So little that its fp16 number is the same."""
+    (name, *_) = (name for name, value in converted.floats.items() if value.shape == (64,) and "norm_weight" in name)
+    exact = converted.floats[name]
+    moved = np.where(half(exact * np.float32(1 + 1e-6)) == half(exact), exact * np.float32(1 + 1e-6), exact)
+    with pytest.raises(VerificationError, match="the graph"):
+        proof.prove(converted.frozen, converted.signatures, converted.shipped, converted.floats | {name: moved})
+
+
 def test_the_proof_passes_what_was_converted(converted: Converted) -> None:
     proof.prove(converted.frozen, converted.signatures, converted.shipped, converted.floats)
 
