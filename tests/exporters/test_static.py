@@ -14,18 +14,21 @@ from torch import nn
 from edgedistill import catalog, coreml, quant
 from edgedistill.coreml import Evaluator
 from edgedistill.errors import VerificationError
+from edgedistill.exporters import coreml as core_ml
 from edgedistill.exporters import onnx, tflite
 from edgedistill.exporters._proof import STEP, Limits, answer, executes, step_of
 from edgedistill.exporters.coreml.convert import Converter
+from edgedistill.exporters.coreml.exact import ExactLayer
 from edgedistill.exporters.coreml.network import network
 from edgedistill.exporters.coreml.proof import answers, unrounded
 from edgedistill.exporters.onnx.running import require
 from edgedistill.exporters.tflite.graph import _Root
 from edgedistill.quant import FrozenStudent, kernels
-from edgedistill.quant.activations import HIGH, LOW, factor_range_of, gelu_range_of, range_of
+from edgedistill.quant.activations import HIGH, LOW, Range, factor_range_of, gelu_range_of, range_of
 from edgedistill.quant.modules import RoundedRoot
 from edgedistill.specs import QuantScheme, WeightGrid
 from edgedistill.students import bert, cnn, part, vit
+from edgedistill.students._points import Convolution
 from edgedistill.students._transformer import Attention, Mean, Norm, score_factor, spell_out, value_factor
 
 # with sums, odd paddings, and enough values that an arithmetic which is off by little shows
@@ -257,6 +260,38 @@ def test_the_graph_of_a_core_ml_program_is_the_students(family: str, tmp_path: P
     found = steps(frozen, computed, inputs=24)
     assert found.max() <= 1
     assert (found == 0).mean() >= 0.7
+
+
+@pytest.mark.parametrize(("family", "bits"), [("bert", 8), ("vit", 4), ("cnn", 8)])
+def test_a_core_ml_package_of_float32_computes_the_students_codes(family: str, bits: int, tmp_path: Path) -> None:
+    frozen, path = student(family, (TRANSFORMERS | {"cnn": CNN})[family], bits), tmp_path / "student.mlpackage"
+    core_ml.export(frozen, (16,), path, precision="float32")
+    assert all(
+        np.array_equal(frozen.quantized[name].codes, item.codes) for name, item in core_ml.read_back(path).items()
+    )
+    runner = core_ml.load(path)
+    assert steps(frozen, lambda name, feeds: runner.run(name, feeds)["logits"], inputs=100, buckets=(16,)).max() == 0
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Convolution])
+def test_sums_beyond_float32_are_rounded_once(kind: Any) -> None:
+    """A result on the grid of the sums themselves shows each of them."""
+    random, wide = torch.Generator().manual_seed(0), 3000
+    codes = 127 * (2 * torch.randint(0, 2, (8, wide), generator=random) - 1.0)
+    bias = torch.randint(-(2**23), 2**23, (8,), generator=random).float()
+    x = torch.randint(0, 2, (20, wide), generator=random) * 255.0 * (codes[0] > 0) + torch.eye(20, wide)
+    layer, shape = nn.Linear(wide, 8), (20, wide)
+    if kind is Convolution:
+        layer, shape = Convolution(wide, 8, 1, source="a", result="b", relu6=False), (20, wide, 1, 1)
+    with torch.no_grad():
+        layer.weight.copy_(codes.view(layer.weight.shape) / 64)
+        layer.bias.copy_(bias / 64)
+    exact = ExactLayer(layer, torch.full((8,), 1 / 64), (Range(1.0, LOW), Range(1 / 64, 0)), "layer")
+    assert len(exact.parts) > 2
+    wanted = (x.double() @ codes.double().T + bias.double()).float() / 64
+    assert float(wanted.abs().max()) * 64 > 2**24
+    with torch.no_grad():
+        assert torch.equal(exact(x.view(shape)).view(20, 8), wanted)
 
 
 def test_ranges_of_texts_do_not_see_padding() -> None:

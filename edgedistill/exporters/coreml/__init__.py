@@ -26,19 +26,19 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from edgedistill.coreml import load as parse
 from edgedistill.errors import StageError
 from edgedistill.exporters.coreml.auditing import audit
-from edgedistill.exporters.coreml.convert import Converter, Raw
+from edgedistill.exporters.coreml.convert import Converter
 from edgedistill.exporters.coreml.describe import describe
 from edgedistill.exporters.coreml.probing import first_divergence, largest_value
-from edgedistill.exporters.coreml.proof import prove
+from edgedistill.exporters.coreml.proof import prove, prove_float32
 from edgedistill.exporters.coreml.reading import read_back, verify
 from edgedistill.exporters.coreml.running import CoremlRunner, load
 from edgedistill.exporters.coreml.seal import seal
 from edgedistill.quant.frozen import FrozenStudent
-from edgedistill.students import Signature
 
 __all__ = [
     "EXTRA",
@@ -69,8 +69,12 @@ EXTRA = "coreml"
 PARITY = 2e-3
 
 
-def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
+def export(
+    frozen: FrozenStudent, buckets: Sequence[int], out: Path, precision: Literal["float16", "float32"] = "float16"
+) -> None:
     """Write the package `out`, read it back, compare it with the student number by number, and compute it.
+
+    `precision` is what the package computes in; decoders have float16 only.
 
     Raises:
         MissingDependency: if coremltools is not installed.
@@ -87,13 +91,17 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
     partial, old = out.with_name(out.name + ".partial"), out.with_name(out.name + ".old")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            converter = Converter(frozen, signatures)
+            converter = Converter(frozen, signatures, precision)
             raw = converter.write(Path(folder))
-            card = describe(parse(raw.path), frozen, converter.signature.name)
+            card = describe(parse(raw.path), frozen, converter.signature.name, precision)
             shutil.rmtree(partial, ignore_errors=True)
             seal(raw.path, card, converter.signature, partial)
         tried = signatures if converter.signature == signatures[0] else {*signatures, *frozen.signatures([1])}
-        _prove(frozen, sorted(tried), partial, raw)
+        verify(frozen, partial)
+        if precision == "float32":
+            prove_float32(frozen, sorted(tried), parse(partial))
+        else:
+            prove(frozen, sorted(tried), parse(partial), raw.floats)
         if out.exists():  # a folder cannot be renamed onto another
             shutil.rmtree(old, ignore_errors=True)
             out.replace(old)
@@ -101,9 +109,3 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _prove(frozen: FrozenStudent, signatures: Sequence[Signature], path: Path, raw: Raw) -> None:
-    """Read the package back, compare it with the student, and compute it at each of `signatures`."""
-    verify(frozen, path)
-    prove(frozen, signatures, parse(path), raw.floats)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from edgedistill.coreml import Program
 from edgedistill.errors import SpecError, VerificationError
+from edgedistill.exporters.coreml.network import Arithmetic
 from edgedistill.specs.base import Spec
 from edgedistill.specs.quant import QuantScheme
 
@@ -38,6 +39,7 @@ class Card(Spec):
     version: Literal[1] = 1
     family: str
     scheme: QuantScheme
+    precision: Arithmetic = "float16"
     signature: str
     tensors: Mapping[str, Weight | str]
     places: Mapping[str, str] = {}
@@ -57,7 +59,8 @@ class Card(Spec):
     @property
     def text(self) -> str:
         """The card as it is stored."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        told = self.model_dump(mode="json", exclude={"precision"} if self.precision == "float16" else None)
+        return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
 
 def card_of(program: Program) -> Card:

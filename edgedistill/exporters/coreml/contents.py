@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgedistill.coreml import Constant, Operation, Program
 from edgedistill.errors import VerificationError
+from edgedistill.exporters.coreml.network import Arithmetic
 from edgedistill.quant.activations import LOW, Range
 from edgedistill.quant.stored import QuantizedTensor
 
@@ -118,13 +119,18 @@ class Contents:
         return bound[0]
 
 
-def holds(constant: Constant, values: NDArray[np.float32]) -> bool:
-    """Whether a constant is `values` rounded to fp16, in whatever shape; of a matrix, its leading rows are enough."""
+def holds(constant: Constant, values: NDArray[np.float32], precision: Arithmetic = "float16") -> bool:
+    """Whether a constant is `values` in that precision, in whatever shape; of a matrix, its leading rows are enough."""
     count = math.prod(constant.shape)
     row = values[0].size if values.ndim > 1 else values.size
-    if constant.type.dtype != "fp16" or not 0 < count <= values.size or count % row:
+    if (
+        constant.type.dtype != {"float16": "fp16", "float32": "fp32"}[precision]
+        or not 0 < count <= values.size
+        or count % row
+    ):
         return False
-    return bool(np.array_equal(constant.array().reshape(-1), half(values.reshape(-1)[:count])))
+    wanted = values.reshape(-1)[:count]
+    return bool(np.array_equal(constant.array().reshape(-1), half(wanted) if precision == "float16" else wanted))
 
 
 def is_neutral(values: NDArray[np.float32]) -> bool:

@@ -23,7 +23,7 @@ from edgedistill.errors import MissingDependency, StageError
 from edgedistill.exporters._entry import Entry
 from edgedistill.exporters._quiet import silenced
 from edgedistill.exporters.coreml import operators
-from edgedistill.exporters.coreml.network import POSITION, Generator, announce, generates, network
+from edgedistill.exporters.coreml.network import POSITION, Arithmetic, Generator, announce, generates, network
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Port, Signature
 
@@ -32,6 +32,18 @@ REMOVED_PASSES = (
     "common::nullify_redundant_quantization_zero_point",
     "common::dequantize_quantize_pair_elimination",
     "common::distributive_quantized_binary_op_scale_normalization",
+)
+# Not in float32, where each operation rounds as the student's: they make two operations one, or divide by multiplying.
+_REWRITING_PASSES = (
+    "common::divide_to_multiply",
+    "common::fuse_conv_batchnorm",
+    "common::fuse_conv_bias",
+    "common::fuse_conv_scale",
+    "common::fuse_elementwise_to_batchnorm",
+    "common::fuse_layernorm_or_instancenorm",
+    "common::fuse_linear_bias",
+    "common::fuse_matmul_weight_bias",
+    "common::fuse_reduce_mean",
 )
 _ROUNDING_PASS = "common::add_fp16_cast"
 FLEXIBLE = "any"
@@ -105,16 +117,21 @@ class Raw(NamedTuple):
 class Converter:
     """A student that was traced; `write` converts it, with the entry point `signature`."""
 
-    def __init__(self, frozen: FrozenStudent, signatures: Sequence[Signature]) -> None:
+    def __init__(
+        self, frozen: FrozenStudent, signatures: Sequence[Signature], precision: Arithmetic = "float16"
+    ) -> None:
         """Trace the student at its largest sizes.
 
         Raises:
             MissingDependency: if coremltools is not installed.
-            StageError: if torch cannot trace it.
+            StageError: if torch cannot trace it, or float32 does not hold its sums.
         """
         self._tools = toolkit()
-        self._frozen, model = frozen, network(frozen)
+        self._frozen, self._precision = frozen, precision
+        model = network(frozen, exact=precision == "float32")
         announce(model, frozen)
+        if generates(model) and precision == "float32":
+            raise StageError("Core ML keeps states in fp16 only: a decoder has precision float16.")
         if generates(model):  # a prompt of any length, and the single tokens after it
             signatures = [*signatures, *frozen.signatures([1])]
         self.signature = whole(signatures)
@@ -143,9 +160,10 @@ class Converter:
             StageError: if coremltools refuses the model.
         """
         tools, path = self._tools, folder / "raw.mlpackage"
+        whole_floats = self._precision == "float32"
         pipeline = copy.deepcopy(tools.PassPipeline.DEFAULT)
-        pipeline.remove_passes(set(REMOVED_PASSES))
-        floats = operators.note_floats(pipeline, before=_ROUNDING_PASS)
+        pipeline.remove_passes({*REMOVED_PASSES, *(_REWRITING_PASSES if whole_floats else ())})
+        noted = operators.note_floats(pipeline, before=_ROUNDING_PASS) if not whole_floats else {}
         operators.register()
         try:
             with silenced():
@@ -155,7 +173,7 @@ class Converter:
                     inputs=self._inputs(),
                     states=self._states(),
                     outputs=[tools.TensorType(name=port.name, dtype=_numpy(port)) for port in self.signature.outputs],
-                    compute_precision=self._half(),
+                    compute_precision=self._arithmetic(),
                     minimum_deployment_target=getattr(tools.target, self._target()),
                     pass_pipeline=pipeline,
                     skip_model_load=True,
@@ -163,7 +181,7 @@ class Converter:
                 )
         except _FAILURES as error:
             raise self._refused("coremltools cannot convert", error) from error
-        return Raw(path, floats)
+        return Raw(path, noted)
 
     def _inputs(self) -> list[Any]:
         """Types of the inputs; sizes that differ between signatures are one range, which inputs share."""
@@ -191,7 +209,9 @@ class Converter:
         labels = {grid.label for grid in self._frozen.grids().values()}
         return "iOS17" if labels <= {"int8 per channel"} and isinstance(self._entry, Entry) else "iOS18"
 
-    def _half(self) -> Any:
+    def _arithmetic(self) -> Any:
+        if self._precision == "float32":
+            return self._tools.precision.FLOAT32
         return self._tools.transform.FP16ComputePrecision(op_selector=lambda operation: not _needs_fp32(operation))
 
     def _refused(self, what: str, error: Exception) -> StageError:

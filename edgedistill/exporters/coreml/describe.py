@@ -17,24 +17,24 @@ from edgedistill.coreml import Program
 from edgedistill.errors import StageError
 from edgedistill.exporters.coreml.card import Card, Weight
 from edgedistill.exporters.coreml.contents import SMALL, Contents, holds, is_neutral
-from edgedistill.exporters.coreml.network import identifier, network, places
+from edgedistill.exporters.coreml.network import Arithmetic, identifier, network, places
 from edgedistill.quant.activations import Range
 from edgedistill.quant.frozen import FrozenStudent
 
 _RENAMED = re.compile(r"(_cast_fp16|_to_fp16)$")
 
 
-def describe(program: Program, frozen: FrozenStudent, signature: str) -> Card:
+def describe(program: Program, frozen: FrozenStudent, signature: str, precision: Arithmetic = "float16") -> Card:
     """The card of a program that was just converted.
 
     Raises:
         StageError: if a tensor is not in it as it should be.
     """
-    contents, rest = Contents(program), floats_of(frozen)
+    contents, rest = Contents(program), floats_of(frozen, precision)
     constants = contents.floats()
 
     def constant(name: str) -> str | None:
-        found = _seek(f"model.{name}", constants, lambda operation: holds(constants[operation], rest[name]))
+        found = _seek(f"model.{name}", constants, lambda operation: holds(constants[operation], rest[name], precision))
         if found is None and not is_neutral(rest[name]):
             raise StageError(f"coremltools did not keep {name} of the {frozen.family} student as it is.")
         return found
@@ -43,13 +43,14 @@ def describe(program: Program, frozen: FrozenStudent, signature: str) -> Card:
     stored |= {name: found for name in frozen.floats if (found := constant(name)) is not None}
     tables: dict[str, str] = {}
     for name in rest.keys() - frozen.floats.keys():
-        held = [operation for operation, value in constants.items() if holds(value, rest[name])]
+        held = [operation for operation, value in constants.items() if holds(value, rest[name], precision)]
         tables |= {name: held[0]} if held else {}
     named = {item for item in stored.values() if isinstance(item, str)} | {*tables.values()}
     derived = sorted(name for name, value in constants.items() if math.prod(value.shape) >= SMALL and name not in named)
     return Card(
         family=frozen.family,
         scheme=frozen.scheme,
+        precision=precision,
         signature=signature,
         tensors=stored,
         places=places_in(contents, frozen),
@@ -97,9 +98,9 @@ def places_in(contents: Contents, frozen: FrozenStudent) -> dict[str, str]:
     return {name: place(name, wanted) for name, wanted in places(frozen).items()}
 
 
-def floats_of(frozen: FrozenStudent) -> dict[str, NDArray[np.float32]]:
+def floats_of(frozen: FrozenStudent, precision: Arithmetic = "float16") -> dict[str, NDArray[np.float32]]:
     """The float rest as a file holds it, before it is rounded, and the float buffers of the network, by name."""
-    model = network(frozen)
+    model = network(frozen, exact=precision == "float32")
     coded = {id(model.get_parameter(name)) for name in frozen.quantized}
     state: dict[str, torch.Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {

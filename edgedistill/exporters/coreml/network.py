@@ -8,19 +8,22 @@ of our own, which carries the name of its place into the file, so that each grid
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgedistill.exporters.coreml.exact import ExactLayer, steps_of
 from edgedistill.quant.activations import HIGH, LOW, Range, bias_codes
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Port
 
 _PREFIX = "_COREML_/weight/"
 _QUANTIZATION = 3  # of coremltools' compression types: 1 pruning, 2 palettization, 3 quantization
+Arithmetic = Literal["float16", "float32"]
+"""What a package computes in."""
 OPERATOR = "edgedistill::coreml_on_grid"
 # the input of a decoder beside its ids
 POSITION = Port("position", (1,), "int32")
@@ -69,22 +72,30 @@ def generates(model: nn.Module) -> bool:
     return hasattr(model, "step") and hasattr(model, "empty_caches")
 
 
-def network(frozen: FrozenStudent, *, grids: bool = True) -> nn.Module:
+def network(frozen: FrozenStudent, *, grids: bool = True, exact: bool = False) -> nn.Module:
     """The student's float network with the grids of its activations; what a file of it must compute.
 
     It runs in any float dtype; with `grids` false, activations are left alone. `dynamic_int8` activations stay float:
-    Core ML has no ranges that follow the input.
+    Core ML has no ranges that follow the input. With `exact`, static activations are computed in the student's own
+    float32 steps (`exact`).
+
+    Raises:
+        StageError: if these steps do not hold the sums of a layer.
     """
     model = frozen.build()
     for owner, (source, result) in frozen.layer_grids(model).items():
-        layer = model.get_submodule(owner)
-        if isinstance(layer.bias, Tensor):
-            _quantize_bias(layer.bias, source, frozen.quantized[f"{owner}.weight"].scales)
+        layer: Any = model.get_submodule(owner)
+        scales = frozen.quantized[f"{owner}.weight"].scales
+        if exact:
+            layer = ExactLayer(layer, torch.from_numpy(scales.copy()), (source, result), owner)
+            model.set_submodule(owner, layer)
+        elif isinstance(layer.bias, Tensor):
+            _quantize_bias(layer.bias, source, scales)
         if grids and owner in frozen.ranges:  # a convolution's are those of its points
-            layer.register_forward_pre_hook(_before(source, f"{owner}.in"))
-            layer.register_forward_hook(_after(result, f"{owner}.out"))
+            layer.register_forward_pre_hook(_before(source, f"{owner}.in", exact))
+            layer.register_forward_hook(_after(result, f"{owner}.out", exact))
     for name, grid in frozen.points.items() if grids else ():
-        model.get_submodule(name).register_forward_hook(_after(grid, name))
+        model.get_submodule(name).register_forward_hook(_after(grid, name, exact))
     return model
 
 
@@ -124,20 +135,21 @@ def announce(model: nn.Module, frozen: FrozenStudent) -> None:
     model.register_buffer("_COREML_/metadata_version", torch.tensor(1))
 
 
-def _before(grid: Range, place: str) -> Any:
+def _before(grid: Range, place: str, exact: bool) -> Any:
     def move(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (_apply(inputs[0], grid, place),)
+        return (_apply(inputs[0], grid, place, exact),)
 
     return move
 
 
-def _after(grid: Range, place: str) -> Any:
+def _after(grid: Range, place: str, exact: bool) -> Any:
     def move(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return _apply(output, grid, place)
+        return _apply(output, grid, place, exact)
 
     return move
 
 
-def _apply(x: Tensor, grid: Range, place: str) -> Tensor:
-    out: Tensor = torch.ops.edgedistill.coreml_on_grid(x, grid.scale, grid.zero_point, place)
+def _apply(x: Tensor, grid: Range, place: str, exact: bool) -> Tensor:
+    moved = steps_of(x, grid.scale) if exact else x
+    out: Tensor = torch.ops.edgedistill.coreml_on_grid(moved, grid.scale, grid.zero_point, place)
     return out

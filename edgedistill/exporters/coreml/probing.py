@@ -22,6 +22,8 @@ from edgedistill.students._points import Convolution
 ROUNDED, EXACT = 2e-3, 1e-6
 _PRODUCTS = {"linear": ("x", "weight"), "conv": ("x", "weight"), "matmul": ("x", "y"), "gather": ("indices", "x")}
 _PASSES = ("cast", "reshape", "transpose", "squeeze", "expand_dims", "identity", "relu", "relu6", "clip", "pad")
+# where integers are computed as float32, a layer's codes are its values divided by their scales, maybe some at a time
+_DIVIDES = ("real_div", "slice_by_index", "slice_by_size")
 Values = dict[str, Tensor]
 
 
@@ -67,8 +69,12 @@ def divergence(
                 given = next(a for a in _PRODUCTS[operation.kind] if operation.inputs[a] != (through,))
                 (source,) = operation.inputs[given]
                 assert isinstance(source, str)
+                if makers[through].kind in _DIVIDES:
+                    source = _undivided(makers, source)
                 answer = (grid or [operation])[0].outputs[0].name
-                calls[place].append(Call(values[source], values[answer], _step_of(makers, values, source)))
+                call = Call(values[source], values[answer], _step_of(makers, values, source))
+                if not any(call.answered is known.answered for known in calls[place]):  # another part of its sums
+                    calls[place].append(call)
     return follow(
         without_dynamic(frozen).double(), calls, feeds, alone(rounding), values[program.main.outputs[0]], rounding
     )
@@ -112,9 +118,18 @@ def _reached(readers: Mapping[str, list[Operation]], weight: str, depth: int = 0
     for user in readers.get(weight, ()):
         if user.kind in _PRODUCTS:
             found.append((user, weight))
-        elif user.kind in _PASSES and depth < 8:
+        elif user.kind in (*_PASSES, *_DIVIDES) and user.inputs["x"] == (weight,) and depth < 8:
             found += _reached(readers, user.outputs[0].name, depth + 1)
     return found
+
+
+def _undivided(makers: Mapping[str, Operation], name: str) -> str:
+    """What was divided by a scale, and maybe cut, to give this value."""
+    while (maker := makers.get(name)) is not None and maker.kind in _DIVIDES:
+        (source,) = maker.inputs["x"]
+        assert isinstance(source, str)
+        name = source
+    return name
 
 
 def _step_of(makers: Mapping[str, Operation], values: Values, name: str) -> float:

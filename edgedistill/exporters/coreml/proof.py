@@ -8,6 +8,9 @@
    A decoder also reads a text in parts, and answers what it answers to the whole.
 3. The range. The package with every result rounded to fp16, as an ideal device does: finite, and near the student. Of
    static activations fp16 moves many by a step, so a student whose steps are large beside its answers is refused.
+
+A package of float32 has nothing rounded and no range to leave. What is asked of it are the graph in float64, and
+answers in float32 that are the student's: those of floats to 1e-5, those of integers to a step.
 """
 
 from __future__ import annotations
@@ -25,10 +28,10 @@ from torch.overrides import TorchFunctionMode
 
 from edgedistill.coreml import Constant, Evaluator, Operation, Precision, Program, overflow_audit
 from edgedistill.errors import VerificationError
-from edgedistill.exporters._proof import Limits, where
+from edgedistill.exporters._proof import STEP, Limits, answer, step_of, where
 from edgedistill.exporters.coreml.contents import Contents, half
 from edgedistill.exporters.coreml.describe import places_in, weights_in
-from edgedistill.exporters.coreml.network import network
+from edgedistill.exporters.coreml.network import Arithmetic, network
 from edgedistill.exporters.coreml.probing import EXACT, divergence
 from edgedistill.exporters.coreml.running import Session, beginning
 from edgedistill.quant.frozen import FrozenStudent
@@ -39,6 +42,7 @@ Feeds = Mapping[str, NDArray[Any]]
 # Fractions of the largest output. Students of every family are at 0 but for decoders, which are at 4e-9: numpy, which
 # folds the speeds of rotary positions into constants, has other last digits for some than torch.
 GRAPH = Limits(1e-7, 1e-7)
+SINGLE = Limits(1e-5, 1e-5)
 GRIDS = Limits(0.02, 0.2)
 ROUNDING = Limits(1e-9, 1e-9)
 _ROUNDED = "_to_fp16"  # coremltools' ending of the name of a constant that it rounded
@@ -56,14 +60,12 @@ _TOO_LARGE = "fp16 is too coarse for this student; export it to another format."
 def prove(
     frozen: FrozenStudent, signatures: Sequence[Signature], shipped: Program, floats: Mapping[str, NDArray[np.float32]]
 ) -> None:
-    """Compare `shipped` with the student on random inputs; `floats` are its constants before they were rounded.
+    """Compare a package of float16 with the student on random inputs; `floats` are its constants unrounded.
 
     Raises:
         VerificationError: saying which step failed, and by how much.
     """
-    random = np.random.default_rng(0)
-    # at least 6 of them, at least one of each signature
-    feeds = [frozen.sample(signature, random) for signature in signatures for _ in range(-(-6 // len(signatures)))]
+    feeds = _tried(frozen, signatures)
     static = bool(frozen.ranges or frozen.points)
     # what the speed of a rotary position is off grows with the length of a text
     longest = max(size for signature in signatures for port in signature.inputs for size in port.shape)
@@ -82,6 +84,31 @@ def prove(
         whole, parts = _computed(shipped, "fp64", [longest_text]), _in_parts(shipped, longest_text)
         _near([parts], whole, ROUNDING, "a text read in parts")
     _in_range(shipped, feeds, student, static)
+
+
+def prove_float32(frozen: FrozenStudent, signatures: Sequence[Signature], shipped: Program) -> None:
+    """Compare a package of float32 with the student on random inputs: its graph in float64, and itself in float32.
+
+    Static activations are the student's own integers there, and the answers within one step of the output.
+
+    Raises:
+        VerificationError: saying which of both failed, and by how much.
+    """
+    feeds, step = _tried(frozen, signatures), step_of(frozen)
+    wanted = answers(network(frozen, exact=True), feeds, "float32")
+    explain = partial(_first, frozen, shipped, feeds)
+    _near(_computed(shipped, "fp64", feeds), wanted, GRAPH, "the graph", explain=explain)
+    student = frozen.to_module("float" if step is None else "as_trained")
+    own = [answer(student, given) for given in feeds]
+    largest = max(float(np.abs(item).max()) for item in own)
+    limits = SINGLE if step is None else Limits(*[STEP * step / largest] * 2)
+    _near(_computed(shipped, "fp32", feeds), own, limits, "float32 arithmetic", _ROUNDED_TWICE, explain)
+
+
+def _tried(frozen: FrozenStudent, signatures: Sequence[Signature]) -> list[dict[str, NDArray[Any]]]:
+    """At least 6 random inputs, at least one of each signature."""
+    random = np.random.default_rng(0)
+    return [frozen.sample(signature, random) for signature in signatures for _ in range(-(-6 // len(signatures)))]
 
 
 def _in_range(shipped: Program, feeds: Sequence[Feeds], student: Sequence[NDArray[Any]], static: bool) -> None:
@@ -166,15 +193,21 @@ def _computed(program: Program, precision: Precision, feeds: Sequence[Feeds]) ->
 
 
 class _Stored(TorchFunctionMode):
-    """Within it a network in float64 computes with what the conversion stores: factors as float32, 1/x to divide by x.
+    """Within it a network in float64 computes with what the conversion stores: factors as float32, and 1/x to divide by
+    x unless it `divides`.
 
     Products of two float32 tensors, which are the angles of rotary positions, are those of float64.
     """
 
+    def __init__(self, divides: bool) -> None:
+        super().__init__()
+        self.divides = divides
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         tensors = [item for item in args if isinstance(item, Tensor)]
-        if func in (Tensor.div, Tensor.__truediv__) and len(tensors) == 1 and isinstance(args[1], float | int):
-            return args[0] * float(np.float32(1) / np.float32(args[1]))
+        by = args[1] if func in (Tensor.div, Tensor.__truediv__) else None
+        if isinstance(by, float | int) and not self.divides:
+            return args[0] * float(np.float32(1) / np.float32(by))
         if func in (Tensor.mul, Tensor.__mul__) and [item.dtype for item in tensors] == [torch.float32] * 2:
             args = [item.double() for item in tensors]
         return func(*map(_stored, args), **{key: _stored(value) for key, value in (kwargs or {}).items()})
@@ -185,10 +218,10 @@ def _stored(value: Any) -> Any:
 
 
 @torch.no_grad()
-def answers(module: torch.nn.Module, feeds: Sequence[Feeds]) -> list[NDArray[Any]]:
-    """What a module answers to each of the inputs, in float64, its constants those that files store."""
+def answers(module: torch.nn.Module, feeds: Sequence[Feeds], precision: Arithmetic = "float16") -> list[NDArray[Any]]:
+    """What a module answers to each of the inputs, in float64, its constants those that files of `precision` store."""
     double, found = module.double(), []
-    with _Stored():
+    with _Stored(divides=precision == "float32"):
         for given in feeds:
             inputs = (torch.from_numpy(value) for value in given.values())
             found.append(double(*(x.double() if x.is_floating_point() else x for x in inputs)).logits.numpy())

@@ -35,8 +35,8 @@ def read_back(path: Path) -> dict[str, QuantizedTensor]:
 def verify(frozen: FrozenStudent, path: Path) -> None:
     """Check that the package holds exactly the frozen student: codes and scales, the float rest and every grid.
 
-    A float is held as the fp16 number nearest to it; a bias of a static layer is first put on the int32 grid on which
-    the student was trained to add it.
+    A float is held as the fp16 number nearest to it, or as it is in a package of float32; a bias of a static layer is
+    first put on the int32 grid on which the student was trained to add it, and is in float32 held as that integer.
 
     Raises:
         VerificationError: naming the tensor or the place that differs.
@@ -46,13 +46,17 @@ def verify(frozen: FrozenStudent, path: Path) -> None:
     card, contents = card_of(program), Contents(program)
     if (card.family, card.scheme) != (frozen.family, frozen.scheme):
         raise VerificationError(f"{path}: its card is not that of a {frozen.family} student, {frozen.scheme.label}.")
-    rest, constants = floats_of(frozen), contents.floats()
+    rest, constants = floats_of(frozen, card.precision), contents.floats()
     for name in frozen.floats.keys() - card.floats.keys():
         if not is_neutral(rest[name]):
             raise VerificationError(f"{path}: {name} is not in the file.")
     for name, operation in card.floats.items():
-        if name not in rest or operation not in constants or not holds(constants[operation], rest[name]):
-            raise VerificationError(f"{path}: {name} is not in the file as the student holds it, rounded to fp16.")
+        if (
+            name not in rest
+            or operation not in constants
+            or not holds(constants[operation], rest[name], card.precision)
+        ):
+            raise VerificationError(f"{path}: {name} is not in the file as the student holds it, in {card.precision}.")
     wanted = places(frozen)
     if card.places.keys() != wanted.keys():
         raise VerificationError(f"{path}: has grids at other places than the student.")

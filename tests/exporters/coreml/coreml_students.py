@@ -71,9 +71,9 @@ def answers(frozen: FrozenStudent, path: Path, rows: int = 24, **options: Any) -
 class Converted:
     """What `prove` compares: a student, the program that ships, and its constants before they were rounded."""
 
-    def __init__(self, frozen: FrozenStudent, folder: Path) -> None:
+    def __init__(self, frozen: FrozenStudent, folder: Path, precision: Any = "float16") -> None:
         self.frozen, self.signatures = frozen, frozen.signatures(BUCKETS)
-        converter = Converter(frozen, self.signatures)
+        converter = Converter(frozen, self.signatures, precision)
         raw = converter.write(folder)
         self.shipped, self.floats = parse(raw.path), raw.floats
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from coreml_students import MID, SCHEMES, Converted, answers, digest, grid, student
+from coreml_students import BUCKETS, MID, SCHEMES, Converted, answers, digest, grid, student
 
 from edgedistill.coreml import Evaluator
 from edgedistill.coreml import load as parse
@@ -23,12 +23,12 @@ from edgedistill.errors import DataError, StageError
 from edgedistill.exporters import coreml
 from edgedistill.exporters.coreml import proof
 from edgedistill.exporters.coreml.card import card_of
-from edgedistill.exporters.coreml.contents import half
+from edgedistill.exporters.coreml.contents import Contents, half
 from edgedistill.exporters.coreml.convert import toolkit
 from edgedistill.exporters.coreml.network import network
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.specs.quant import QuantScheme
-from edgedistill.students import Port, Signature, bert
+from edgedistill.students import Port, Signature, bert, llama
 
 
 def test_codes_and_scales_are_the_students(exported: tuple[FrozenStudent, Path]) -> None:
@@ -69,6 +69,25 @@ def test_the_package_answers_as_the_student_up_to_fp16_constants(exported: tuple
     halves = {name: half(values).astype(np.float32) for name, values in frozen.floats.items()}
     rounded, theirs = answers(dataclasses.replace(frozen, floats=halves), path)
     assert np.abs(rounded - theirs).max() < 3e-4  # what is left: 1/sqrt(width) and the epsilons, rounded too
+
+
+def test_a_package_of_float32_answers_as_the_student(tmp_path: Path) -> None:
+    frozen, path = student("bert", MID, SCHEMES["groups"]), tmp_path / "single.mlpackage"
+    coreml.export(frozen, BUCKETS, path, precision="float32")
+    ours, theirs = answers(frozen, path)
+    assert np.abs(ours - theirs).max() < 1e-5 * np.abs(ours).max()
+    coreml.verify(frozen, path)
+    found = card_of(parse(path))
+    assert found.precision == "float32"
+    floats = Contents(parse(path)).floats()
+    assert all(floats[operation].type.dtype == "fp32" for operation in found.floats.values())
+    assert any("computed in fp32" in risk for risk in coreml.audit(path).risks)
+
+
+def test_a_decoder_in_float32_is_refused(tmp_path: Path) -> None:
+    frozen = student("llama", llama.TINY, QuantScheme(activations="float"))
+    with pytest.raises(StageError, match="states in fp16 only"):
+        coreml.export(frozen, (8,), tmp_path / "no.mlpackage", precision="float32")
 
 
 def test_fp16_arithmetic_of_an_ideal_device_stays_near(exported: tuple[FrozenStudent, Path]) -> None:

@@ -170,10 +170,10 @@ def source_of(program: Program, reader: Operation) -> Operation:
     return next(operation for operation in program.main.operations if operation.name == reader.inputs["x"][0])
 
 
-def reader_of(program: Program, constant: str) -> Operation:
-    """The first operation that multiplies with a constant whose name has this in it."""
-    products = (operation for operation in program.main.operations if operation.kind == "mul")
-    return next(item for item in products if constant in str(item.inputs["y"][0]))
+def reader_of(program: Program, constant: str, kind: str = "mul", side: str = "y") -> Operation:
+    """The first operation of a kind of which an input is a constant whose name has this in it."""
+    found = (operation for operation in program.main.operations if operation.kind == kind)
+    return next(item for item in found if constant in str(item.inputs[side][0]))
 
 
 def passed_on(program: Program, wrong: Operation) -> Program:
@@ -192,6 +192,27 @@ def passed_on(program: Program, wrong: Operation) -> Program:
 def test_a_program_that_computes_something_else_is_found(converted: Converted, fault: str) -> None:
     with pytest.raises(VerificationError, match="the graph"):
         proof.prove(converted.frozen, converted.signatures, FAULTS[fault](converted.shipped), converted.floats)
+
+
+@pytest.fixture(scope="session")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    return Converted(student("bert", MID, SCHEMES["static"]), tmp_path_factory.mktemp("single"), "float32")
+
+
+FAULTS_OF_FLOAT32: dict[str, Callable[[Program], Program]] = {
+    "codes not divided": lambda p: passed_on(p, source_of(p, first_of(p, "matmul"))),
+    "a weight not divided": lambda p: passed_on(p, reader_of(p, "query_weight", "real_div", "x")),
+    "a bias forgotten": lambda p: passed_on(p, reader_of(p, "up_bias", "add")),
+    "another factor": lambda p: passed_on(p, reader_of(p, "up_factors")),
+    "a root forgotten": lambda p: passed_on(p, first_of(p, "sqrt")),
+    "a mask forgotten": lambda p: passed_on(p, source_of(p, first_of(p, "reduce_max"))),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_FLOAT32)
+def test_a_program_of_float32_that_computes_something_else_is_found(single: Converted, fault: str) -> None:
+    with pytest.raises(VerificationError, match="the graph"):
+        proof.prove_float32(single.frozen, single.signatures, FAULTS_OF_FLOAT32[fault](single.shipped))
 
 
 @pytest.mark.parametrize("kind", ["gain", "factor"])
