@@ -5,13 +5,15 @@ python bench/static_parity.py [--inputs 400] [--real-inputs 24] [--only bert vit
 Random students of 4 layers with weights as large as trained ones, and two real networks: EfficientNet-lite0 as
 published, and all-MiniLM-L6-v2 with a random head; `--only` leaves out the others by the beginning of their names.
 Ranges are observed on random inputs. `--frozen` adds the student in a bundle's folder `frozen`, which was trained.
-For each input, the largest difference of any logit in steps. ONNX Runtime is asked twice: each operator as the file has
-it, and with its default optimization. Core ML is the program with its float32 constants put back, computed by the
-evaluator in float64; what ships is fp16, reported beside.
+For each input, the largest difference of any logit in steps; students left out keep the figures recorded for them. ONNX
+Runtime is asked twice: each operator as the file has it, and with its default optimization. Core ML is asked three
+times, by the evaluator: the package of float32 in float32, the package of fp16 in float32, and the latter with its
+float32 constants put back in float64.
 """
 
 import argparse
 import itertools
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -20,12 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from _machine import write
+from _machine import RESULTS, write
 from formats import minilm
 from numpy.typing import NDArray
 
 from edgedistill import catalog, coreml, quant
 from edgedistill.coreml import Evaluator
+from edgedistill.errors import VerificationError
 from edgedistill.exporters.coreml.convert import Converter
 from edgedistill.exporters.coreml.proof import unrounded
 from edgedistill.quant import FrozenStudent
@@ -43,6 +46,14 @@ CONFIGS = {
         "stages": [dict(zip(cnn.Stage.model_fields, row, strict=True)) for row in STAGES],
     }),
 }  # fmt: skip
+ABOUT = """\
+For each input the largest difference of any logit; one thread, random inputs. `bench/static_parity.py`.
+
+What LiteRT and ONNX Runtime compute is the student's own codes, and so is a Core ML package of precision float32, which
+spells out the student's own steps. One of float16 divides by a scale where the student multiplies with its reciprocal,
+and adds floats: a value that lies between two codes to 1e-6 of a step takes the other one now and then, in float64 too
+(a large image has millions of values), and what ships rounds to fp16 beside. In float64 its graph is bit for bit the
+student's formulas: the export checks it."""
 Answer = Callable[[str, dict[str, NDArray[Any]]], NDArray[Any]]
 
 
@@ -92,6 +103,9 @@ def runtimes(frozen: FrozenStudent, work: Path) -> Iterator[tuple[str, Answer]]:
         exporter = catalog.load_plugin("exporters", name)
         if "static_int8" not in catalog.constants("exporters", name)["HOLDS"]["activations"]:
             continue
+        if name == "coreml":
+            yield from packages(frozen, work)
+            continue
         path = work / f"student{exporter.SUFFIX}"
         exporter.export(frozen, BUCKETS, path)
         runner = exporter.load(path)
@@ -101,13 +115,30 @@ def runtimes(frozen: FrozenStudent, work: Path) -> Iterator[tuple[str, Answer]]:
             out: NDArray[Any] = runner.run(entry if entry in entries else min(entries), feeds)["logits"]
             return out
 
-        yield {"onnx": "onnx, not optimized", "coreml": "coreml, fp16 file in float32"}.get(name, name), ran
+        yield {"onnx": "onnx, not optimized"}.get(name, name), ran
         if name == "onnx":
             yield "onnx, default optimization", optimized(path)
-        if name == "coreml":
-            raw = Converter(frozen, frozen.signatures(BUCKETS)).write(work)
-            program = unrounded(coreml.load(raw.path), raw.floats)
-            yield "coreml, float32 constants in fp64", computed(Evaluator(program, "fp64"))
+
+
+def packages(frozen: FrozenStudent, work: Path) -> Iterator[tuple[str, Answer]]:
+    exporter = catalog.load_plugin("exporters", "coreml")
+    for precision in ("float32", "float16"):
+        path = work / f"{precision}.mlpackage"
+        try:
+            exporter.export(frozen, BUCKETS, path, precision=precision)
+        except VerificationError as error:
+            print(f"{precision} is refused: {error}", flush=True)
+            yield f"coreml, {precision}: refused", refused
+            continue
+        yield f"coreml, {precision} in float32", computed(Evaluator(coreml.load(path), "fp32"))
+    raw = Converter(frozen, frozen.signatures(BUCKETS)).write(work)
+    program = unrounded(coreml.load(raw.path), raw.floats)
+    yield "coreml, float16 with float32 constants in float64", computed(Evaluator(program, "fp64"))
+
+
+def refused(entry: str, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    """No file, no answer."""
+    return np.full((), np.nan)
 
 
 def computed(evaluator: Evaluator) -> Answer:
@@ -133,14 +164,30 @@ def steps_between(frozen: FrozenStudent, answers: dict[str, Answer], inputs: int
         with torch.no_grad():
             ours = module(*(torch.from_numpy(value) for value in feeds.values())).logits.numpy()
         for name, answer in answers.items():
-            found[name].append(int(np.rint(np.abs(answer(signature.name, feeds) - ours).max() / step)))
+            away = np.abs(answer(signature.name, feeds) - ours).max()
+            found[name] += [int(np.rint(away / step))] if np.isfinite(away) else []
     return found
+
+
+def rows_of(label: str, found: dict[str, list[int]]) -> Iterator[str]:
+    for name, steps in found.items():
+        if not steps:
+            yield f"| {label} | {name} | | | | | | |"
+            continue
+        seen = np.array(steps)
+        p99, beyond = np.quantile(seen, 0.99), [(seen > limit).mean() for limit in (0, 1)]
+        yield (
+            f"| {label} | {name} | {len(seen)} | {np.median(seen):g} | {p99:.3g} | {seen.max()} "
+            f"| {beyond[0]:.2%} | {beyond[1]:.2%} |"
+        )
 
 
 def main(inputs: int, real_inputs: int, only: list[str], folders: list[str]) -> None:
     torch.set_num_threads(1)
+    recorded = RESULTS / "static_parity.json"
     figures: dict[str, dict[str, list[int]]] = {}
-    rows = []
+    if only and recorded.exists():
+        figures = json.loads(recorded.read_text(encoding="utf-8"))["steps"]
     for label, make in students(folders):
         if only and not label.startswith(tuple(only)):
             continue
@@ -150,18 +197,12 @@ def main(inputs: int, real_inputs: int, only: list[str], folders: list[str]) -> 
             figures[label] = steps_between(
                 frozen, answers, real_inputs if label.startswith(("Eff", "MiniLM")) else inputs
             )
-        for name, steps in figures[label].items():
-            seen = np.array(steps)
-            p99, beyond = np.quantile(seen, 0.99), [(seen > limit).mean() for limit in (0, 1)]
-            rows.append(
-                f"| {label} | {name} | {len(seen)} | {np.median(seen):g} | {p99:.3g} | {seen.max()} "
-                f"| {beyond[0]:.2%} | {beyond[1]:.2%} |"
-            )
-            print(rows[-1], flush=True)
+        print("\n".join(rows_of(label, figures[label])), flush=True)
+    rows = [row for label, found in sorted(figures.items()) for row in rows_of(label, found)]
     head = [
         "# Static int8: files against the frozen student, in steps of the output",
         "",
-        "For each input the largest difference of any logit; one thread, random inputs. `bench/static_parity.py`.",
+        *ABOUT.splitlines(),
         "",
         "| student | computed by | inputs | median | p99 | max | share > 0 | share > 1 |",
         "|---|---|--:|--:|--:|--:|--:|--:|",

@@ -1,9 +1,9 @@
-"""`edgedistill convert`: a student trained with torchao's quantization-aware training, as verified files."""
+"""`edgedistill convert`: a student that is trained already as verified files: a checkpoint of torchao's, a bundle's."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,29 +11,47 @@ from edgedistill.cli import options, output
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(metavar="FILE.toml", help="See `schema checkpoint`.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE.toml|BUNDLE", help="See `schema checkpoint`; or a bundle.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The files; must not exist yet.")],
     formats: Annotated[str, typer.Option("--format", "-f", metavar="NAME,…", help="Formats to write.")] = "tflite",
+    precision: Annotated[
+        Literal["float16", "float32"],
+        typer.Option(help="What a Core ML package of a bundle computes in; in float32, static int8 is exact."),
+    ] = "float16",
     data: options.DataFile = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a checkpoint of torchao's QAT as files that hold the very codes it was trained to; nothing is trained."""
+    """Write a checkpoint of torchao's QAT, or a bundle's student, as files of its very codes; nothing is trained."""
     output.choose(as_json=as_json, quiet=quiet)
     from edgedistill import catalog
     from edgedistill.cli.progress import Watch
     from edgedistill.errors import SpecError, did_you_mean
     from edgedistill.pipeline.conversion import convert as run
+    from edgedistill.pipeline.repacking import repack
     from edgedistill.specs import Checkpoint
 
-    about = Checkpoint.read_toml(checkpoint)
     names = [name.strip() for name in formats.split(",")]
     odd = next((name for name in names if name not in catalog.plugins("exporters")), None)
     if odd is not None or len(set(names)) < len(names):
         told = "given twice" if odd is None else f"{odd!r}: no such format"
         raise SpecError(f"--format {told}{did_you_mean(odd or names[0], catalog.plugins('exporters'))}")
+    if source.is_dir():
+        if data is not None:
+            raise SpecError("--data goes with a checkpoint; `edgedistill verify` runs a bundle on rows.")
+        with Watch() as watch:
+            artifacts = repack(source, names, out, precision, watch)
+        if as_json:
+            output.json_document(
+                {"folder": str(out), "artifacts": [item.model_dump(mode="json") for item in artifacts]}
+            )
+        output.say(f"wrote {out}: {', '.join(item.path for item in artifacts)}", "green")
+        return
+    if precision != "float16":
+        raise SpecError(f"--precision {precision} goes with a bundle; {source} is none.")
+    about = Checkpoint.read_toml(source)
     with Watch() as watch:
-        found = run(about, checkpoint.resolve().parent, names, out, data, watch)
+        found = run(about, source.resolve().parent, names, out, data, watch)
     if as_json:
         output.json_document({
             "folder": str(found.folder),

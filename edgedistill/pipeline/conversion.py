@@ -71,7 +71,7 @@ def convert(
             write_json(draft / "tokenizer.json", words)
             (draft / "labels.txt").write_text("".join(f"{label}\n" for label in about.labels), encoding="utf-8")
             told = dataclasses.replace(frozen, task=frozen.task | {"tokenizer_json": words})
-            artifacts = tuple(_export(name, told, about.buckets, draft, watch) for name in formats)
+            artifacts = tuple(export(name, told, about.buckets, draft, watch) for name in formats)
             parity = {} if data is None else {name: _run(name, told, draft, data, watch) for name in formats}
             write_json(draft / "conversion.json", {
                 "checkpoint": about.model_dump(mode="json"),
@@ -123,10 +123,14 @@ def _quantizers(about: Checkpoint) -> dict[Any, Any]:
     return {kind: of(grid) for kind, grid in every.items() if kind not in about.float_kinds}
 
 
-def _export(name: str, frozen: Any, buckets: Sequence[int], out: Path, watch: Progress) -> Artifact:
+def export(
+    name: str, frozen: Any, buckets: Sequence[int], out: Path, watch: Progress, precision: str = "float16"
+) -> Artifact:
+    """Write the file of a format into the folder `out`; only Core ML is asked for a `precision`."""
+    asked = {"precision": precision} if name == "coreml" else {}
     watch.begin(f"export:{name}")
     exporter, path = catalog.load_plugin("exporters", name), out / proofs.model_name(name)
-    exporter.export(frozen, buckets, path)
+    exporter.export(frozen, buckets, path, **asked)
     size_mb = bytes_of(path) / 1e6
     watch.end(f"{size_mb:.3f} MB")
     return Artifact(

@@ -18,8 +18,10 @@ from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
 from torchao.quantization.quant_primitives import quantize_affine
 from torchao.quantization.utils import get_group_qparams_symmetric
 
+from edgedistill import coreml
 from edgedistill.catalog import load_plugin
 from edgedistill.errors import SpecError
+from edgedistill.exporters.coreml.card import card_of
 from edgedistill.pipeline.conversion import convert
 from edgedistill.quant import FrozenStudent
 from edgedistill.specs import Checkpoint
@@ -95,6 +97,26 @@ def test_the_codes_that_torchao_trained_are_in_every_file(checkpoint: Path, cli:
     again = cli("convert", checkpoint, *options)
     assert again.returncode == 2
     assert "exists. Choose another --out" in again.stderr
+
+
+def test_a_bundles_student_as_a_core_ml_package_of_float32(
+    tiny_bundle: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    options = ("convert", tiny_bundle, "--out", tmp_path / "single", "--format")
+    done = cli(*options, "coreml", "--precision", "float32", "--json")
+    assert done.returncode == 0, done.stderr
+    (artifact,) = json.loads(done.stdout)["artifacts"]
+    path = tmp_path / "single" / artifact["path"]
+    load_plugin("exporters", "coreml").verify(FrozenStudent.load(tiny_bundle / "frozen"), path)
+    assert card_of(coreml.load(path)).precision == "float32"
+    assert any("computed in fp32" in risk for risk in artifact["audit"]["risks"])
+    for refused, told in ((options, "exists"), (("convert", tmp_path, *options[2:]), "exists|no such file")):
+        done = cli(*refused, "coreml")
+        assert done.returncode == 2
+        assert re.search(told, done.stderr)
+    done = cli("convert", tiny_bundle / "labels.txt", *options[2:], "onnx", "--precision", "float32")
+    assert done.returncode == 2
+    assert "--precision float32 goes with a bundle" in done.stderr
 
 
 @pytest.mark.parametrize(
