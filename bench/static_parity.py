@@ -1,12 +1,12 @@
 """Static int8, file against frozen student, in steps of the output's grid: every family, format and scheme.
 
-python bench/static_parity.py [--inputs 400] [--real-inputs 24] [--only bert vit] [--frozen NAME=FOLDER ...]
+python bench/static_parity.py [--inputs 400] [--real-inputs 24] [--only bert vit] [--formats coreml] [--frozen NAME=FOLDER ...]
 
 Random students of 4 layers with weights as large as trained ones, and two real networks: EfficientNet-lite0 as
 published, and all-MiniLM-L6-v2 with a random head; `--only` leaves out the others by the beginning of their names.
 Ranges are observed on random inputs. `--frozen` adds the student in a bundle's folder `frozen`, which was trained.
-For each input, the largest difference of any logit in steps; students left out keep the figures recorded for them. ONNX
-Runtime is asked twice: each operator as the file has it, and with its default optimization. Core ML is asked three
+For each input, the largest difference of any logit in steps; students and formats left out keep their recorded
+figures. ONNX Runtime is asked twice: each operator as the file has it, and with its default optimization. Core ML is asked three
 times, by the evaluator: the package of float32 in float32, the package of fp16 in float32, and the latter with its
 float32 constants put back in float64.
 """
@@ -97,10 +97,12 @@ def observed(model: torch.nn.Module, family: str, config: Any, scheme: QuantSche
     return quant.freeze(model.eval(), family, config, scheme, {})
 
 
-def runtimes(frozen: FrozenStudent, work: Path) -> Iterator[tuple[str, Answer]]:
+def runtimes(frozen: FrozenStudent, work: Path, formats: list[str]) -> Iterator[tuple[str, Answer]]:
     """Each way to compute the student's files, by name."""
     for name in catalog.load_plugin("students", frozen.family).FORMATS:
         exporter = catalog.load_plugin("exporters", name)
+        if formats and name not in formats:
+            continue
         if "static_int8" not in catalog.constants("exporters", name)["HOLDS"]["activations"]:
             continue
         if name == "coreml":
@@ -182,22 +184,25 @@ def rows_of(label: str, found: dict[str, list[int]]) -> Iterator[str]:
         )
 
 
-def main(inputs: int, real_inputs: int, only: list[str], folders: list[str]) -> None:
+def main(inputs: int, real_inputs: int, only: list[str], formats: list[str], folders: list[str]) -> None:
     torch.set_num_threads(1)
     recorded = RESULTS / "static_parity.json"
     figures: dict[str, dict[str, list[int]]] = {}
-    if only and recorded.exists():
+    if (only or formats) and recorded.exists():
         figures = json.loads(recorded.read_text(encoding="utf-8"))["steps"]
     for label, make in students(folders):
         if only and not label.startswith(tuple(only)):
             continue
         frozen = make()
         with tempfile.TemporaryDirectory() as work:
-            answers = dict(runtimes(frozen, Path(work)))
-            figures[label] = steps_between(
-                frozen, answers, real_inputs if label.startswith(("Eff", "MiniLM")) else inputs
-            )
-        print("\n".join(rows_of(label, figures[label])), flush=True)
+            answers = dict(runtimes(frozen, Path(work), formats))
+            count = real_inputs if label.startswith(("Eff", "MiniLM")) else inputs
+            found = steps_between(frozen, answers, count)
+        figures[label] = {**(figures.get(label, {}) if formats else {}), **found}
+        record(figures)  # each may take minutes
+
+
+def record(figures: dict[str, dict[str, list[int]]]) -> None:
     rows = [row for label, found in sorted(figures.items()) for row in rows_of(label, found)]
     head = [
         "# Static int8: files against the frozen student, in steps of the output",
@@ -215,6 +220,7 @@ if __name__ == "__main__":
     parser.add_argument("--inputs", type=int, default=400)
     parser.add_argument("--real-inputs", type=int, default=24)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--formats", nargs="*", default=[])
     parser.add_argument("--frozen", nargs="*", default=[])
     arguments = parser.parse_args()
-    main(arguments.inputs, arguments.real_inputs, arguments.only, arguments.frozen)
+    main(arguments.inputs, arguments.real_inputs, arguments.only, arguments.formats, arguments.frozen)
