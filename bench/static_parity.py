@@ -1,12 +1,12 @@
 """Static int8, file against frozen student, in steps of the output's grid: every family, format and scheme.
 
-python bench/static_parity.py [--inputs 400] [--real-inputs 24] [--only bert vit] [--formats coreml] [--frozen NAME=FOLDER ...]
+python bench/static_parity.py [--inputs 400] [--real-inputs 24] [--only bert] [--formats coreml] [--frozen NAME=FOLDER]
 
 Random students of 4 layers with weights as large as trained ones, and two real networks: EfficientNet-lite0 as
 published, and all-MiniLM-L6-v2 with a random head; `--only` leaves out the others by the beginning of their names.
 Ranges are observed on random inputs. `--frozen` adds the student in a bundle's folder `frozen`, which was trained.
-For each input, the largest difference of any logit in steps; students and formats left out keep their recorded
-figures. ONNX Runtime is asked twice: each operator as the file has it, and with its default optimization. Core ML is asked three
+For each input, the largest difference of any logit in steps; students and formats left out keep their recorded figures.
+ONNX Runtime is asked twice: each operator as the file has it, and with its default optimization. Core ML is asked three
 times, by the evaluator: the package of float32 in float32, the package of fp16 in float32, and the latter with its
 float32 constants put back in float64.
 """
