@@ -36,6 +36,8 @@ def convert(
     if odd is not None or len(set(names)) < len(names):
         told = "given twice" if odd is None else f"{odd!r}: no such format"
         raise SpecError(f"--format {told}{did_you_mean(odd or names[0], catalog.plugins('exporters'))}")
+    if precision != "float16" and not (source.is_dir() and "coreml" in names):
+        raise SpecError(f"--precision {precision} goes with a bundle and --format coreml; got {source}, {formats}.")
     if source.is_dir():
         if data is not None:
             raise SpecError("--data goes with a checkpoint; `edgedistill verify` runs a bundle on rows.")
@@ -47,8 +49,6 @@ def convert(
             )
         output.say(f"wrote {out}: {', '.join(item.path for item in artifacts)}", "green")
         return
-    if precision != "float16":
-        raise SpecError(f"--precision {precision} goes with a bundle; {source} is none.")
     about = Checkpoint.read_toml(source)
     with Watch() as watch:
         found = run(about, source.resolve().parent, names, out, data, watch)

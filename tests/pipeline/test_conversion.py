@@ -114,9 +114,10 @@ def test_a_bundles_student_as_a_core_ml_package_of_float32(
         done = cli(*refused, "coreml")
         assert done.returncode == 2
         assert re.search(told, done.stderr)
-    done = cli("convert", tiny_bundle / "labels.txt", *options[2:], "onnx", "--precision", "float32")
-    assert done.returncode == 2
-    assert "--precision float32 goes with a bundle" in done.stderr
+    for source, name in ((tiny_bundle / "labels.txt", "coreml"), (tiny_bundle, "onnx")):
+        done = cli("convert", source, "--out", tmp_path / "none", "--format", name, "--precision", "float32")
+        assert done.returncode == 2
+        assert "--precision float32 goes with a bundle and --format coreml" in done.stderr
 
 
 @pytest.mark.parametrize(
