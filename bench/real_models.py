@@ -31,6 +31,7 @@ from formats import minilm
 
 from edgedistill import catalog, quant
 from edgedistill.data.load import load_rows
+from edgedistill.errors import VerificationError
 from edgedistill.exporters._proof import answer
 from edgedistill.quant import FrozenStudent
 from edgedistill.specs import PerGroup, QuantScheme, WeightGrid
@@ -54,8 +55,10 @@ WANTED = {
     "efficientnet_lite0": ("int8, static", "int8, float", "int4, float"),
     "smollm2_135m": ("int8, float", "int4 groups, float"),
 }
-# what computes in fp16, which moves static activations by steps: by as much as their grids themselves cost, it may
-HALF = ("coreml",)
+HALF = ("coreml",)  # computes in fp16, which moves static activations by steps
+# Files that the proof of an export refuses, and how it begins. A few channels of all-MiniLM-L6-v2's feed-forward layers
+# are 50 times as large as the others (`static_ranges.py`), so steps are large beside most values: fp16 turns answers.
+REFUSED = {("minilm", "coreml", "int8, static"): "Core ML: fp16 arithmetic answers"}
 Feeds = dict[str, np.ndarray]
 
 
@@ -181,28 +184,26 @@ def frozen_of(name: str, model: Model, scheme: QuantScheme) -> FrozenStudent:
 
 
 def measured(name: str, format_name: str, scheme: str, out: Path) -> dict[str, Any]:
-    """Export, read back, execute."""
+    """Export, read back, execute; or what the export refuses the file with."""
     torch.set_num_threads(1)
     model = LOADERS[name]()
     frozen, exporter = frozen_of(name, model, SCHEMES[scheme]), catalog.load_plugin("exporters", format_name)
     path, start = out / f"model{exporter.SUFFIX}", time.process_time()
-    exporter.export(frozen, BUCKETS[name], path)
+    try:
+        exporter.export(frozen, BUCKETS[name], path)
+    except VerificationError as error:
+        return {"refused": str(error)}
     spent = time.process_time() - start
     found = exporter.read_back(path)
     pairs = [(found[key], frozen.quantized[key]) for key in frozen.quantized]
     kind = exporter.COMPUTES[frozen.scheme.activations]
-    static = frozen.scheme.activations == "static_int8"
     errors, agree, largest = [], [], 0.0
     for expected, answered in answers(frozen, exporter.load(path), model.compared, kind):
         errors.append(float(np.abs(answered - expected).max()))
         agree.append(float((answered.argmax(-1) == expected.argmax(-1)).mean()))
         largest = max(largest, float(np.abs(expected).max()))
     integers = kind == "as_trained" and frozen.scheme.activations != "float"
-    # of int8 activations a value on the boundary of two codes may take either
-    limit = 0.1 if integers else exporter.PARITY
-    if static and format_name in HALF:
-        limit = max(limit, cost_of_grids(frozen, model.compared) / largest)
-    step = frozen.ranges["classifier"][1].scale if static else None
+    step = frozen.ranges["classifier"][1].scale if frozen.scheme.activations == "static_int8" else None
     return {
         "tensors": len(pairs),
         "missing": len(frozen.quantized.keys() ^ found.keys()),
@@ -214,17 +215,12 @@ def measured(name: str, format_name: str, scheme: str, out: Path) -> dict[str, A
         "worst": max(errors) / largest,
         "steps": None if step is None else float(np.median(errors)) / step,
         "agree": float(np.mean(agree)),
-        "limit": limit,
+        # of int8 activations a value on the boundary of two codes may take either
+        "limit": 0.1 if integers else exporter.PARITY,
         "export_s": spent,
         "size_mb": bytes_of(path) / 1e6,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
     }
-
-
-def cost_of_grids(frozen: FrozenStudent, compared: list[Feeds]) -> float:
-    """How far a static student is, at the median input, from itself with float activations."""
-    static, floats = frozen.to_module(), frozen.to_module("float")
-    return float(np.median([np.abs(answer(static, feeds) - answer(floats, feeds)).max() for feeds in compared]))
 
 
 def answers(frozen: FrozenStudent, runner: Any, compared: list[Feeds], kind: Any) -> Iterator[tuple[Any, Any]]:
@@ -268,24 +264,31 @@ def main(chosen: list[str]) -> None:
         write("real_models", {"cases": seen}, table(seen))  # after each, as all of them take an hour
 
 
-def table(seen: dict[str, Any]) -> str:
-    rows = [
-        f"| {' | '.join(case)} | {found['tensors']} | {found['codes_off'] + found['scales_off'] + found['missing']} "
-        f"| {found['median']:.1e} | {found['worst']:.1e} | {found['limit']:.0e} | {found['agree']:.3f} "
-        f"| {'' if found['steps'] is None else format(found['steps'], '.1f')} "
+def row(found: dict[str, Any] | None) -> str:
+    """What the table says of a case behind its name."""
+    if found is None:
+        return "not measured yet" + " |" * 10
+    if "refused" in found:
+        return f"refused: {found['refused']}" + " |" * 10
+    differences = found["codes_off"] + found["scales_off"] + found["missing"]
+    steps = "" if found["steps"] is None else format(found["steps"], ".1f")
+    return (
+        f"{found['tensors']} | {differences} | {found['median']:.1e} | {found['worst']:.1e} | {found['limit']:.0e} "
+        f"| {found['agree']:.3f} | {steps} "
         f"| {found['size_mb']:.1f} | {found['export_s']:.1f} | {found['peak_mb']:.0f} |"
-        if (found := seen.get(":".join(case)))
-        else f"| {' | '.join(case)} | not measured yet | | | | | | | | | |"
-        for case in cases()
-    ]
+    )
+
+
+def table(seen: dict[str, Any]) -> str:
+    rows = [f"| {' | '.join(case)} | {row(seen.get(':'.join(case)))}" for case in cases()]
     head = [
         "# Published models in every format of their family",
         "",
         "Differences: codes and scales of the file, read back, that are not the student's. Answers to real inputs: the",
         "largest difference from the student as a share of the largest output, the median and the worst input; the",
-        "limit is for the median; of a static student in fp16 it is what its int8 activations cost it, if that is",
-        "more. Steps: the median in steps of the output's grid, of static students. Seconds of the processor on one",
-        "thread, proof included; peak memory of the process, model and imports included.",
+        "limit is for the median. Steps: the median in steps of the output's grid, of static students. Seconds of the",
+        "processor on one thread, proof included; peak memory of the process, model and imports included. Refused: by",
+        "the proof of the export, which writes no file then.",
         "",
         "| model | format | scheme | tensors | differences | median | worst | limit | same class | steps "
         "| MB | s | peak, MB |",

@@ -138,7 +138,8 @@ def distil_stage(
 
     student, projector, tokenizer = load_student(profile.student.family, start.folder, before.folder)
     if spec.fake_quant:
-        quant.prepare(student, profile.export.scheme, tensors_of(profile.student.family, student), spec.scales)
+        tensors = tensors_of(profile.student.family, student)
+        quant.prepare(student, profile.export.scheme, tensors, spec.scales, spec.ranges)
         _calibrate(student, tokenizer, data.folder)
     losses = {term.loss: catalog.load_plugin("losses", term.loss) for term in spec.losses}
     asks_teacher = any(need != "labels" for loss in losses.values() for need in loss.NEEDS)

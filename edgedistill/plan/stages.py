@@ -65,7 +65,7 @@ def assistant_lessons(profile: Profile, chosen: Candidate, one: Assistant) -> tu
     """
     floats = [spec for spec in profile.stages if not spec.fake_quant] or list(profile.stages)
     slower = int(str(chosen.config["width"])) / int(str(one.config["width"]))
-    changes = {"fake_quant": False, "scales": "absmax"}
+    changes = {"fake_quant": False, "scales": "absmax", "ranges": "min_max"}
     return tuple(
         spec.model_copy(update={**changes, "learning_rate": spec.learning_rate * min(slower, 1.0)}) for spec in floats
     )

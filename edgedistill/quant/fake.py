@@ -14,7 +14,6 @@ from torch import nn
 from edgedistill.errors import StageError
 from edgedistill.quant.layers import (
     DynamicQuantLinear,
-    Observer,
     OnGrid,
     QuantEmbedding,
     StaticQuantAddend,
@@ -27,6 +26,7 @@ from edgedistill.quant.layers import (
     WeightQuantLinear,
 )
 from edgedistill.quant.modules import RoundedRoot
+from edgedistill.quant.observers import Observer, RangeRule
 from edgedistill.quant.scales import FittedScales, LearnedScales, ScaleRule, holder_of
 from edgedistill.specs.quant import QuantScheme, WeightGrid
 from edgedistill.students import StoredTensor
@@ -35,15 +35,19 @@ from edgedistill.students._transformer import AfterGelu, Factor, Root, spell_out
 
 
 def prepare(
-    model: nn.Module, scheme: QuantScheme, tensors: Sequence[StoredTensor], rule: ScaleRule = "absmax"
+    model: nn.Module,
+    scheme: QuantScheme,
+    tensors: Sequence[StoredTensor],
+    rule: ScaleRule = "absmax",
+    ranges: RangeRule = "min_max",
 ) -> nn.Module:
     """Make `model` fake-quantized in place, and return it.
 
     `tensors` are the family's, so that each weight gets the grid that freezing will give it; a weight that they do not
-    name gets the grid of its kind of layer. `rule` says how scales are chosen (`edgedistill.quant.scales`). Parameters
-    stay the same objects under the same names; a static scheme adds a `ranges` buffer to each linear layer and each
-    point, and a rule other than absmax a `weight_scales` module to each layer. A model that is prepared already is left
-    as it is.
+    name gets the grid of its kind of layer. `rule` says how scales are chosen (`edgedistill.quant.scales`), and
+    `ranges` how those of static activations are observed (`edgedistill.quant.observers`). Parameters stay the same
+    objects under the same names; a static scheme adds a `ranges` buffer to each linear layer and each point, and a rule other
+    than absmax a `weight_scales` module to each layer. A model that is prepared already is left as it is.
 
     Raises:
         StageError: `rule` is not absmax, and a weight does not fit its grid.
@@ -62,6 +66,9 @@ def prepare(
                     if id(twin.weight) not in holders:
                         holders[id(twin.weight)] = _holder(name, twin, rule)
                     twin.weight_scales = holders[id(twin.weight)]
+                if isinstance(twin, Observer) and not isinstance(twin, StaticQuantAddend):
+                    # what is added up is never clipped: the largest values of a row are most of its variance
+                    twin.rule = ranges
             if child in swapped:
                 setattr(parent, name, swapped[child])
     for name, layer in named.items():

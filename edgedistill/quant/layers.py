@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from edgedistill.errors import StageError
 from edgedistill.quant.activations import (
     SHARES,
     DynamicLinear,
@@ -28,6 +27,7 @@ from edgedistill.quant.activations import (
 )
 from edgedistill.quant.grid import INT8, ScaleDtype, fake_quantize, quantize, scales_of
 from edgedistill.quant.kernels import convolve, static_layer, static_sum
+from edgedistill.quant.observers import Observer
 from edgedistill.quant.scales import FittedScales, LearnedScales
 from edgedistill.specs.quant import WeightGrid
 from edgedistill.students._points import Point
@@ -59,47 +59,6 @@ class OnGrid(nn.Module):
 
     def _on_grid(self) -> Tensor:
         return fake_quantize(self.weight, self.grid, self.scale_dtype, self.scales())
-
-
-class Observer:
-    """A minimum and maximum followed while its owner trains and observes, then fixed (`freeze_observers`).
-
-    A moving average over batches, kept in rows of the buffer `ranges`; not-a-number before any batch.
-    """
-
-    MOMENTUM = 0.05
-    ranges: Tensor
-    observing: bool
-    training: bool
-
-    def _range(self, which: int, seen: Tensor) -> Range:
-        if self.training and self.observing:
-            with torch.no_grad():
-                now = torch.stack(torch.aminmax(seen.detach()))
-                before = self.ranges[which]
-                # The first batch sets the range; also after a batch that was not finite, which must not stick.
-                moved = now if not bool(before.isfinite().all()) else before + self.MOMENTUM * (now - before)
-                self.ranges[which] = moved
-                low, high = moved.tolist()
-            return self._grid(which, low, high)
-        return self.grids()[which]
-
-    def _grid(self, which: int, low: float, high: float) -> Range:
-        """The grid of values between these, for a row of `ranges`."""
-        return range_of(low, high)
-
-    def grids(self) -> tuple[Range, ...]:
-        """The activation grids, one for each row of `ranges`.
-
-        Raises:
-            StageError: if the layer has never seen a training batch.
-        """
-        if not bool(self.ranges.isfinite().all()):
-            raise StageError(
-                "A static_int8 layer has no activation ranges: run training batches through the model before it is "
-                "evaluated or frozen."
-            )
-        return tuple(self._grid(which, *limits) for which, limits in enumerate(self.ranges.tolist()))
 
 
 class WeightQuantLinear(OnGrid, nn.Linear):

@@ -157,12 +157,19 @@ class DistilSpec(Spec):
         "mse: the clipped range of least squared error, found again as training goes on until ranges freeze; learned: "
         "trained with the weights (LSQ)",
     )
+    ranges: Literal["min_max", "mse"] = Field(
+        default="min_max",
+        description="fake_quant: how the ranges of static_int8 activations are observed. min_max: all that a batch "
+        "holds; mse: the clipped range of least squared error, by a histogram. Either is averaged over batches",
+    )
     losses: Annotated[tuple[LossTerm, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _scales_are_of_a_grid(self) -> DistilSpec:
         if self.scales != "absmax" and not self.fake_quant:
             raise ValueError(f'scales = "{self.scales}" needs fake_quant = true')
+        if self.ranges != "min_max" and not self.fake_quant:
+            raise ValueError(f'ranges = "{self.ranges}" needs fake_quant = true')
         return self
 
 
@@ -247,4 +254,10 @@ class Profile(Spec):
             raise ValueError(f"stages need different names, got {names}")
         if not self.stages[-1].fake_quant:
             raise ValueError("the last stage must have fake_quant = true: what is trained is what is shipped")
+        clipped = next((stage for stage in self.stages if stage.ranges != "min_max"), None)
+        if clipped and self.export.scheme.activations != "static_int8":
+            raise ValueError(
+                f'stage {clipped.name}: ranges = "{clipped.ranges}" is for static activations, and export.scheme has '
+                f'activations = "{self.export.scheme.activations}": take static_int8, or leave ranges out'
+            )
         return self

@@ -45,10 +45,14 @@ def test_a_published_model_is_stored_exactly_and_computed(model: str, format_nam
         found = real_models.run(model, format_name, scheme)
     except real_models.Missing as error:
         pytest.skip(str(error))
+    refusal = real_models.REFUSED.get((model, format_name, scheme))
+    if refusal is not None:
+        assert found.get("refused", "no file should have been written").startswith(refusal)
+        return
+    assert "refused" not in found, found["refused"]
     assert found["codes"] > 3_000_000
     assert (found["missing"], found["codes_off"], found["scales_off"]) == (0, 0, 0)
     assert found["median"] <= found["limit"]
-    if found["steps"] is not None and format_name in real_models.HALF:
-        return  # min-max ranges of a published encoder are coarse: fp16 and int8 alike turn answers that lie near
-    assert found["steps"] is None or found["steps"] <= 1
+    if found["steps"] is not None and format_name not in real_models.HALF:
+        assert found["steps"] <= 1
     assert found["agree"] >= 0.9

@@ -10,6 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from edgedistill import catalog, pipeline
+from edgedistill.store import Store
 
 ROOT = Path(__file__).parents[2]
 SAME = ("manifest.json", "model.tflite", "vocab.txt", "labels.txt", "golden.json", "frozen/student.safetensors")
@@ -129,10 +134,11 @@ def test_honest_arms_are_trained_with_the_same_steps(first: Path, tmp_path: Path
     assert len(steps) == 1
 
 
-def test_a_static_scheme_is_exact_too(first: Path, tmp_path: Path) -> None:
+def test_a_static_scheme_is_exact_too_and_observes_ranges_by_its_rule(first: Path, tmp_path: Path) -> None:
     text = (ROOT / "profiles" / "tiny.toml").read_text()
     text = text.replace("[budget]", '[export]\nscheme = { activations = "static_int8" }\n\n[budget]')
-    (tmp_path / "static.toml").write_text(text)
+    (tmp_path / "plain.toml").write_text(text)
+    (tmp_path / "static.toml").write_text(text.replace("fake_quant = true", 'fake_quant = true\nranges = "mse"'))
     store = shutil.copytree(first / "store", tmp_path / "store")
     base = [sys.executable, "-m", "edgedistill", "build", "--target", "rpi5"]
     done = subprocess.run(
@@ -155,3 +161,10 @@ def test_a_static_scheme_is_exact_too(first: Path, tmp_path: Path) -> None:
     parity = json.loads((tmp_path / "out" / "manifest.json").read_text())["parity"]["tflite"]
     assert parity["codes_max_difference"] == 0
     assert parity["argmax_agreement"] >= 0.97
+    profile, target = catalog.load_profile(str(tmp_path / "plain.toml")), catalog.load_target("rpi5")
+    _, trained = pipeline.train_student(target, profile, store=Store(store), base=tmp_path)
+    found = {path.parent: load_file(path) for path in trained.last.folder.parent.glob("*/student.safetensors")}
+    plain = found.pop(trained.last.folder)
+    (clipped,) = (values for values in found.values() if "classifier.ranges" in values)
+    # with one rule the two runs end with the same bits
+    assert not torch.equal(clipped["classifier.ranges"], plain["classifier.ranges"])
