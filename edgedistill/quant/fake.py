@@ -46,8 +46,8 @@ def prepare(
     `tensors` are the family's, so that each weight gets the grid that freezing will give it; a weight that they do not
     name gets the grid of its kind of layer. `rule` says how scales are chosen (`edgedistill.quant.scales`), and
     `ranges` how those of static activations are observed (`edgedistill.quant.observers`). Parameters stay the same
-    objects under the same names; a static scheme adds a `ranges` buffer to each linear layer and each point, and a rule other
-    than absmax a `weight_scales` module to each layer. A model that is prepared already is left as it is.
+    objects under the same names; a static scheme adds a `ranges` buffer to each linear layer and each point, and a rule
+    other than absmax a `weight_scales` module to each layer. A model that is prepared already is left as it is.
 
     Raises:
         StageError: `rule` is not absmax, and a weight does not fit its grid.
