@@ -157,6 +157,12 @@ def test_every_place_follows_the_rule_but_sums_which_are_never_clipped() -> None
             assert 0 <= high <= extremes[name][1]
             tighter += (high - low) < 0.95 * (extremes[name][1] - extremes[name][0])
     assert tighter > 0
+    tailed = outlier(normal(200_000), 40.0)
+    for module in clipped.modules():
+        if isinstance(module, StaticQuantAddend):
+            module.ranges.fill_(float("nan"))
+            module(tailed)
+            assert module.ranges[0].tolist() == [float(tailed.min()), 40.0]
     names = {name for name, module in plain.named_modules() if isinstance(module, Observer)}
     assert names == {name for name, module in clipped.named_modules() if isinstance(module, Observer)}
     frozen = freeze(clipped.eval(), "bert", bert.TINY, STATIC, {})
