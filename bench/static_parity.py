@@ -52,8 +52,8 @@ For each input the largest difference of any logit; one thread, random inputs. `
 What LiteRT and ONNX Runtime compute is the student's own codes, and so is a Core ML package of precision float32, which
 spells out the student's own steps. One of float16 divides by a scale where the student multiplies with its reciprocal,
 and adds floats: a value that lies between two codes to 1e-6 of a step takes the other one now and then, in float64 too
-(a large image has millions of values), and what ships rounds to fp16 beside. In float64 its graph is bit for bit the
-student's formulas: the export checks it."""
+(a large image has millions of values), and what ships rounds to fp16 beside. In float64 its graph answers what the
+student's formulas do in float64: every export is held to 1e-7 of that."""
 Answer = Callable[[str, dict[str, NDArray[Any]]], NDArray[Any]]
 
 
