@@ -11,6 +11,7 @@ from edgedistill.predict import tables
 from edgedistill.predict.classes import CLASSES, class_of, family_of, precision_of
 from edgedistill.predict.devices import Device, of_name
 from edgedistill.predict.features import Features, describes, features, find_row
+from edgedistill.predict.powers import bend
 from edgedistill.predict.rows import CONFIDENCE, build_of, exact, exact_rows, wanted_builds
 from edgedistill.predict.specs import Calibration, Forecast, Level, Workload
 from edgedistill.predict.speed import Speed, find_speed, missing_facts
@@ -82,11 +83,13 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     stored = find_row(work.model, one) if work.model and not describes(work) else None
     effect = found["effects"].get(stored["key"]) if stored is not None else None
     amounts = inputs.terms(found["terms"])
+    each = [exp(shape + own) for shape, own in zip(found["shape"], speed.deviation, strict=True)]
     factor = exp(speed.speed + (effect or 0.0)) * (calibration.factors.get(name, 1.0) if calibration else 1.0)
+    factor *= bend(found, each, amounts)
     learnt = calibration.terms.get(name, {}) if calibration else {}
     terms = {
-        term: factor * exp(shape + own) * amount * learnt.get(term, 1.0)
-        for term, shape, own, amount in zip(found["terms"], found["shape"], speed.deviation, amounts, strict=True)
+        term: factor * own * amount * learnt.get(term, 1.0)
+        for term, own, amount in zip(found["terms"], each, amounts, strict=True)
     }
     flags = _flags(work, inputs, amounts, found["range"], found["terms"])
     if is_dynamic(work):

@@ -13,7 +13,7 @@ from edgedistill.errors import SpecError
 
 DATA = Path(__file__).with_name("data")
 COEFFICIENTS = Path(__file__).with_name("coefficients.json")
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Row = Mapping[str, str]
 

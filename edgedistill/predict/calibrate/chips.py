@@ -72,8 +72,7 @@ def _judge(
 ) -> None:
     """Errors of the rows `out` of a chip, for every number of anchors among its other models."""
     told, names = fitted.told_fit(), np.array(data.model)
-    parts = data.terms * np.exp(told.shape + told.deviation[data.group] + told.speed[data.group, None])
-    parts = parts * np.exp(shift)[:, None]
+    parts = told.parts(data.terms, data.group) * np.exp(shift)[:, None]
     found[kind, 0][out] = (data.log_ms - np.log(parts.sum(1)))[out]
     for count in ANCHORS[1:]:
         tests, anchors = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ class Fitted(NamedTuple):
 
     def told_fit(self) -> Fit:
         """As if no group had rows of its own."""
-        return Fit(self.fit.shape, self.speed, self.deviation)
+        return Fit(self.fit.shape, self.speed, self.deviation, self.fit.powers)
 
 
 def fit_class(data: Samples, train: NDArray[np.bool_]) -> Fitted:
@@ -36,7 +37,10 @@ def fit_class(data: Samples, train: NDArray[np.bool_]) -> Fitted:
         told = speeds.Told({}, speeds.deviation_slopes(known, mean, deviation[rows], mine), mean)
         return np.array([told.expected_deviation(one, deviation.shape[1]) for one in facts])
 
-    found = fit(data.terms[train], data.log_ms[train], data.group[train], groups, data.one.ridge, expect=expect)
+    rows = data.terms[train], data.log_ms[train], data.group[train]
+    found = fit(*rows, groups, data.one.ridge, expect=expect, odd_rows=data.one.compiled)
+    if data.unit == "cpu":
+        found = found.with_powers(*rows)
     slopes = speeds.deviation_slopes(known, mean, found.deviation[seen], mine)
     told = speeds.Told({}, slopes, mean)
     expected = np.array([told.expected_deviation(one, data.terms.shape[1]) for one in facts])
@@ -44,9 +48,11 @@ def fit_class(data: Samples, train: NDArray[np.bool_]) -> Fitted:
     own, usual = (np.log((work * np.exp(found.shape + one)).sum(1)) for one in (found.deviation, expected))
     speed = speeds.speed_slopes(known, mean, (found.speed + own - usual)[seen], mine, data.unit == "npu")
     told = speeds.Told(speed, speeds.bounded(speed, slopes), mean)
+    speeds_told = np.array([told.expected_speed(one) for one in facts])
+    bare = np.isin(np.arange(groups), seen, invert=True)  # without rows: as a device known by its facts alone
     return Fitted(
-        found,
+        replace(found, speed=np.where(bare, speeds_told, found.speed)),
         told,
-        np.array([told.expected_speed(one) for one in facts]),
+        speeds_told,
         np.array([told.expected_deviation(one, data.terms.shape[1]) for one in facts]),
     )

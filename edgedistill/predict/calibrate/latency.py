@@ -64,6 +64,7 @@ def one_class(data: Samples, held: Mapping[str, HeldOut], others: Sequence[Mappi
     return {
         "terms": list(data.one.terms),
         "shape": _rounded(found.shape),
+        "powers": found.powers.shipped() if found.powers else {},
         "groups": {
             name: {
                 "speed": round(float(found.speed[g]), 4),

@@ -73,5 +73,8 @@ def _errors(
     data: Samples, train: NDArray[np.bool_], test: NDArray[np.bool_], terms: tuple[str, ...], ridge: float
 ) -> NDArray[np.float64]:
     picked = replace(data, terms=data.terms[:, [data.one.terms.index(term) for term in terms]])
-    found = fit(picked.terms[train], data.log_ms[train], data.group[train], len(data.groups), ridge, rounds=2)
+    rows = picked.terms[train], data.log_ms[train], data.group[train]
+    found = fit(*rows, len(data.groups), ridge, rounds=2)
+    if data.unit == "cpu":
+        found = found.with_powers(*rows)
     return np.asarray(data.log_ms[test] - found.log_ms(picked.terms[test], data.group[test]))
