@@ -55,6 +55,8 @@ def predict(
         SpecError: for an unknown device, model, runtime or quantity, or when the facts for the quantity are missing.
     """
     device = resolve(target)
+    if not isinstance(workload, Workload | LlmWorkload):
+        raise SpecError(f"workload = {workload!r}: give a Workload(...) or an LlmWorkload(...).")
     if quantity == BATTERY:
         if per_hour is None or not per_hour > 0:
             raise SpecError(f"{BATTERY} needs per_hour, inferences or tokens in an hour, above 0; got {per_hour!r}.")

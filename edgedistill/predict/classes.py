@@ -28,6 +28,7 @@ class LatencyClass(NamedTuple):
     compiled: bool = False  # layers are those of the compiled graph, not those of the model
 
 
+LAYERS_TOLD = ", layers told"  # beside each compiled class, the same rows fitted with layers told from the model's own
 _CPU = ("layers_ms", "macs_ms", "depthwise_macs_ms", "reuse_ms")
 _NPU = ("start_ms", "layers_ms", "macs_ms", "activations_ms", "weights_ms", "input_ms", "attention_macs_ms")
 _XNNPACK = ("macs_ms", "depthwise_macs_ms", "reuse_ms")
@@ -36,7 +37,7 @@ _NCNN, _AIHUB, _MNV4 = "ncnn .param exact", "aihub/timm", "mnv4/coreml (reparame
 
 # Terms and ridges were chosen by the errors of models held out by family, among 6 to 17 sets for each class. The choice
 # saw all rows, so the errors of the classes with few rows (all but ncnn cpu and qualcomm) are a little too good.
-CLASSES = {
+_MEASURED = {
     one.name: one
     for one in (
         LatencyClass("ncnn cpu float", (_NCNN, _AIHUB, _MNV4), _CPU, 0.05),
@@ -55,6 +56,10 @@ CLASSES = {
         LatencyClass("paddle cpu int8", (_MNV4, _AIHUB, _NCNN), ("layers_ms", "macs_ms"), 1.0),
     )
 }  # fmt: skip
+CLASSES = {
+    **_MEASURED,
+    **{f"{n}{LAYERS_TOLD}": one._replace(name=f"{n}{LAYERS_TOLD}") for n, one in _MEASURED.items() if one.compiled},
+}
 
 _FAMILIES = (
     ("precompiled", "qnn"), ("torchscript_onnx_tflite", "litert"), ("torchscript", "qnn"), ("qnn", "qnn"),
@@ -95,10 +100,12 @@ def class_of(runtime: str, unit: str, precision: str, soc: str = "") -> str:
 
 
 def _npu_class(family: str, kind: str, soc: str) -> str:
-    if family == "coreml" or re.search(r"\ba1\d\b|apple|bionic", soc):
+    if family == "coreml" or (family == "litert" and re.search(r"\ba1\d\b|apple|bionic", soc)):
         return "coreml ane float"
     if "tensor" in soc:
-        return "edgetpu int8"
+        return "edgetpu int8" if family == "litert" else ""
+    if re.search(r"\ba1\d\b|apple|bionic", soc):
+        return ""
     if family in ("litert", "onnx", "qnn"):
         return f"qualcomm npu {'w8a8' if kind in ('int8', 'dynamic_int8') else kind}"
     return ""

@@ -36,6 +36,7 @@ NO_MATRICES_APPLE = frozenset(["firestorm", "icestorm", "cyclone"])
 TYPICAL_CORES = 3.0  # of the fastest, that all cores of a phone are worth
 PARALLEL = 4  # threads up to which an inference gains; more mostly wait for each other
 UNKNOWN_CORE = (16, True, False)
+MOST_CORES, GHZ = 1024, (0.01, 20.0)  # beyond which a clock was given in MHz, or a count is none
 
 
 class Core(NamedTuple):
@@ -148,6 +149,8 @@ def resolve(target: Target | DeviceSpecs | str) -> Device:
         return _of_target(target)
     if isinstance(target, DeviceSpecs):
         return _of_specs(target)
+    if not isinstance(target, str):
+        raise SpecError(f"device = {target!r}: give the name of a target or device, a Target, or DeviceSpecs(...).")
     return _named(target)
 
 
@@ -220,6 +223,12 @@ def _of_specs(specs: DeviceSpecs) -> Device:
     cores = parse_cores(specs.cpu)
     if specs.cpu and not cores:
         raise SpecError(f"cpu = {specs.cpu!r}: not read; write cores as `1xX3@2.91 + 4xA715@2.37` (count, core, GHz).")
+    odd = next((one for one in cores if not (1 <= one.cores <= MOST_CORES and GHZ[0] <= one.ghz <= GHZ[1])), None)
+    if odd is not None:
+        raise SpecError(
+            f"cpu = {specs.cpu!r}: {odd.cores} cores of {odd.ghz:g} GHz; 1 to {MOST_CORES} cores of {GHZ[0]:g} to"
+            f" {GHZ[1]:g} GHz are expected (count, core, GHz)."
+        )
     one = specs.one_core_fp32_gflops or max((core.gflops for core in cores), default=None)
     return Device(
         name=specs.name,

@@ -8,7 +8,7 @@ from statistics import median
 
 from edgedistill.errors import SpecError
 from edgedistill.predict import tables
-from edgedistill.predict.classes import CLASSES, class_of, family_of, precision_of
+from edgedistill.predict.classes import CLASSES, LAYERS_TOLD, class_of, family_of, precision_of
 from edgedistill.predict.devices import Device, of_name
 from edgedistill.predict.features import Features, describes, features, find_row
 from edgedistill.predict.powers import bend
@@ -21,9 +21,7 @@ from edgedistill.predict.speed import Speed, find_speed, missing_facts
 # are linear, as this project's students on a server core (0.87 of what static int8 gains on Pixel 6 and S23).
 DYNAMIC_GAIN = {True: 2.7, False: 1.35}
 WIDER_OUTSIDE = 0.5  # of the log distance from the calibrated range, added to both ends
-# Layers of a compiled graph told from those of the model: held-out errors of traced models go from 16, 17, 18 to 16,
-# 21 and 25 % (Qualcomm float, w8a8, w8a16), and their 10 to 90 % range by a quarter.
-LAYERS_TOLD_WIDER = 1.25
+OTHER_PRECISION = 1.5  # both ends, where a unit was measured in another precision only
 ANCHORED, WELL_ANCHORED = 3, 5  # numbers of own measurements that intervals were cross-validated for
 WIDER_BORROWED = 1.15  # another build, thread count or phone with the same chip: both ends this much further
 
@@ -66,6 +64,12 @@ def is_dynamic(work: Workload) -> bool:
     return work.unit == "cpu" and precision_of(work.precision) == "dynamic_int8" and family_of(work.runtime) == "litert"
 
 
+def same_precision(precision: str, name: str) -> bool:
+    """Whether a class is of the precision that is asked for."""
+    kind, has = precision_of(precision), name.split()[-1].replace("w8a8", "int8")
+    return has == kind or (has, kind) == ("int8", "dynamic_int8")
+
+
 def precision_known(precision: str) -> bool:
     """Whether a precision's name is one that the data or a scheme uses."""
     text = precision.lower()
@@ -73,13 +77,14 @@ def precision_known(precision: str) -> bool:
 
 
 def _modelled(device: Device, work: Workload, name: str, calibration: Calibration | None) -> Forecast:
-    found = tables.coefficients()["latency"]["classes"][name]
     one = CLASSES[name]
     row = _any_row(work, name)
     inputs = features(work, one, tables.coefficients()["impute"], row)
     if inputs is None:
         return _by_rows(device, work, name)
-    speed = find_speed(device, work, name)
+    fitted = f"{name}{LAYERS_TOLD}" if one.compiled and "layers" in inputs.imputed else name
+    found = tables.coefficients()["latency"]["classes"][fitted]
+    speed = find_speed(device, work, fitted)
     stored = find_row(work.model, one) if work.model and not describes(work) else None
     effect = found["effects"].get(stored["key"]) if stored is not None else None
     amounts = inputs.terms(found["terms"])
@@ -103,13 +108,18 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     if 0 < anchors < ANCHORED:  # half way from what is known without them
         before = _interval(found["intervals"], _level(speed, effect, 0)[1], inputs)
         low, high = (low + min(low, before[0])) / 2, (high + max(high, before[1])) / 2
-    widen = _outside(amounts, found["range"]) * WIDER_OUTSIDE + (
+    widen = (_outside(amounts, found["range"]) + speed.beyond) * WIDER_OUTSIDE + (
         log(WIDER_BORROWED) if speed.measured and speed.told else 0.0
     )
     if is_dynamic(work):
         widen += 0.15
+    elif not same_precision(work.precision, name):
+        widen += log(OTHER_PRECISION)
+        flags.append(f"{work.precision}: no measurements on this unit, taken as {name.split()[-1]}")
+    if speed.beyond:
+        flags.append("device: faster or slower than any that was measured, interval widened")
     middle = sum(terms.values())
-    missing = () if speed.measured else missing_facts(device, work, name)
+    missing = () if speed.measured else missing_facts(device, work, fitted)
     return Forecast(
         quantity="latency_ms",
         unit="ms",
@@ -162,8 +172,6 @@ def _interval(found: Mapping[str, Mapping[str, Sequence[float]]], key: str, inpu
     chosen = found.get(key) or next((found[k] for k in reversed(order) if k in found), None)
     told = set(inputs.imputed) - {"pixels"}
     low, high = (chosen or {}).get("traced" if told <= {"layers"} else "told", (-0.7, 0.7))
-    if told == {"layers"}:
-        low, high = LAYERS_TOLD_WIDER * low, LAYERS_TOLD_WIDER * high
     if key not in found and key.startswith("spec"):
         low, high = min(low, -log(2.2)), max(high, log(2.2))  # one chip measured; spec only, other vendors
     return low, high

@@ -22,7 +22,7 @@ from edgedistill.predict.llm_features import (
     spec_effect,
     spec_kernel,
 )
-from edgedistill.predict.llm_spec import MISSING, spec_facts, spec_log_s
+from edgedistill.predict.llm_spec import MISSING, spec_beyond, spec_facts, spec_log_s
 from edgedistill.predict.specs import Calibration, Forecast, Level, LlmWorkload
 
 Phase = Literal["decode", "prefill"]
@@ -45,6 +45,7 @@ class Cost(NamedTuple):
     key: str
     told: str
     missing: tuple[str, ...] = ()
+    beyond: float = 0.0  # log distance of the device's pace from those that were measured
 
 
 def rate(device: Device, work: LlmWorkload, phase: Phase, calibration: Calibration | None = None) -> Forecast:
@@ -90,6 +91,9 @@ def _modelled(device: Device, work: LlmWorkload, phase: Phase, quant: str, calib
     if away:
         low, high = low - WIDER_OUTSIDE * (1 + away), high + WIDER_OUTSIDE * (1 + away)
         flags.append("parameters: outside the calibrated range, interval widened")
+    if cost.beyond:
+        low, high = low - WIDER_OUTSIDE * cost.beyond, high + WIDER_OUTSIDE * cost.beyond
+        flags.append("device: faster or slower than any that was measured, interval widened")
     return Forecast(
         quantity=f"{phase}_tokens_per_s",
         unit="tokens/s",
@@ -222,7 +226,8 @@ def _spec_cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, foun
         log_s += WIDER.get(quant, 0.0)
     told = "memory bandwidth and a typical utilisation" if phase == "decode" else "peak rate and a typical utilisation"
     missing = () if "pace" in facts else (MISSING[phase, work.backend],)
-    return _relative(found, log_s, "spec only", told, missing)
+    beyond = spec_beyond(found["spec"], work.backend, facts)
+    return _relative(found, log_s, "spec only", told, missing)._replace(beyond=beyond)
 
 
 def _relative(found: Mapping[str, Any], log_s: float, level: Level, told: str, missing: tuple[str, ...] = ()) -> Cost:

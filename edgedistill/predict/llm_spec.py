@@ -31,6 +31,13 @@ def spec_facts(device: Device, unit: str, phase: str) -> dict[str, float]:
     return found
 
 
+def spec_beyond(found: Mapping[str, float], unit: str, facts: Mapping[str, float]) -> float:
+    """Log distance of a device's pace from those of the devices that were measured."""
+    if "pace" not in facts or f"min:{unit}" not in found:
+        return 0.0
+    return max(facts["pace"] - found[f"max:{unit}"], found[f"min:{unit}"] - facts["pace"], 0.0)
+
+
 def spec_log_s(found: Mapping[str, float], unit: str, kernel: str, facts: Mapping[str, float]) -> float:
     """Log seconds for 10^9 parameters; a kind of kernel that no row of the unit has is taken as the unit's middle."""
     total = found["one"] + found.get(f"unit:{unit}", 0.0) + found.get(f"{unit}|{kernel}", 0.0)

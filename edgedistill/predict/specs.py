@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from edgedistill.errors import SpecError
 from edgedistill.specs import Prediction, Spec
 
 # No model or device is beyond these ends, and what is computed from them stays finite.
@@ -37,7 +38,14 @@ Unit = Annotated[Literal["cpu", "gpu", "npu"], BeforeValidator(_unit)]
 Level = Literal["exact row", "calibrated", "scaled from another device", "fitted", "spec only"]
 
 
-class Workload(Spec):
+class _Asked(type(Spec)):  # type: ignore[misc]
+    """So that a wrong argument of a call is told as a wrong key of a file is: in one line, as a `SpecError`."""
+
+    def __call__(cls, **values: object) -> Any:
+        return cls.decode(values, where=cls.__name__)
+
+
+class Workload(Spec, metaclass=_Asked):
     """One inference of an encoder or vision model, by name or by the features that model_features.csv has.
 
     `model` alone is enough for a known model; features given beside it win. `precision` is a name of the data files or
@@ -103,7 +111,7 @@ class Workload(Spec):
         return cls.decode({**given, **options}, where=f"features of {row.get('key', 'the model')}")
 
 
-class LlmWorkload(Spec):
+class LlmWorkload(Spec, metaclass=_Asked):
     """A language model, by name or by its size; tokens are those of one request."""
 
     model: str | None = Field(default=None, description="a model of llm_throughput.csv")
@@ -133,7 +141,7 @@ class LlmWorkload(Spec):
         return self
 
 
-class DeviceSpecs(Spec):
+class DeviceSpecs(Spec, metaclass=_Asked):
     """A device by its facts alone; each is optional, and what is missing is named in the forecast's flags.
 
     `cpu` is written as in device_specs.csv: `1xX3@2.91 + 4xA715@2.37 + 4xA510@1.70` (cores, GHz).
@@ -161,10 +169,21 @@ class Forecast(Prediction):
     missing: tuple[str, ...] = Field(default=(), description="facts that would make it better, by name")
 
 
-class Anchor(Spec):
+def _one_of_both(value: object) -> object:
+    """The workload that a file's keys mean; so that what is wrong is told of that one, not of both."""
+    if not isinstance(value, Mapping):
+        return value
+    own = set(LlmWorkload.model_fields) - set(Workload.model_fields)
+    try:
+        return (LlmWorkload if own & set(value) else Workload).decode(value, where="workload")
+    except SpecError as error:
+        raise ValueError(str(error).rstrip(".")) from None
+
+
+class Anchor(Spec, metaclass=_Asked):
     """One measurement of the user's own: a workload and what `edgedistill bench` saw."""
 
-    workload: Workload | LlmWorkload
+    workload: Annotated[Workload | LlmWorkload, BeforeValidator(_one_of_both)]
     measured: Factor
     quantity: str = ""
 

@@ -20,6 +20,7 @@ class Speed(NamedTuple):
     deviation: Sequence[float]
     told: str  # empty: the device's own rows, this build and thread count
     measured: bool
+    beyond: float = 0.0  # log distance of its rates from those of the devices that were measured
 
 
 def find_speed(device: Device, work: Workload, name: str) -> Speed:
@@ -43,7 +44,8 @@ def _find_speed(device: Device, runtime: str, unit: Unit, used: int, name: str) 
     ]
     wanted = {**device.descriptors(unit, used), **{f"build:{build}": 1.0 for build in builds[:1]}}
     if not own:
-        return Speed(_expected(found, wanted), _deviation(found, wanted), "no row of this device or chip", False)
+        told = _expected(found, wanted), _deviation(found, wanted), "no row of this device or chip"
+        return Speed(*told, measured=False, beyond=_beyond(found, wanted))
     best = min(own, key=distance)
     owner, build, threads, mode = best.split("|")
     group = found["groups"][best]
@@ -65,6 +67,12 @@ def _expected(found: Mapping[str, Any], facts: Mapping[str, float]) -> float:
     slopes = found["slopes"]
     names = (name for name in slopes if name != "one" and not name.startswith("mean:"))
     return float(slopes["one"] + sum(slopes[name] * _away(name, facts, slopes) for name in names))
+
+
+def _beyond(found: Mapping[str, Any], facts: Mapping[str, float]) -> float:
+    """The largest log distance of a rate from the range of its class."""
+    ends = ((facts[name], *both) for name, both in found["facts"].items() if name in facts)
+    return max((max(value - most, least - value, 0.0) for value, least, most in ends), default=0.0)
 
 
 def _deviation(found: Mapping[str, Any], facts: Mapping[str, float]) -> list[float]:

@@ -16,6 +16,7 @@ from edgedistill.predict.calibrate.fitted import fit_class
 from edgedistill.predict.calibrate.intervals import few
 from edgedistill.predict.calibrate.samples import Floats, Samples, all_samples
 
+RATES = ("compute", "bandwidth")  # facts whose range is shipped, so that a device beyond it is told
 ENOUGH = 40  # held-out rows from which imputed features get an interval of their own
 LEVELS = {
     "scaled": "known model, chip has not run it",
@@ -77,6 +78,7 @@ def one_class(data: Samples, held: Mapping[str, HeldOut], others: Sequence[Mappi
             **{name: round(value, 4) for name, value in told.speed.items()},
             **{f"mean:{name}": round(value, 4) for name, value in told.mean.items()},
         },
+        "facts": {name: _ends([one[name] for one in data.facts if name in one]) for name in RATES if name in told.mean},
         "deviations": {name: _rounded(values) for name, values in told.deviation.items()},
         "effects": {name: round(value, 4) for name, value in effects.items()},
         "range": [[round(float(p.min()), 6), round(float(p.max()), 6)] if p.size else [0.0, 0.0] for p in positive],
@@ -145,6 +147,10 @@ def figure(name: str, split: str, held: HeldOut, others: Sequence[Mapping[str, H
         "coverage_80": None if np.isnan(share) else round(100 * share),
         "few": few(held),
     }
+
+
+def _ends(values: Sequence[float]) -> list[float]:
+    return [round(min(values), 4), round(max(values), 4)]
 
 
 def _rounded(values: Floats) -> list[float]:

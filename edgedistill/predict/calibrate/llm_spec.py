@@ -73,7 +73,9 @@ def fit_spec(among: Sequence[Group]) -> dict[str, float]:
     for name in found:  # what physics forbids is noise: a faster memory never slows, a missing instruction never helps
         if name.startswith(("pace:", "lacks:")):
             found[name] = min(found[name], 0.0) if name.startswith("pace:") else max(found[name], 0.0)
-    return {**found, **{f"mean:{unit}": round(value, 4) for unit, value in means.items()}}
+    paces = {unit: [one.facts["pace"] for one in among if one.unit == unit] for unit in units}
+    ends = {f"{end.__name__}:{unit}": round(end(values), 4) for unit, values in paces.items() for end in (min, max)}
+    return {**found, **{f"mean:{unit}": round(value, 4) for unit, value in means.items()}, **ends}
 
 
 def spec_held_out(among: Sequence[Group]) -> HeldOut:

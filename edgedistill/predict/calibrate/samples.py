@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.predict import tables
-from edgedistill.predict.classes import CLASSES, TERMS, LatencyClass, class_of, precision_of
+from edgedistill.predict.classes import CLASSES, LAYERS_TOLD, TERMS, LatencyClass, class_of, precision_of
 from edgedistill.predict.devices import of_name
 from edgedistill.predict.features import Features, facts, feature_tables, features, find_row
 from edgedistill.predict.specs import Workload
@@ -97,6 +97,9 @@ def all_samples(impute: Mapping[str, Mapping[str, float]], *, every_term: bool =
             found = features(work, CLASSES[name], impute, row)
             if found is not None:
                 rows[name].append((row, found))
+            if found is not None and CLASSES[name].compiled:
+                told = features(work, CLASSES[name], impute, {**row, "layers": ""})
+                rows[f"{name}{LAYERS_TOLD}"] += [(row, told)] if told is not None else []
     classes = {name: one._replace(terms=TERMS) if every_term else one for name, one in CLASSES.items()}
     return {name: _samples(classes[name], found) for name, found in rows.items() if found}
 
@@ -115,7 +118,7 @@ def _samples(one: LatencyClass, rows: list[tuple[Mapping[str, str], Features]]) 
         model=models,
         family=tuple(facts(model).get("family") or model for model in models),
         soc=tuple(of_name(row["device"]).soc for row, _ in rows),
-        traced=np.array([not found.imputed or found.imputed == ("pixels",) for _, found in rows]),
+        traced=np.array([set(found.imputed) <= {"pixels", "layers"} for _, found in rows]),
     )
 
 
