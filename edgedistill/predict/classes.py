@@ -100,12 +100,12 @@ def class_of(runtime: str, unit: str, precision: str, soc: str = "") -> str:
 
 
 def _npu_class(family: str, kind: str, soc: str) -> str:
-    if family == "coreml" or (family == "litert" and re.search(r"\ba1\d\b|apple|bionic", soc)):
+    if family in ("", "ncnn", "paddle"):  # these reach no NPU
+        return ""
+    if family == "coreml" or re.search(r"\ba1\d\b|apple|bionic", soc):
         return "coreml ane float"
     if "tensor" in soc:
-        return "edgetpu int8" if family == "litert" else ""
-    if re.search(r"\ba1\d\b|apple|bionic", soc):
-        return ""
+        return "edgetpu int8"
     if family in ("litert", "onnx", "qnn"):
         return f"qualcomm npu {'w8a8' if kind in ('int8', 'dynamic_int8') else kind}"
     return ""

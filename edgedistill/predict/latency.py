@@ -50,7 +50,7 @@ def class_name(device: Device, work: Workload) -> str:
     precision = "fp32" if is_dynamic(work) else work.precision
     name = class_of(work.runtime, work.unit, precision, device.soc)
     if not name or not precision_known(work.precision):
-        known = ", ".join(sorted(CLASSES))
+        known = ", ".join(sorted(one for one in CLASSES if LAYERS_TOLD not in one))
         raise SpecError(
             f"no measurements of runtime {work.runtime!r} on the {work.unit} in {work.precision!r}. Known: {known};"
             " runtimes litert, qnn, onnx, coreml, ncnn, paddle_lite; precisions fp32, fp16, int8, w8a8, w8a16,"

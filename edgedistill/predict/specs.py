@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -38,11 +38,15 @@ Unit = Annotated[Literal["cpu", "gpu", "npu"], BeforeValidator(_unit)]
 Level = Literal["exact row", "calibrated", "scaled from another device", "fitted", "spec only"]
 
 
-class _Asked(type(Spec)):  # type: ignore[misc]
-    """So that a wrong argument of a call is told as a wrong key of a file is: in one line, as a `SpecError`."""
+if TYPE_CHECKING:  # the arguments of the calls below are checked as those of every pydantic model
+    from pydantic._internal._model_construction import ModelMetaclass as _Asked
+else:
 
-    def __call__(cls, **values: object) -> Any:
-        return cls.decode(values, where=cls.__name__)
+    class _Asked(type(Spec)):
+        """So that a wrong argument of a call is told as a wrong key of a file is: in one line, as a `SpecError`."""
+
+        def __call__(cls, **values: object) -> Spec:
+            return cls.decode(values, where=cls.__name__)
 
 
 class Workload(Spec, metaclass=_Asked):

@@ -44,8 +44,8 @@ def _find_speed(device: Device, runtime: str, unit: Unit, used: int, name: str) 
     ]
     wanted = {**device.descriptors(unit, used), **{f"build:{build}": 1.0 for build in builds[:1]}}
     if not own:
-        told = _expected(found, wanted), _deviation(found, wanted), "no row of this device or chip"
-        return Speed(*told, measured=False, beyond=_beyond(found, wanted))
+        bare = "no row of this device or chip"
+        return Speed(_expected(found, wanted), _deviation(found, wanted), bare, False, _beyond(found, wanted))
     best = min(own, key=distance)
     owner, build, threads, mode = best.split("|")
     group = found["groups"][best]

@@ -23,9 +23,13 @@ from edgedistill.predict import (
 from edgedistill.predict.anchors import middle
 from edgedistill.predict.calibrate import calibrate, chips, crossval, intervals
 from edgedistill.predict.calibrate.fit import fit
+from edgedistill.predict.calibrate.fitted import fit_class
 from edgedistill.predict.calibrate.latency import LEVELS, held_out, one_class
+from edgedistill.predict.calibrate.powers import fit_powers
 from edgedistill.predict.calibrate.run import written
 from edgedistill.predict.calibrate.samples import all_samples, fit_imputation
+from edgedistill.predict.features import facts, find_row
+from edgedistill.predict.powers import bend
 from edgedistill.predict.update import update
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "calibration.json"
@@ -42,6 +46,55 @@ def test_a_fit_finds_the_coefficients_that_made_the_data() -> None:
     assert np.allclose(found.log_ms(terms, group), log_ms, atol=0.05)  # the ridge draws a little
     assert found.speed[1] - found.speed[0] == pytest.approx(0.7, abs=0.05)
     assert np.exp(found.shape[1] - found.shape[0]) == pytest.approx(4.0, rel=0.1)
+
+
+def test_a_product_of_powers_finds_the_exponents_that_made_the_data() -> None:
+    """Closed form, of two groups; a term that some rows have none of keeps no exponent."""
+    draw = np.random.default_rng(4)
+    terms = draw.uniform(0.1, 30.0, (400, 3))
+    terms[::3, 2] = 0.0
+    group = np.repeat([0, 1], 200)
+    found, level = fit_powers(terms, np.zeros(400), group, 2)
+    least = found.least
+    log_ms = 0.7 * np.log(terms[:, 0] + least[0]) + 0.4 * np.log(terms[:, 1] + least[1]) + np.array([0.0, 0.5])[group]
+    found, level = fit_powers(terms, log_ms, group, 2)
+    assert found.exponents == pytest.approx([0.7, 0.4, 0.0], abs=0.01)
+    assert level[1] - level[0] == pytest.approx(0.5, abs=0.01)
+    falling, _ = fit_powers(terms, -log_ms, group, 2)
+    assert (falling.exponents >= 0).all()  # what physics forbids
+
+
+def test_the_mean_of_sum_and_product_is_the_one_that_users_get() -> None:
+    """By row, and the same in the fit and in the forecast; half way between both in the log."""
+    draw = np.random.default_rng(6)
+    terms, group = draw.uniform(0.1, 9.0, (40, 3)), np.repeat([0, 1], 20)
+    log_ms = np.log(terms @ [1.0, 2.0, 0.3]) + draw.normal(0, 0.2, 40)
+    plain = fit(terms, log_ms, group, 2, ridge=1.0)
+    both = plain.with_powers(terms, log_ms, group)
+    assert both.powers is not None
+    product, level = fit_powers(terms, log_ms, group, 2)
+    halfway = (plain.log_ms(terms, group) + product.log_product(terms) + level[group]) / 2
+    assert both.log_ms(terms, group) == pytest.approx(halfway)
+    for n in range(40):
+        each = np.exp(both.shape + both.deviation[group[n]])
+        factor = bend({"powers": both.powers.shipped()}, each.tolist(), terms[n].tolist())
+        own = np.exp(both.speed[group[n]]) * factor * float(each @ terms[n])
+        assert np.log(own) == pytest.approx(both.log_ms(terms, group)[n], abs=1e-5)
+    assert bend({"powers": {}}, [1.0], [1.0]) == 1.0
+
+
+def test_a_model_with_a_refused_operator_tells_nothing_of_the_rest() -> None:
+    """Three models of thirty are 8 times slower: the loss for compiled graphs leaves them out, the other half does."""
+    draw = np.random.default_rng(7)
+    terms, group = draw.uniform(0.1, 3.0, (300, 3)), np.zeros(300, dtype=int)
+    log_ms = np.log(terms.sum(1)) + draw.normal(0, 0.05, 300)
+    log_ms[:30] += np.log(8)
+    away = [
+        np.abs(fit(terms, log_ms, group, 1, ridge=1.0, odd_rows=odd).log_ms(terms, group) - np.log(terms.sum(1))).max()
+        for odd in (True, False)
+    ]
+    assert away[0] < 0.03
+    assert away[0] < away[1] / 2
 
 
 def test_one_wrong_row_does_not_move_a_fit() -> None:
@@ -100,6 +153,24 @@ def test_shipped_coefficients_are_those_of_a_rerun(name: str) -> None:
     assert made.keys() - few
 
 
+@pytest.mark.parametrize("name", ["litert cpu float", "ncnn gpu int8"])
+def test_the_forecast_is_the_fit_that_was_judged(name: str) -> None:
+    """Of every model, by its features alone, on the device of its row: a class with and one without a product."""
+    data = all_samples(fit_imputation())[name]
+    fitted = fit_class(data, np.ones(len(data.log_ms), dtype=bool)).fit.log_ms(data.terms, data.group)
+    seen = {model: n for n, model in enumerate(data.model)}
+    for model, n in seen.items():
+        device, build, threads, _ = data.groups[data.group[n]].split("|")
+        row = find_row(model, data.one)
+        assert row is not None
+        flags = {key: facts(row["key"]).get(key) == "1" for key in ("transformer", "soft_ops")}
+        work = Workload.from_row(
+            row, runtime=build, unit=data.unit, precision=name.split()[-1], threads=int(threads), **flags
+        )
+        assert np.log(predict(device, work).median) == pytest.approx(fitted[n], abs=0.005), model
+    assert len(seen) > 5
+
+
 @pytest.mark.slow
 def test_the_whole_calibration_is_repeatable() -> None:
     found, figures = calibrate()
@@ -110,18 +181,24 @@ def test_the_whole_calibration_is_repeatable() -> None:
 # (class, split, columns): at most so much MdAPE, percent, cross-validated. Where the issue's figure is not reached the
 # bound is what is reached, so that it cannot grow worse unseen; README of bench/results says which.
 REACHED = [
-    ("ncnn cpu float", "new model", 15.0),
+    ("ncnn cpu float", "new model", 13.0),
+    ("ncnn cpu float", "new family", 13.5),
     ("ncnn cpu int8", "new model", 15.0),
     ("litert cpu float", "new model", 10.0),
+    ("litert cpu float", "new family", 12.0),
     ("qualcomm npu float", "new model", 20.0),
-    ("qualcomm npu w8a8", "new model", 21.0),
+    ("qualcomm npu w8a8", "new model", 20.0),
     ("qualcomm npu w8a16", "new model", 20.0),
+    ("qualcomm npu float, layers told", "new model", 20.0),
+    ("qualcomm npu w8a8, layers told", "new model", 23.0),
+    ("qualcomm npu w8a16, layers told", "new model", 20.0),
     ("coreml ane float", "new model", 10.0),
     ("edgetpu int8", "new model", 10.0),
     ("ncnn cpu float", "known model, chip has not run it", 11.0),
     ("ncnn cpu float", "new chip, new model, 0 anchors", 25.0),
     ("ncnn cpu float", "new chip, known model, 0 anchors", 25.0),
-    ("ncnn cpu float", "new chip, new model, 3 anchors", 16.0),
+    ("ncnn cpu float", "new chip, new model, 3 anchors", 15.0),
+    ("ncnn cpu float", "new chip, new model, anchors known, 3 anchors", 15.0),
     ("ncnn cpu float", "new chip, known model, 3 anchors", 15.0),
     ("ncnn cpu int8", "new chip, new model, 3 anchors", 15.0),
     ("llm decode", "new model", 11.0),
@@ -150,7 +227,7 @@ def test_anchors_help_on_the_very_rows_that_had_none() -> None:
 
 
 def test_intervals_cover_about_80_percent() -> None:
-    """75 to 85 %; the exceptions are named, so that another one is seen."""
+    """75 to 85 % of every class of more than 8 chips or models; of fewer, one chip moves it by 10 % and more."""
     outside = {
         (row["class"], row["split"]): row["coverage_80"]
         for row in figures().values()
@@ -158,8 +235,11 @@ def test_intervals_cover_about_80_percent() -> None:
     }
     assert len(outside) <= 20, outside
     assert all(55 <= share <= 92 for share in outside.values()), outside
-    large = [key for key in outside if figures()[key]["keys"] > 15]
+    large = [key for key in outside if figures()[key]["keys"] > 8]
     assert not large
+    small = [row for row in figures().values() if not row["few"] and row["coverage_80"] and row["keys"] <= 8]
+    together = sum(row["rows"] * row["coverage_80"] for row in small) / sum(row["rows"] for row in small)
+    assert 75 <= together <= 85
 
 
 # Own measurements ------------------------------------------------------------------------------------------------

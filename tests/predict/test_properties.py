@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgedistill.errors import SpecError
-from edgedistill.predict import DeviceSpecs, Forecast, LlmWorkload, Workload, predict, predict_all
+from edgedistill.predict import Anchor, DeviceSpecs, Forecast, LlmWorkload, Workload, predict, predict_all
 from edgedistill.predict.llm_features import quant_of
 
 CHECKS = settings(
@@ -221,3 +221,67 @@ def test_features_of_the_callers_own_are_not_answered_with_the_row_of_a_name() -
 def test_impossible_features_are_refused_by_name(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         Workload.decode(values, where="workload")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: predict(None, Workload(gmacs=1.0)), "device = None"),  # type: ignore[arg-type]
+        (lambda: predict({"cpu": "4xA76@2"}, Workload(gmacs=1.0)), "DeviceSpecs"),  # type: ignore[arg-type]
+        (lambda: predict("pixel8", {"gmacs": 1.0}), r"workload = .*Workload\(\.\.\.\)"),  # type: ignore[arg-type]
+        (lambda: predict("pixel8", "mobilenet_v2"), "workload = 'mobilenet_v2'"),  # type: ignore[arg-type]
+        (lambda: Workload(gmacs="600M"), r"Workload: gmacs = '600M'"),  # type: ignore[arg-type]
+        (lambda: Workload(gmacs=1.0, flops=3), "unknown key 'flops'"),  # type: ignore[call-arg]
+        (lambda: LlmWorkload(params_b=-1.0), "params_b = -1"),
+        (lambda: DeviceSpecs(memory_bandwidth_gb_per_s=0.0), "memory_bandwidth_gb_per_s"),
+        (lambda: Anchor.decode({"workload": {"gmcs": 1}, "measured": 1}, where="a.json"), "did you mean 'gmacs'"),
+        (lambda: predict(DeviceSpecs(cpu="4xA76@0"), Workload(gmacs=1.0)), "0 GHz"),
+        (lambda: predict(DeviceSpecs(cpu="4xA76@2400"), Workload(gmacs=1.0)), "2400 GHz"),
+        (lambda: predict(DeviceSpecs(cpu="0xA76@2.4"), Workload(gmacs=1.0)), "0 cores"),
+        (lambda: predict("pixel8", Workload(gmacs=1.0, runtime="ncnn", unit="npu")), "runtime 'ncnn' on the npu"),
+        (lambda: predict("iphone15", Workload(gmacs=1.0, runtime="banana", unit="npu")), "runtime 'banana' on the npu"),
+    ],
+)
+def test_a_wrong_call_is_told_in_one_line(call: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message) as seen:
+        call()
+    assert "\n" not in str(seen.value)
+
+
+@pytest.mark.parametrize(
+    ("usual", "odd", "work"),
+    [
+        ({"npu_int8_tops": 40.0}, {"npu_int8_tops": 1e6}, Workload(gmacs=1.0, runtime="qnn", unit="npu")),
+        ({"cpu": "4xA76@2.4"}, {"one_core_fp32_gflops": 1e5}, Workload(gmacs=1.0, runtime="ncnn")),
+        ({"memory_bandwidth_gb_per_s": 60.0}, {"memory_bandwidth_gb_per_s": 1e4}, LlmWorkload(params_b=1.0)),
+    ],
+)
+def test_a_device_unlike_any_that_was_measured_has_a_wider_interval(
+    usual: dict[str, Any], odd: dict[str, Any], work: Workload | LlmWorkload
+) -> None:
+    plain, wide = (predict(DeviceSpecs(**one), work) for one in (usual, odd))
+    assert wide.high / wide.low > 2 * plain.high / plain.low
+    assert any(flag.startswith("device: faster or slower than any") for flag in wide.flags)
+    assert not any(flag.startswith("device:") for flag in plain.flags)
+
+
+def test_a_precision_that_a_unit_was_not_measured_in_is_flagged_and_wider() -> None:
+    asked = [Workload(gmacs=1.0, unit="gpu", precision=one) for one in ("fp16", "int8")]
+    same, other = (predict("pixel8", one) for one in asked)
+    assert other.median == same.median
+    assert other.high / other.low > 2 * same.high / same.low
+    assert any("int8: no measurements on this unit, taken as float" in flag for flag in other.flags)
+
+
+@pytest.mark.parametrize("precision", ["float", "w8a8", "w8a16"])
+def test_layers_of_a_compiled_graph_are_used_where_they_are_given(precision: str) -> None:
+    """More of them are never faster; without them another fit answers, and says so."""
+    work = {"gmacs": 1.0, "params_m": 5.0, "act_in_m": 8.0, "act_out_m": 7.0, "n_ops": 60.0}
+    options = {"runtime": "qnn", "unit": "npu", "precision": precision}
+    told, few, many = (
+        predict("Samsung Galaxy S23", Workload(**work, **options, **layers))  # type: ignore[arg-type]
+        for layers in ({}, {"graph_layers": 80.0}, {"graph_layers": 900.0})
+    )
+    assert few.median < many.median
+    assert any(flag.startswith("layers told") for flag in told.flags)
+    assert not any(flag.startswith("layers told") for flag in few.flags)
