@@ -110,12 +110,13 @@ def quantize_rows(x: Float[Tensor, "rows width"]) -> tuple[Float[Tensor, "rows w
     """Codes minus zero point (integers in [-255, 255], as floats) and the step of each row.
 
     XNNPACK: the range always holds 0; the zero point is taken from the end of the range with the larger rounding
-    error; codes are rounded half to even and clamped to int8.
+    error; codes are rounded half to even and clamped to int8. Torch divides a number by a tensor through the tensor's
+    reciprocal, which is rounded twice: the last bit of `inverse` decides the codes of values between two of them.
     """
     low = x.amin(1, keepdim=True).clamp_(max=0)
     high = x.amax(1, keepdim=True).clamp_(min=0)
     span = high - low
-    inverse = torch.where(span == 0, 1.0, (HIGH - LOW) / span)
+    inverse = torch.where(span == 0, 1.0, torch.full_like(span, HIGH - LOW) / span)
     from_low, from_high = low * inverse, high * inverse
     zero = torch.where((LOW + from_low) + (HIGH + from_high) > 0, LOW - from_low, HIGH - from_high)
     zero = zero.clamp_(LOW, HIGH).round_()
