@@ -65,11 +65,13 @@ def follow(
 ) -> str | None:
     """Compute the student beside the file; where they first differ and by how much, or None.
 
-    `calls` are the file's of each layer in order, `logits` the file's answer. `module` is changed: it gets hooks.
-    `answer` is what the student makes of the inputs, its logits unless told.
+    `calls` are the file's of each layer in order, `logits` the file's answer. `answer` is
+    what the student makes of the inputs, its logits unless told.
     """
-    for place, made in calls.items():
+    hooks = [
         module.get_submodule(place).register_forward_hook(partial(_hook, place, iter(made), ask))
+        for place, made in calls.items()
+    ]
     dtype = next((p.dtype for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()), torch.float32)
     try:
         with torch.no_grad():
@@ -78,6 +80,9 @@ def follow(
             same(ours, logits, "the answer, after the last layer", rounding)
     except Mismatch as found:
         return str(found)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return None
 
 

@@ -143,6 +143,10 @@ def test_xnnpack_quantizes_rows_with_our_formula(folder: Path) -> None:
     codes = quantize(layer.weight.detach(), scales)
     layer.weight.data = dequantize(codes, scales)
     x = torch.cat([torch.randn(60, 64) * 10, torch.rand(20, 64) + 1, -torch.rand(19, 64), torch.zeros(1, 64)])
+    # and half way between two codes, where the last bit of a row's scale decides; the range stays as it is
+    low, high = x[:60].amin(1, keepdim=True), x[:60].amax(1, keepdim=True)
+    halves = (torch.randint(-90, 90, (60, 64)) + 0.5) / (torch.tensor(255.0) / (high - low))
+    x = torch.cat([x, torch.cat([halves.clamp(low, high)[:, 2:], low, high], 1)])
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
     quantizer = QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(config))
     model = litert_torch.convert(_Pairs(layer, scales, None).eval(), (x,), quant_config=quantizer)

@@ -20,10 +20,11 @@ from edgedistill.exporters.tflite.auditing import audit
 from edgedistill.exporters.tflite.carriers import carriers
 from edgedistill.exporters.tflite.checking import verify
 from edgedistill.exporters.tflite.decoding import entry_points
-from edgedistill.exporters.tflite.generating import DecoderRunner, load, prove
+from edgedistill.exporters.tflite.generating import DecoderRunner, load
 from edgedistill.exporters.tflite.graph import convert
 from edgedistill.exporters.tflite.opening import opens
 from edgedistill.exporters.tflite.probing import first_divergence, largest_value
+from edgedistill.exporters.tflite.proving import prove
 from edgedistill.exporters.tflite.reading import read_back
 from edgedistill.exporters.tflite.running import TfliteRunner
 from edgedistill.exporters.tflite.shrink import shrink
@@ -150,6 +151,6 @@ def _prove(frozen: FrozenStudent, path: Path) -> None:
         return first_divergence(frozen, path, feeds)
 
     if isinstance(runner, DecoderRunner):
-        prove(frozen, runner, limits, explain)
+        prove(frozen, path, runner.calls)
     else:
         executes(frozen, runner, limits, explain=explain)

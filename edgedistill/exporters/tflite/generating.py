@@ -1,4 +1,4 @@
-"""Run a decoder's .tflite as its app does, and ask whether it computes the student."""
+"""Run a decoder's .tflite as its app does."""
 
 from __future__ import annotations
 
@@ -7,32 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from edgedistill.errors import DataError, StageError, VerificationError
-from edgedistill.exporters._proof import Explain, Feeds, Limits, where
+from edgedistill.errors import DataError, StageError
+from edgedistill.exporters import Runner
+from edgedistill.exporters._proof import Feeds
 from edgedistill.exporters.tflite import running
-from edgedistill.exporters.tflite.decoding import keeps_caches, step
+from edgedistill.exporters.tflite.decoding import keeps_caches
 from edgedistill.exporters.tflite.running import TfliteRunner
-from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Port, Signature
 
 DECODE, WHOLE = "decode", "any"
-# Tokens of a text, and how many calls follow each way to begin it; single calls are tried at every position.
-_LONGEST_PROOF, _CONTINUED = 48, 8
-_SEEN, _PIECE = 512, 64  # tokens of which the caches of single calls are made, and how many of them at a time
-_TRIED = 2  # inputs of which it is asked which layer differs first
-# A file may be this many times as far from the student as the student's own rounding takes it, by its activations: both
-# sides round to float32 in each layer; codes of int8 that a rounding moves move less than all of them cost.
-_ROUNDINGS = {"float": 4, "dynamic_int8": 1}
 
 
 class Text:
     """A text that is read in pieces and continued, with its keys and values."""
 
-    def __init__(self, runner: TfliteRunner) -> None:
+    def __init__(self, runner: Runner) -> None:
         self._runner = runner
         ports = runner.signatures[DECODE].inputs
         self._caches = {p.name: np.zeros(p.shape, np.float32) for p in ports if p.name.startswith("kv_cache_")}
@@ -122,108 +113,6 @@ class DecoderRunner:
     def text(self) -> Text:
         """A new text."""
         return Text(self.calls)
-
-
-def prove(frozen: FrozenStudent, runner: DecoderRunner, limits: Limits, explain: Explain | None = None) -> None:
-    """Compare single calls at any position, with the caches of a random text, and a text that is read in parts.
-
-    Caches of random numbers would not do: a trained network is ill-conditioned where no text leads, so that float32
-    alone moves its answers by more than a wrong graph may.
-
-    Raises:
-        VerificationError: if the file computes something else; with `explain` it names the first layer that does.
-    """
-    module, random = frozen.to_module(), np.random.default_rng(0)
-    caches = _caches(frozen, random)
-    for signature in runner.calls.signatures.values():
-        errors: dict[str, list[float]] = {port.name: [] for port in signature.outputs}
-        given = []
-        tokens = signature._replace(inputs=tuple(port for port in signature.inputs if port.name not in caches))
-        for _ in range(8):
-            feeds = frozen.sample(tokens, random) | caches
-            given.append(feeds)
-            expected, found = _stepped(module, feeds), runner.calls.run(signature.name, feeds)
-            for name, values in found.items():
-                wanted = expected[name].numpy()
-                errors[name].append(float(np.abs(values - wanted).max() / np.abs(wanted).max()))
-        own: dict[str, list[float]] = {}
-        for name, seen in errors.items():
-            if not _within(seen, limits):
-                own = own or _rounding(frozen, module, given)
-                median, worst = float(np.median(own[name])), max(own[name])
-                allowed = Limits(max(limits.median, median), max(limits.worst, worst))
-                _near(seen, allowed, f"{name} of signature {signature.name}", explain, given)
-    text = frozen.sample(frozen.signatures([min(_LONGEST_PROOF, frozen.config["max_length"])])[0], random)["input_ids"]
-    with torch.no_grad():
-        logits = module(torch.from_numpy(text)).logits[0].numpy()
-        exact = _unrounded(frozen)(torch.from_numpy(text)).logits[0].numpy()
-    largest = np.abs(logits).max()
-    own_errors = [_ROUNDINGS[frozen.scheme.activations] * float(e) for e in np.abs(logits - exact).max(1) / largest]
-    limits = Limits(max(limits.median, float(np.median(own_errors))), max(limits.worst, max(own_errors)))
-    for cut in (1, text.size // 3, text.size - 1):
-        state = runner.text()
-        state.read(text[0, :cut].tolist())
-        rest = [np.abs(state.step(int(text[0, n])) - logits[n]).max() for n in range(cut, text.size)[:_CONTINUED]]
-        _near([float(error / largest) for error in rest], limits, f"a text read in parts ({cut} first)")
-
-
-def _caches(frozen: FrozenStudent, random: np.random.Generator) -> dict[str, NDArray[np.float32]]:
-    """Every cache of the student filled with the keys and values of a random text, over and over."""
-    model, slots = frozen.build(), int(frozen.config["max_length"])
-    count = min(slots, _SEEN)
-    ids = torch.from_numpy(random.integers(0, frozen.config["vocabulary"], (1, count)))
-    with torch.no_grad():
-        caches = model.empty_caches(slots=count)  # type: ignore[operator]
-        for start in range(0, count, _PIECE):
-            piece = ids[:, start : start + _PIECE]
-            caches = model.step(piece, torch.tensor([start]), caches)[1]  # type: ignore[operator]
-    repeats = 1, 1, -(-slots // count), 1
-    return {
-        f"kv_cache_{part}_{n}": np.ascontiguousarray(np.tile(value.numpy(), repeats)[:, :, :slots])
-        for n, pair in enumerate(caches)
-        for part, value in zip("kv", pair, strict=True)
-    }
-
-
-@torch.no_grad()
-def _stepped(module: torch.nn.Module, feeds: Feeds, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    given = {name: torch.from_numpy(values) for name, values in feeds.items()}
-    return step(module, {name: v.to(dtype) if v.is_floating_point() else v for name, v in given.items()})
-
-
-def _rounding(frozen: FrozenStudent, module: torch.nn.Module, given: Sequence[Feeds]) -> dict[str, list[float]]:
-    """How far its rounding takes each output of the student, of the largest, for each of the inputs, with some room.
-
-    It rounds to float32, which float64 does not, or activations to int8, which the student does not with float ones.
-    """
-    kind, found = frozen.scheme.activations, dict[str, list[float]]()
-    unrounded = _unrounded(frozen)
-    for feeds in given:
-        wanted = _stepped(unrounded, feeds, torch.float64 if kind == "float" else torch.float32)
-        for name, values in _stepped(module, feeds).items():
-            error = (values - wanted[name]).abs().max() / wanted[name].abs().max()
-            found.setdefault(name, []).append(_ROUNDINGS[kind] * float(error))
-    return found
-
-
-def _unrounded(frozen: FrozenStudent) -> torch.nn.Module:
-    """The student in float64 where its activations are floats, and with float ones where they are int8."""
-    return frozen.to_module().double() if frozen.scheme.activations == "float" else frozen.to_module("float")
-
-
-def _within(errors: Sequence[float], limits: Limits) -> bool:
-    return bool(np.median(errors) <= limits.median and max(errors) <= limits.worst)
-
-
-def _near(
-    errors: Sequence[float], limits: Limits, what: str, explain: Explain | None = None, given: Sequence[Feeds] = ()
-) -> None:
-    if not _within(errors, limits):
-        raise VerificationError(
-            f"TFLite: {what} is up to {max(errors):.3g} of the largest output away from the student's on random inputs "
-            f"(median {np.median(errors):.3g}): the runtime does not compute what was trained."
-            + where(explain, [given[n] for n in np.argsort(errors)[::-1][:_TRIED]] if given else [])
-        )
 
 
 def load(path: Path, threads: int = 1) -> TfliteRunner | DecoderRunner:

@@ -65,8 +65,8 @@ class TfliteRunner:
         return self._runners[name]
 
 
-def load(path: Path, threads: int = 1) -> TfliteRunner:
-    """Open a file for execution on `threads` CPU threads.
+def load(path: Path, threads: int = 1, content: bytes | None = None) -> TfliteRunner:
+    """Open a file for execution on `threads` CPU threads; `content` is what it holds, if that is not to be read.
 
     Raises:
         MissingDependency: if ai-edge-litert is not installed.
@@ -77,9 +77,11 @@ def load(path: Path, threads: int = 1) -> TfliteRunner:
     except ImportError as error:
         raise MissingDependency(f"Running .tflite needs LiteRT ({error}): pip install ai-edge-litert") from None
     try:
-        parse(path)  # the interpreter is C++: nothing that does not hold together gets there
+        if content is None:
+            parse(path)  # the interpreter is C++: nothing that does not hold together gets there
+        source = {"model_path": str(path)} if content is None else {"model_content": content}
         with silenced():
-            runner = TfliteRunner(Interpreter(model_path=str(path), num_threads=threads))
+            runner = TfliteRunner(Interpreter(**source, num_threads=threads))
             _ = runner.signatures
             return runner
     except (VerificationError, RuntimeError, ValueError) as error:
