@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from edgedistill.plan.problem import Problem
-from edgedistill.plan.size import COUNTED_AS, Piece, Sizer, said_bytes, scheme_text, split
+from edgedistill.plan.size import COUNTED_AS, Piece, Sizer, Stack, said_bytes, scheme_text, split
 from edgedistill.plan.size.graphs import special_to
 from edgedistill.plan.space import Low, scheme_of
 from edgedistill.specs import QuantScheme, Spec
@@ -28,16 +28,6 @@ class Sizers(NamedTuple):
     said: int
 
 
-class _Kind(NamedTuple):
-    """Such files of one core."""
-
-    sizer: Sizer
-    outside: Piece
-    layer: Piece
-    low: Piece | None
-    said: int
-
-
 class Known:
     """What the cores of one search have in common, each counted once: sizers, pieces, texts of schemes."""
 
@@ -48,12 +38,12 @@ class Known:
         self._pieces: dict[Hashable, Piece] = {}
         self._texts: dict[Hashable, list[int]] = {}
 
-    def kind(self, name: str, small: bool, mixed: bool, core: StoredSizes) -> _Kind:
-        """The pieces of one core in such files."""
+    def stack(self, name: str, small: bool, mixed: bool, core: StoredSizes) -> tuple[Stack, int]:
+        """Such files of one core, and the bytes of the scheme that are in them already."""
         key, sizers = (name, small, mixed, core.special), self.sizers(name, small, mixed, core.config)
         outside, layer = (self.piece((key, part), sizers.plain, part) for part in (core.outside, core.layer))
-        low = self.piece((key, "low", core.layer), sizers.low, core.layer) if sizers.low else None
-        return _Kind(sizers.plain, outside, layer, low, sizers.said)
+        low = self.piece((key, "low", core.layer), sizers.low, core.layer) if sizers.low else layer
+        return sizers.plain.stack(outside, layer, low, core.brought[name]), sizers.said
 
     def sizers(self, name: str, small: bool, mixed: bool, config: Spec) -> Sizers:
         """The sizers of such files of students like `config`."""
@@ -103,8 +93,8 @@ class StoredSizes:
         outside, layers = split(tensors)
         self.config, self.special = config, special_to(config)
         self.outside, self.layer = tuple(outside), tuple(layers[0])
-        self._kinds: dict[tuple[str, bool, bool], _Kind] = {}
-        self._brought = dict(zip(self._problem.formats, brought, strict=True))
+        self._stacks: dict[tuple[str, bool, bool], tuple[Stack, int]] = {}
+        self.brought = dict(zip(self._problem.formats, brought, strict=True))
         self._about: dict[str, int] = {}
 
     def sizes(self, depth: int, small: bool) -> list[int]:
@@ -113,22 +103,19 @@ class StoredSizes:
         return every[0] if len(every) == 1 else [max(same) for same in zip(*every, strict=True)]
 
     def _sizes(self, name: str, depth: int, small: bool) -> list[int]:
-        plain = self._kind(name, small, False)
-        said, brought = self._said_about(name), self._brought[name]
-        found = [plain.sizer.total(plain.outside, [(plain.layer, depth)], about=said, brought=brought)]
+        said = self._said_about(name)
+        stack, _ = self._stack(name, small, False)
+        found = [stack.total(depth, 0, said)]
         if self._low is None:
             return found
-        mixed = self._kind(name, small, True)
-        assert mixed.low is not None
-        about = [said + text - mixed.said for text in self._said(name, depth, small)]
-        low = mixed.sizer.totals(mixed.outside, mixed.layer, mixed.low, depth, about=about, brought=brought)
-        return [*found, *low]
+        stack, own = self._stack(name, small, True)
+        return found + stack.totals(depth, [said + text - own for text in self._said(name, depth, small)])
 
-    def _kind(self, name: str, small: bool, mixed: bool) -> _Kind:
+    def _stack(self, name: str, small: bool, mixed: bool) -> tuple[Stack, int]:
         key = name, small, mixed
-        if key not in self._kinds:
-            self._kinds[key] = self._known.kind(name, small, mixed, self)
-        return self._kinds[key]
+        if key not in self._stacks:
+            self._stacks[key] = self._known.stack(name, small, mixed, self)
+        return self._stacks[key]
 
     def _said_about(self, name: str) -> int:
         """What a file says about the core."""

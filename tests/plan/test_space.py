@@ -172,14 +172,14 @@ def test_a_hundred_thousand_students_of_any_family_are_ranked_within_a_second(fa
     asked = chosen.model_copy(update={"student": student, "export": export, "budget": FREE, "assistants": 0})
     form = "gguf" if family == "llama" else "tflite"
     target = PHONE.model_copy(update={"formats": (form,)})
-    spent, counts = [], None
-    for _ in range(3):  # the least of three: other processes only add
+    spent: list[float] = []
+    while len(spent) < 5 and min(spent, default=2.0) > 1.0:  # the least of five: other processes only add
         began = time.process_time()
         counts = make_plan(target, asked, rows=10_000, classes=77, teacher_parameters=22_700_000).search
-        spent.append(time.process_time() - began)
-    assert counts is not None
-    assert counts.combinations >= 100_000
-    assert min(spent) * 1e5 / counts.combinations <= 1.0
+        assert counts is not None
+        assert counts.combinations >= 100_000
+        spent.append((time.process_time() - began) * 1e5 / counts.combinations)
+    assert min(spent) <= 1.0
 
 
 def test_mixed_precision_is_used_where_size_binds_and_every_format_can_store_it(profile: Make) -> None:

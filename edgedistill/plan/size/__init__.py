@@ -17,7 +17,7 @@ from edgedistill import catalog
 from edgedistill.errors import SpecError
 from edgedistill.plan.size import bundle
 from edgedistill.plan.size.graphs import formats
-from edgedistill.plan.size.sizer import COUNTED_AS, Piece, Sizer, scheme_text
+from edgedistill.plan.size.sizer import COUNTED_AS, Piece, Sizer, Stack, scheme_text
 from edgedistill.specs import QuantScheme, SizeEstimate, Spec
 from edgedistill.students import StoredTensor
 
@@ -25,6 +25,7 @@ __all__ = [
     "COUNTED_AS",
     "Piece",
     "Sizer",
+    "Stack",
     "file_size",
     "graph_bytes",
     "largest",

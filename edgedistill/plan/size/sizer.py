@@ -32,6 +32,40 @@ class Piece(NamedTuple):
     parts: frozenset[str] = frozenset()
 
 
+class Stack(NamedTuple):
+    """What files of a student have in common whatever its depth and however many of its layers are `low`.
+
+    Pairs are of the layer as it is and of the low one. `shared`: with both kinds of layers in the file, or one.
+    """
+
+    fixed: int
+    frame: float
+    data: tuple[int, int]
+    graph: tuple[float, float]
+    digit: tuple[float, float]
+    shared: tuple[int, int]
+    filled: bool
+
+    def total(self, depth: int, low: int, about: int) -> int:
+        """`Sizer.total` of so many layers, of which so many are low."""
+        rest, (both, only) = depth - low, self.shared
+        digits = self.digit[0] * _digits(rest) + self.digit[1] * (_digits(depth) - _digits(rest))
+        graph = self.frame + about + rest * self.graph[0] + low * self.graph[1] + digits
+        # of layers that are not there, no zero points are either
+        data = self.fixed + rest * self.data[0] + low * self.data[1] + (both if rest else only)
+        return round(data + _filled(graph, self.filled))
+
+    def totals(self, depth: int, about: Sequence[int]) -> list[int]:
+        """`total` with one, two and so on up to all layers low; `about` has an entry for each."""
+        if self.filled or self.digit[0] != self.digit[1]:
+            return [self.total(depth, low, about[low - 1]) for low in range(1, depth + 1)]
+        layer, change = self.data[0] + self.graph[0], sum(self.data) + sum(self.graph)
+        change -= 2 * layer
+        start = self.fixed + self.frame + depth * layer + self.digit[0] * _digits(depth) + self.shared[0]
+        found = [round(start + low * change + text) for low, text in enumerate(about[:-1], 1)]
+        return [*found, self.total(depth, depth, about[-1])]
+
+
 class Sizer:
     """The size of files of one format, scheme and set of length buckets."""
 
@@ -92,64 +126,37 @@ class Sizer:
         total = Numbers(codes, scales, zero_points, floats, header, frozenset(shared))
         return Piece(total, graph, digit, frozenset(parts))
 
-    def total(
-        self,
-        outside: Piece,
-        layers: Sequence[tuple[Piece, int]] = (),
-        *,
-        about: int = 0,
-        brought: int | None = None,
-    ) -> int:
+    def total(self, outside: Piece, layers: Sequence[tuple[Piece, int]] = (), *, about: int = 0) -> int:
         """The whole file: what is outside of layers, and kinds of layers with how many there are of each.
 
-        `about`: bytes of what the file says about the student beside its tensors (`student_text`). `brought`: what the
-        method of that name says, where it is known already.
+        `about`: bytes of what the file says about the student beside its tensors (`student_text`).
         """
-        return round(sum(self._parts(outside, layers, about, brought).values()))
+        return round(sum(self._parts(outside, layers, about).values()))
 
     def estimate(self, outside: Piece, layers: Sequence[tuple[Piece, int]] = (), *, about: int = 0) -> SizeEstimate:
         """`total`, by part."""
         parts = self._parts(outside, layers, about)
         return SizeEstimate(total_mb=sum(parts.values()) / 1e6, parts_mb={k: n / 1e6 for k, n in parts.items()})
 
-    def totals(
-        self, outside: Piece, layer: Piece, low: Piece, depth: int, *, about: Sequence[int], brought: int
-    ) -> list[int]:
-        """`total` with one, two and so on up to all of `depth` layers as `low` is and the others as `layer`.
-
-        `about` has an entry for each; `brought` is what the method of that name says.
-        """
-        data, data_low = (sum(piece.numbers[:4]) for piece in (layer, low))
-        graph, graph_low = (piece.graph + piece.numbers.header for piece in (layer, low))
-        fixed = sum(outside.numbers[:4])
-        frame = outside.graph + outside.numbers.header + self.text + brought
+    def stack(self, outside: Piece, layer: Piece, low: Piece, brought: int) -> Stack:
+        """Files of any number of layers, some as `layer` is and some as `low`; `brought` as `graph_of` has it."""
+        fixed, data, data_low = (sum(piece.numbers[:4]) for piece in (outside, layer, low))
+        frame, graph, graph_low = (piece.graph + piece.numbers.header for piece in (outside, layer, low))
         ends = outside.numbers.shared, low.numbers.shared
-        both, only = self.shared([*ends, layer.numbers.shared]), self.shared(ends)
-        found = []
-        for count in range(1, depth + 1):
-            rest = depth - count
-            digits = layer.digit * _digits(rest) + low.digit * (_digits(depth) - _digits(rest))
-            said = frame + about[count - 1] + rest * graph + count * graph_low + digits
-            # of layers that are not there, no zero points are either
-            numbers = fixed + rest * data + count * data_low + (both if rest else only)
-            found.append(round(numbers + self._filled(said)))
-        return found
+        return Stack(
+            fixed=fixed,
+            frame=frame + self.text + brought,
+            data=(data, data_low),
+            graph=(graph, graph_low),
+            digit=(layer.digit, low.digit),
+            shared=(self.shared([*ends, layer.numbers.shared]), self.shared(ends)),
+            filled=self.format == "gguf",
+        )
 
-    def brought(self, pieces: Iterable[Piece], config: Spec) -> int:
-        """Bytes of the tensors that a student's graph has beside its weights, where they are counted."""
-        names = frozenset[str]().union(*(piece.parts for piece in pieces))
-        return self._bytes_brought(names, config)
-
-    def _filled(self, graph: float) -> float:
-        """In a GGUF what comes before the data is filled up as a whole."""
-        return -(-graph // numbers.GGUF_ALIGNMENT) * numbers.GGUF_ALIGNMENT if self.format == "gguf" else graph
-
-    def _parts(
-        self, outside: Piece, layers: Sequence[tuple[Piece, int]], about: int, brought: int | None = None
-    ) -> dict[str, float]:
+    def _parts(self, outside: Piece, layers: Sequence[tuple[Piece, int]], about: int) -> dict[str, float]:
         codes, scales, zero_points, floats, header, shared = outside.numbers
         graph, number = outside.graph + self.text + about, 0
-        graph += self.brought([outside, *(piece for piece, _ in layers)], self.config) if brought is None else brought
+        graph += self._brought(outside.parts.union(*(piece.parts for piece, _ in layers)))
         for piece, count in layers:
             one = piece.numbers
             codes += count * one.codes
@@ -161,7 +168,7 @@ class Sizer:
             graph += count * piece.graph + piece.digit * (_digits(number + count) - _digits(number))
             number += count
         zero_points += self.shared([shared])
-        graph = self._filled(graph + header)
+        graph = _filled(graph + header, self.format == "gguf")
         return {"codes": codes, "scales": scales, "zero_points": zero_points, "floats": floats, "graph": graph}
 
     def _tensor(self, tensor: StoredTensor) -> Piece:
@@ -178,7 +185,7 @@ class Sizer:
         """Bytes of each of these combinations of parts, once, and of the tensors that they bring."""
         found = [self._part_bytes(names) for names in parts]
         names = frozenset[str]().union(*(names for _, names in found))
-        return sum(size for size, _ in found), self._bytes_brought(names, self.config)
+        return sum(size for size, _ in found), self._brought(names)
 
     def shared(self, lengths: Iterable[frozenset[int]]) -> int:
         """Bytes of the zero points that a file holds once for each length."""
@@ -189,8 +196,9 @@ class Sizer:
         groups = [(self._mode.parts[name].each, segment_sizes(segment, name == "cnn.pad")) for name in sorted(names)]
         return counted_items(groups)
 
-    def _bytes_brought(self, names: frozenset[str], config: Spec) -> int:
-        return tensors_bytes(self._mode, names, self.file.buckets, config) if names else 0
+    def _brought(self, names: frozenset[str]) -> int:
+        """Of the tensors that a graph with these parts has beside its weights, where they are counted."""
+        return tensors_bytes(self._mode, names, self.file.buckets, self.config) if names else 0
 
     def _part_bytes(self, names: tuple[str, ...]) -> tuple[float, frozenset[str]]:
         if names not in self._known_parts:
@@ -213,6 +221,11 @@ class Sizer:
         if self.format == "onnx":
             return numbers.onnx_names(tensor)
         return {"gguf": 1, "tflite": int(tensor.kind != "float")}.get(self.format, 0)
+
+
+def _filled(graph: float, filled: bool) -> float:
+    """In a GGUF what comes before the data is filled up as a whole."""
+    return -(-graph // numbers.GGUF_ALIGNMENT) * numbers.GGUF_ALIGNMENT if filled else graph
 
 
 @cache
