@@ -83,6 +83,29 @@ def test_parts_add_up_to_the_full_cost(profile: Make, case: str) -> None:
         assert (one.meets != NO) == full.feasible
 
 
+@pytest.mark.parametrize("case", FAMILIES)
+def test_what_a_bound_excludes_could_not_meet_the_budget(profile: Make, case: str) -> None:
+    axes, scheme, form = FAMILIES[case]
+    target = PHONE.model_copy(update={"formats": (form,), "budget": FREE})
+    family = {"family": case.split()[0]}
+    free = problem_of(spaced(profile, axes, mixed=True, student=family, export={"scheme": scheme}), target)
+    space = space_of(free, StudentSpace(axes=axes, mixed_precision=True), "here")
+    every = sweep(free, space, keep_all=True).entries
+    for name, quantity in (("size_mb", "size_mb"), ("latency_ms", "latency_p95_ms"), ("energy_mj", "energy_mj")):
+        limit = sorted(getattr(one, name) for one in every)[len(every) // 4]
+        asked = spaced(
+            profile, axes, mixed=True, student=family, export={"scheme": scheme}, budget={quantity: limit / 2}
+        )
+        assert asked.student.space is not None
+        problem = problem_of(asked, target)
+        space = space_of(problem, asked.student.space, "here")
+        unpruned = [one for one in sweep(problem, space, keep_all=True).entries if one.meets != NO]
+        pruned = sweep(problem, space)
+        assert pruned.entries == unpruned
+        assert 0 <= len(unpruned) < len(every)
+        assert pruned.counts.feasible >= len(unpruned)
+
+
 LIMITS: list[dict[str, float]] = [
     {},
     {"size_mb": 0.1},
