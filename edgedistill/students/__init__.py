@@ -11,6 +11,9 @@ A family defines:
 - `signatures(config, buckets)`: the entry points of an exported file, with the shapes that go in and out;
 - `sample(config, signature, random)`: random inputs that the network accepts (`random`: a numpy Generator).
 
+A family whose layers are unlike each other also defines `segments(config)`, hashable values of which a student is made
+in order, and `segment_tensors(segment, number)` and `segment_cost(segment)`, so that a search counts each only once.
+
 A family that makes text also defines `generation(config, buckets)`: the entry points of a file that reads a prompt in
 pieces and then goes on token by token.
 
