@@ -119,6 +119,8 @@ def _in_tflite(family: str, schemes: list[QuantScheme]) -> Iterator[tuple[Spec, 
         yield from ((odd_vit(n, heads), plain, ONE) for heads in (6, 1) for n in (1, 2))
     elif family == "llama":
         yield from ((odd_llama(n, "llama"), plain, LENGTHS) for n in (2, 3))
+        # rows of whole groups of 32: what grids add to each entry point
+        yield from ((odd_llama(2, "llama", 32, 4), scheme, LENGTHS) for scheme in schemes[1:])
         if plain.activations == "float":  # the other parts follow from those of dynamic files
             return
         yield from ((odd_llama(n, kind), plain, LENGTHS) for kind in ARCHITECTURES for n in (2, 3))

@@ -1,6 +1,9 @@
 """Students with random weights and the files that the exporters write of them, for `size.py`."""
 
+import hashlib
 import tempfile
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,9 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+import edgedistill
 from edgedistill import catalog, quant
 from edgedistill.specs import QuantScheme, Spec
 from edgedistill.students import part
+
+LIBRARIES = ("torch", "torchao", "litert-torch", "litert-converter", "onnx", "onnxscript", "coremltools", "gguf")
 
 
 class Case(NamedTuple):
@@ -44,28 +50,74 @@ def frozen_student(case: Case) -> quant.FrozenStudent:
     return quant.freeze(model.eval(), case.family, case.config, case.scheme, {})
 
 
+class Exports:
+    """The exported files of students; kept in a folder, if one is given, for as long as no exporter changes."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    def bytes_of(self, case: Case) -> bytes:
+        """A file of a format that is one file."""
+        kept = self._kept(case, "file")
+        if kept is not None and kept.exists():
+            return kept.read_bytes()
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "student"
+            export(case, out)
+            data = out.read_bytes()
+        _keep(kept, data)
+        return data
+
+    def size_of(self, case: Case, padded: bool = True) -> int:
+        """Bytes of the exported file, without the proofs that an export ends with: they change none.
+
+        Not `padded`: a GGUF without what fills up its header.
+        """
+        kept = self._kept(case, "size" if padded else "unpadded")
+        if kept is not None and kept.exists():
+            return int(kept.read_text())
+        if case.format == "tflite":
+            size = len(self.bytes_of(case))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "student"
+                export(case, out)
+                filled = _filling(out) if case.format == "gguf" and not padded else 0
+                size = sum(path.stat().st_size for path in (out, *out.rglob("*")) if path.is_file()) - filled
+        _keep(kept, str(size).encode())
+        return size
+
+    def _kept(self, case: Case, what: str) -> Path | None:
+        digest = hashlib.sha256(f"{case} {_writers(case.format)}".encode()).hexdigest()[:32]
+        return None if self.folder is None else self.folder / f"{case.format}-{digest}.{what}"
+
+
+def _keep(path: Path | None, data: bytes) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(data)
+        partial.rename(path)
+
+
+@cache
+def _writers(format_name: str) -> str:
+    """What exported bytes depend on beside the student: our code, this file, and the libraries."""
+    root = Path(edgedistill.__file__).parent
+    folders = [root / name for name in ("quant", "students", "specs", f"exporters/{format_name}")]
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    files += [Path(__file__), *sorted((root / "exporters").glob("*.py"))]
+    found = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    return " ".join([found, *(version(name) for name in LIBRARIES)])
+
+
 def export(case: Case, out: Path) -> None:
     WRITERS[case.format](frozen_student(case), case.buckets, out)
 
 
-def exported(case: Case) -> bytes:
-    """A file of a format that is one file."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "student"
-        export(case, out)
-        return out.read_bytes()
-
-
-def exported_bytes(case: Case, padded: bool = True) -> int:
-    """Bytes of the exported file, without the proofs that an export ends with: they change none.
-
-    Not `padded`: a GGUF without what fills up its header.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "student"
-        export(case, out)
-        filled = _filling(out) if case.format == "gguf" and not padded else 0
-        return sum(path.stat().st_size for path in (out, *out.rglob("*")) if path.is_file()) - filled
+def exported_bytes(case: Case) -> int:
+    """Bytes of the file, exported anew."""
+    return Exports().size_of(case)
 
 
 def _tflite(frozen: quant.FrozenStudent, buckets: tuple[int, ...], out: Path) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from _size_designs import ARCHITECTURES, designs, modes
-from _size_exports import Case, exported, exported_bytes, frozen_student
+from _size_exports import Case, Exports, frozen_student
 from _size_graphs import lines_of, model_of, signatures, with_entries
 from _size_table import Cells, Lines, read_table, write_table
 
@@ -49,11 +49,13 @@ def unknowns(case: Case, lines: Lines) -> Counter[str]:
     ios18 = case.format == "coreml" and needs_ios18(case.scheme, case.config)
     file = File(case.scheme, case.buckets, ios18)
     whole = case.format == "tflite" and graphs.fills_caches(case.config, case.buckets)
+    known = known_parts(case, lines)
     found: Counter[str] = Counter()
     for tensor in tensors:
-        for name in graphs.all_parts(tensor.parts, known_parts(case, lines), case.config):
+        parts = graphs.parts_of(case.format, tensor, file, case.config)
+        for name in graphs.all_parts(parts, known, case.config):
             found += Counter({f"parts {name} {key}": n for key, n in _shares(entries, whole).items()})
-        for grid in graphs.grid_names(case.format, tensor, file):
+        for grid in graphs.grid_names(case.format, tensor, file) if parts == tensor.parts else ():
             found[f"grids {grid}"] += 1
         if case.format == "tflite" and "position" in tensor.parts:
             found["slice"] += len(sliced(tensor, case.buckets))
@@ -72,7 +74,10 @@ def _shares(entries: int, whole: bool) -> dict[str, int]:
 
 def known_parts(case: Case, lines: Lines) -> graphs.Mode:
     """The parts of a student's graph without their bytes, special ones included where they are fitted."""
-    names = {name for tensor in tensors_of(case) for name in tensor.parts} - graphs.LABELS
+    file = File(case.scheme, case.buckets)
+    names = {
+        name for tensor in tensors_of(case) for name in graphs.parts_of(case.format, tensor, file, case.config)
+    } - graphs.LABELS
     if case.format == "tflite":
         names |= {special for name in names for special in graphs.special_parts(name, case.config)}
     return graphs.Mode(parts={name: graphs.Part(one=0.0, many=0.0, **lines.get(name, {})) for name in names})
@@ -110,12 +115,12 @@ def zero_points(frozen: quant.FrozenStudent) -> int:
     return len({grid for grid in (*before, *after, *points) if grid.zero_point == 0})
 
 
-def rows_of(case: Case, lines: Lines) -> Iterator[Row]:
+def rows_of(case: Case, lines: Lines, exports: Exports) -> Iterator[Row]:
     """The file, and of a .tflite also what it would be with fewer entry points."""
     if case.format != "tflite":
-        yield Row(case, unknowns(case, lines), exported_bytes(case, padded=False) - counted(case, lines))
+        yield Row(case, unknowns(case, lines), exports.size_of(case, padded=False) - counted(case, lines))
         return
-    data = exported(case)
+    data = exports.bytes_of(case)
     names = signatures(model_of(data))
     prompts = [number for number, name in enumerate(names) if name != "decode"]
     always = [number for number, name in enumerate(names) if name == "decode"]
@@ -140,13 +145,13 @@ def solve(rows: list[Row]) -> dict[str, float]:
     return dict(zip(names, found.tolist(), strict=True))
 
 
-def lines_in(case: Case) -> Lines:
+def lines_in(case: Case, exports: Exports) -> Lines:
     """The tensors of a .tflite that are no weights, by part and by the entry points that have them."""
     if case.format == "tflite" and case.family == "cnn":
         return CONVOLUTIONS[case.scheme.activations]
-    if case.format != "tflite" or case.scheme.activations == "static_int8":
+    if case.format != "tflite":
         return {}
-    data = exported(case)
+    data = exports.bytes_of(case)
     derived = {table.tobytes() for table in derived_tables(frozen_student(case))}
     names = signatures(model_of(data))
     found = {name: lines_of(data, number, case.config, derived) for number, name in enumerate(names)}
@@ -178,7 +183,7 @@ def _add_architectures(solved: Cells, found: Lines, dynamic: Cells, tensors: Lin
             found.setdefault(part, kinds)
 
 
-def fit(name: str, families: list[str]) -> None:
+def fit(name: str, families: list[str], exports: Exports) -> None:
     """Measure the graphs of one format's files, and write them beside those of the others."""
     cells, lines = read_table()
     for mode, schemes in modes(name).items():
@@ -186,12 +191,12 @@ def fit(name: str, families: list[str]) -> None:
         found: Lines = {}
         for case in cases:  # the first of each network is the one without anything special
             if {name for name in tensors_of(case)[0].parts if name not in graphs.LABELS} - found.keys():
-                for part, kinds in lines_in(case).items():
+                for part, kinds in lines_in(case, exports).items():
                     found.setdefault(part, kinds)
         for part in [part for part in found if part.endswith(".window")]:
             whole = found[part.split(".")[0]]
             found[part] = {kind: sorted({*of} - {*whole[kind]}) for kind, of in found[part].items()}
-        solved = solve([row for case in cases for row in rows_of(case, found)])
+        solved = solve([row for case in cases for row in rows_of(case, found, exports)])
         for cell in [cell for cell in solved if name == "tflite" and cell.endswith(" many")]:
             stem = cell.removesuffix("many")  # where three were not measured, a third adds what the second does
             solved.setdefault(f"{stem}further", solved[cell] - solved[f"{stem}one"])

@@ -91,10 +91,12 @@ def lines_of(data: bytes, number: int, config: Spec, derived: Iterable[bytes]) -
     found = set()
     for tensor in model.subgraphs[number].tensors:
         content = model.buffers[tensor.buffer].data
-        kind = KINDS.get(tensor.type)
-        if kind is None or tensor.buffer in weights:
+        kind, shape = KINDS.get(tensor.type), said([] if tensor.shape is None else tensor.shape)
+        if kind is None or tensor.buffer in weights or tensor.quantization is not None:
+            # what else is said of it belongs to its weight or its grid
+            found.add(f"{'bias' if kind == 'int32' and not np.any(content) else 'shape'} {shape}")
             continue
-        line = f"{kind} {said([] if tensor.shape is None else tensor.shape)}".strip()
+        line = f"{kind} {shape}".strip()
         if content is None:
             found.add(line)
         elif kind == "int32":
@@ -107,6 +109,8 @@ def lines_of(data: bytes, number: int, config: Spec, derived: Iterable[bytes]) -
                 found.add(f"{line} = {said(values)}")
         elif bytes(content) in derived:
             found.add(f"{line} #")
+        elif shape and len(content) == 4 * max(tensor.shape):  # a vector of the student's
+            found.add(f"shape {shape}")
     return sorted(found)
 
 

@@ -3,19 +3,22 @@
 python bench/size.py                        compare (an hour on one core), and write results/size.md
 python bench/size.py --fit onnx [FORMAT…]   measure what graphs cost, and rewrite edgedistill/plan/size/graphs.toml
 
-The weights are random: sizes do not depend on what was learned. A fit solves, for each kind of file, one linear system:
+Both take up where they were stopped with --keep FOLDER, which keeps the exported files until an exporter changes. The
+weights are random: sizes do not depend on what was learned. A fit solves, for each kind of file, one linear system:
 the bytes of a file that are no number of the student, by the parts of its graph.
 """
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from _machine import write
 from _size_designs import GROUPS4, INT4, ONE, holds, small_cnn
-from _size_exports import WRITERS, Case, exported_bytes
+from _size_exports import WRITERS, Case, Exports
 from _size_fit import fit
+from _size_held_out import drawn, of_middle_size
 
 from edgedistill import catalog
 from edgedistill.plan.size import file_size
@@ -62,65 +65,94 @@ COMPARED = {
 }
 
 
-def comparisons(formats: list[str], sizes: str) -> Iterator[tuple[str, str, Case]]:
+def comparisons() -> Iterator[tuple[str, str, Case]]:
     for size, family, config, buckets in students():
         plugin = catalog.load_plugin("students", family)
         kinds = getattr(plugin, "ACTIVATIONS", ("dynamic_int8", "static_int8", "float"))
         for label, scheme in COMPARED.items():
             redundant = label == "int8, float" and "dynamic_int8" in kinds and size != "tiny"
             for name in plugin.FORMATS:
-                fits = scheme.activations in kinds and holds(name, scheme) and name in formats
-                if fits and not redundant and size.startswith(sizes):
+                fits = scheme.activations in kinds and holds(name, scheme)
+                if fits and not redundant:
                     yield size, label, Case(name, family, config, scheme, buckets)
 
 
-def compare(formats: list[str], sizes: str) -> None:
+def held_out() -> Iterator[tuple[str, str, Case]]:
+    for number, case in drawn(6):
+        yield f"drawn {number}", case.scheme.label, case
+    for label, case in of_middle_size():
+        yield "1 to 5 MB", label, case
+
+
+def compare(formats: list[str], sizes: str, exports: Exports) -> None:
     """Export, and write predicted beside real."""
+    found = [*(("compared", *one) for one in comparisons()), *(("held out", *one) for one in held_out())]
     rows: list[dict[str, Any]] = []
-    for size, label, case in comparisons(formats, sizes):
-        tensors = catalog.load_plugin("students", case.family).tensors(case.config)
-        found = file_size(case.format, tensors, case.scheme, case.buckets, case.config, tokenizer_bytes=0)
-        predicted, real = found.total_mb * 1e6, exported_bytes(case)
-        graph = found.parts_mb["graph"] / found.total_mb
-        rows.append(
-            {
-                "size": size,
-                "family": case.family,
-                "format": case.format,
-                "scheme": label,
-                "predicted_bytes": round(predicted),
-                "real_bytes": real,
-                "error_percent": 100 * (predicted / real - 1),
-                "graph_percent": 100 * graph,
-            }
-        )
-        print(*rows[-1].values(), flush=True)
-    worst = max(abs(row["error_percent"]) for row in rows)
-    lines = [
+    for kind, size, label, case in found:
+        if case.format in formats and size.startswith(sizes):
+            rows.append({"kind": kind, "size": size, "scheme": label, **compared(case, exports)})
+            print(*rows[-1].values(), flush=True)
+    write("size", {"rows": rows}, "\n".join([*page(rows), ""]))
+
+
+def compared(case: Case, exports: Exports) -> dict[str, Any]:
+    tensors = catalog.load_plugin("students", case.family).tensors(case.config)
+    found = file_size(case.format, tensors, case.scheme, case.buckets, case.config, tokenizer_bytes=0)
+    predicted, real = found.total_mb * 1e6, exports.size_of(case)
+    return {
+        "family": case.family,
+        "format": case.format,
+        "predicted_bytes": round(predicted),
+        "real_bytes": real,
+        "error_percent": 100 * (predicted / real - 1),
+        "graph_percent": 100 * found.parts_mb["graph"] / found.total_mb,
+    }
+
+
+def page(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield from (
         "# Bytes of a file, predicted from config and scheme, and exported",
         "",
-        f"{len(rows)} files with random weights; the largest error is {worst:.2f} %. `graph`: the share that is"
-        " no number of the student. A GGUF has no tokenizer here. One entry point for images, else 2 or 3 lengths.",
-        "",
-        "| student | family | format | scheme | predicted, bytes | exported, bytes | error, % | graph, % |",
-        "|---|---|---|---|--:|--:|--:|--:|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['size']} | {row['family']} | {row['format']} | {row['scheme']} | {row['predicted_bytes']:,} "
-            f"| {row['real_bytes']:,} | {row['error_percent']:+.2f} | {row['graph_percent']:.0f} |"
-        )
-    write("size", {"rows": rows}, "\n".join([*lines, ""]))
+        "Random weights. `graph`: the share that is no number of the student. A GGUF has no tokenizer here. One entry"
+        " point for images, else 1 to 3 lengths.",
+    )
+    for kind, title in (
+        ("compared", "Usual students: the smallest, those of the default profile's size, and published networks"),
+        ("held out", "Held out: shapes drawn at random, and students of 1 to 5 MB, of which none was measured for it"),
+    ):
+        part = [row for row in rows if row["kind"] == kind]
+        yield from ("", f"## {title}", "", f"{len(part)} files. {_errors(part)}", "")
+        yield "| student | family | format | scheme | predicted, bytes | exported, bytes | error, % | graph, % |"
+        yield "|---|---|---|---|--:|--:|--:|--:|"
+        for row in part:
+            yield (
+                f"| {row['size']} | {row['family']} | {row['format']} | {row['scheme']} | {row['predicted_bytes']:,} "
+                f"| {row['real_bytes']:,} | {row['error_percent']:+.2f} | {row['graph_percent']:.0f} |"
+            )
+
+
+def _errors(rows: list[dict[str, Any]]) -> str:
+    """The largest error of each format, of files below 40 kB and of larger ones."""
+    said = []
+    for name in sorted({row["format"] for row in rows}):
+        of = [row for row in rows if row["format"] == name]
+        small = [abs(row["error_percent"]) for row in of if row["real_bytes"] < 40_000]
+        large = [abs(row["error_percent"]) for row in of if row["real_bytes"] >= 40_000]
+        worst = [f"{max(errors):.2f} % {what}" for errors, what in ((small, "below 40 kB"), (large, "above")) if errors]
+        said.append(f"{name} {' and '.join(worst)}")
+    return f"Largest errors: {'; '.join(said)}."
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fit", nargs="+", metavar="FORMAT", choices=sorted(WRITERS), default=[])
     parser.add_argument("--formats", nargs="+", choices=sorted(WRITERS), default=sorted(WRITERS))
-    parser.add_argument("--sizes", default="", help="compare students of this size only: tiny, default, real")
+    parser.add_argument("--sizes", default="", help="compare students of this size only: tiny, default, real, drawn, 1")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep exported files here, and use those that are")
     options = parser.parse_args()
+    kept = Exports(options.keep)
     torch.set_num_threads(1)
     for wanted in options.fit:
-        fit(wanted, ["bert", "vit", "cnn", "llama"])
+        fit(wanted, ["bert", "vit", "cnn", "llama"], kept)
     if not options.fit:
-        compare(options.formats, options.sizes)
+        compare(options.formats, options.sizes, kept)

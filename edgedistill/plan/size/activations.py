@@ -9,6 +9,7 @@ each is said which sizes it is made of:
     "int32 length @"            the numbers from 0 on, of that shape
     "float 1 head_width/2 #"    a table of floats that follows from the sizes
     "shape outputs inputs"      of a tensor that is like no other, the shape alone
+    "bias width"                zeros with a scale each, which a static layer without a bias is given
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def counted_bytes(groups: Sequence[tuple[Sequence[str], Sequence[Sizes]]]) -> in
     first: dict[int, int] = {}
     pattern = tuple([first.setdefault(value, place) for place, value in enumerate(values)])
     fixed, contents = _distinct(tuple([(tuple(lines), len(entries)) for lines, entries in groups]), pattern)
-    return fixed + sum(_buffer(prod([values[place] for place in shape])) for shape in contents)
+    return fixed + sum(_bytes(content, prod([values[place] for place in shape])) for content, shape in contents)
 
 
 def counted_items(groups: Sequence[tuple[Sequence[str], Sequence[Sizes]]]) -> dict[Hashable, int]:
@@ -105,15 +106,16 @@ def counted_items(groups: Sequence[tuple[Sequence[str], Sequence[Sizes]]]) -> di
                 found["shape", shape] = 4 + 4 * len(shape)
                 if one.content:
                     size = values if one.content == "=" else shape
-                    found[one.content, size, one.line] = _buffer(len(size) if one.content == "=" else prod(size))
+                    count = len(size) if one.content == "=" else prod(size)
+                    found[one.content, size, one.line] = _bytes(one.content, count)
     return found
 
 
 @lru_cache(maxsize=1024)
 def _distinct(
     groups: tuple[tuple[tuple[str, ...], int], ...], pattern: tuple[int, ...]
-) -> tuple[int, list[tuple[int, ...]]]:
-    """Bytes that do not depend on how large the sizes are, and the shapes of the buffers whose bytes do.
+) -> tuple[int, list[tuple[str, tuple[int, ...]]]]:
+    """Bytes that do not depend on how large the sizes are, and the contents and shapes of the buffers whose bytes do.
 
     A size is told by its place in `pattern`, or by that of the first one that is equal.
     """
@@ -135,7 +137,12 @@ def _distinct(
                         contents.add((one.content, values if one.content == "=" else shape, one.line))
     total += sum(4 + 4 * len(shape) for shape in {shape for _, shape, *_ in tables})
     total += sum(_buffer(len(size)) for content, size, _ in contents if content == "=")
-    return total, [size for content, size, _ in contents if content != "="]
+    return total, [(content, size) for content, size, _ in contents if content != "="]
+
+
+def _bytes(content: str, count: int) -> int:
+    """So many numbers; those of a bias have a vector of scales."""
+    return _buffer(count) + (4 + 4 * count) * (content == "bias")
 
 
 def _buffer(count: int) -> int:
@@ -151,11 +158,12 @@ def _parsed(lines: tuple[str, ...]) -> tuple[tuple[_Tensor, ...], tuple[str, ...
         kind, *rest = line.split()
         content = next((mark for mark in ("=", "@", "#") if mark in rest), "")
         place = rest.index(content) if content else len(rest)
+        content = "bias" if kind == "bias" else content
         shape, values = rest[:place], rest[place + 1 :]
         names |= {*shape, *values}
         # a table of floats is told from another of the same shape by its line
         told = line if content == "#" else ""
-        table = 0 if kind == "shape" else 8 + 4 * (kind != "float") + 4 * bool(content)
+        table = 0 if kind in ("shape", "bias") else 8 + 4 * (kind != "float") + 4 * bool(content)
         tensors.append(_Tensor(kind, _taker(shape), content, _taker(values), told, table))
     return tuple(tensors), tuple(sorted(names))
 

@@ -115,6 +115,17 @@ def grid_names(format_name: str, tensor: StoredTensor, file: File) -> tuple[str,
     return (*[f"{kind} int4"] * (grid.bits == 4), *[f"{kind} groups"] * grouped)
 
 
+def parts_of(format_name: str, tensor: StoredTensor, file: File, config: Spec) -> tuple[str, ...]:
+    """The tensor's parts, and the one that comes with its grid in a decoder's .tflite.
+
+    There a weight's groups are described once for each numbering of the tensors, of which prompts and `decode` have
+    their own: `Mode.grids`, which know nothing of entry points, cannot say that.
+    """
+    if format_name != "tflite" or "kv_heads" not in vars(config):
+        return tensor.parts
+    return (*tensor.parts, *(f"decoder {name}" for name in grid_names(format_name, tensor, file)))
+
+
 def special_parts(name: str, config: Spec) -> tuple[str, ...]:
     """Parts that come with another part in some students: converters write attention without what has the size 1."""
     known = vars(config)  # a search asks thousands of times, and a missing attribute of a Spec is slow to miss

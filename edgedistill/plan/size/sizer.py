@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from edgedistill.plan.size import numbers
 from edgedistill.plan.size.activations import counted_items, segment_sizes
-from edgedistill.plan.size.graphs import Mode, digits_of, grid_names, measured, part_bytes, tensors_bytes
+from edgedistill.plan.size.graphs import Mode, digits_of, grid_names, measured, part_bytes, parts_of, tensors_bytes
 from edgedistill.plan.size.numbers import Numbers
 from edgedistill.specs import QuantScheme, SizeEstimate, Spec
 from edgedistill.students import StoredTensor
@@ -172,8 +172,10 @@ class Sizer:
         return {"codes": codes, "scales": scales, "zero_points": zero_points, "floats": floats, "graph": graph}
 
     def _tensor(self, tensor: StoredTensor) -> Piece:
-        graph, parts = self._part_bytes(tensor.parts)
-        graph += sum(self._mode.grids.get(name, 0.0) for name in grid_names(self.format, tensor, self.file))
+        names = parts_of(self.format, tensor, self.file, self.config)
+        graph, parts = self._part_bytes(names)
+        if names == tensor.parts:
+            graph += sum(self._mode.grids.get(name, 0.0) for name in grid_names(self.format, tensor, self.file))
         graph += self._label(tensor)
         mentions = self._mentions(tensor)
         graph += (digits_of(tensor) - 1) * mentions
