@@ -17,19 +17,18 @@ from edgedistill.plan.size import Sizer, graphs, student_text
 from edgedistill.plan.size.numbers import File, needs_ios18, sliced
 from edgedistill.students import StoredTensor
 
-# What a convolution comes out as, and its kernel, which a float file makes floats first; a static one has grids that
-# no two tensors share.
+# What a convolution comes out as, its kernel, which a float file makes floats first, and its bias; a static file has
+# grids that no two tensors share.
 CONVOLUTIONS: dict[str, Lines] = {
     "float": {
-        "cnn": {"each": ["float 1 side side channels", "float first kernel kernel last"]},
+        "cnn": {"each": ["float 1 side side channels", "float first kernel kernel last", "shape channels"]},
         "cnn.pad": {"each": ["float 1 side side channels"]},
     },
     "static_int8": {
-        "cnn": {"each": ["shape 1 side side channels", "shape first kernel kernel last"]},
+        "cnn": {"each": ["shape 1 side side channels", "shape first kernel kernel last", "shape channels"]},
         "cnn.pad": {"each": ["shape 1 side side channels"]},
     },
 }
-
 
 SYMMETRIC = ("query", "key", "value")
 

@@ -27,7 +27,7 @@ from edgedistill.specs import PerGroup, QuantScheme, WeightGrid
 from edgedistill.store import digest_of, files_in
 from edgedistill.students import part
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
 from _size_fit import zero_points
 
 BUCKETS = (8, 16)

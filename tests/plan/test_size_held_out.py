@@ -14,7 +14,7 @@ import pytest
 from edgedistill import catalog
 from edgedistill.plan.size import file_size
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
 from _size_exports import Case, exported_bytes
 from _size_held_out import drawn, of_middle_size
 
