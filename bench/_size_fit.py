@@ -171,7 +171,7 @@ def _add_architectures(solved: Cells, found: Lines, dynamic: Cells, tensors: Lin
         if top in ARCHITECTURES and rest != "window":
             base = f"parts llama{dot}{rest} {key}"
             solved.setdefault(cell, value + solved[base] - dynamic[base])
-        elif top == "decoder" or rest == "window":
+        elif top.startswith("decoder") or rest == "window":
             solved.setdefault(cell, value)
     for part, kinds in tensors.items():
         if part in ARCHITECTURES:
