@@ -92,7 +92,7 @@ def compare(formats: list[str], sizes: str, exports: Exports) -> None:
         if case.format in formats and size.startswith(sizes):
             rows.append({"kind": kind, "size": size, "scheme": label, **compared(case, exports)})
             print(*rows[-1].values(), flush=True)
-    write("size", {"rows": rows}, "\n".join([*page(rows), ""]))
+    write("size", {"rows": rows, "files": len(found)}, "\n".join([*page(rows, len(found)), ""]))
 
 
 def compared(case: Case, exports: Exports) -> dict[str, Any]:
@@ -109,18 +109,20 @@ def compared(case: Case, exports: Exports) -> dict[str, Any]:
     }
 
 
-def page(rows: list[dict[str, Any]]) -> Iterator[str]:
+def page(rows: list[dict[str, Any]], files: int) -> Iterator[str]:
     yield from (
         "# Bytes of a file, predicted from config and scheme, and exported",
         "",
-        "Random weights. `graph`: the share that is no number of the student. A GGUF has no tokenizer here. One entry"
-        " point for images, else 1 to 3 lengths.",
+        f"{len(rows)} of the {files} files that there are to compare. Random weights. `graph`: the share that is no"
+        " number of the student. A GGUF has no tokenizer here. One entry point for images, else 1 to 3 lengths.",
     )
     for kind, title in (
         ("compared", "Usual students: the smallest, those of the default profile's size, and published networks"),
         ("held out", "Held out: shapes drawn at random, and students of 1 to 5 MB, of which none was measured for it"),
     ):
         part = [row for row in rows if row["kind"] == kind]
+        if not part:
+            continue
         yield from ("", f"## {title}", "", f"{len(part)} files. {_errors(part)}", "")
         yield "| student | family | format | scheme | predicted, bytes | exported, bytes | error, % | graph, % |"
         yield "|---|---|---|---|--:|--:|--:|--:|"
