@@ -37,7 +37,8 @@ def test_every_model_was_recorded_in_every_format() -> None:
     assert wanted == {tuple(key.split(":")[:2]) for key in RECORDED}
 
 
-@pytest.mark.parametrize("key", RECORDED)
+# what an exporter refused has no file
+@pytest.mark.parametrize("key", [key for key, case in RECORDED.items() if "refused" not in case])
 def test_a_published_model_is_predicted_within_a_thousandth(key: str) -> None:
     model, name, label = key.split(":")
     config, scheme = CONFIGS[model], SCHEMES[label]
