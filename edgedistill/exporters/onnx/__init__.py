@@ -51,7 +51,7 @@ REQUIRES = ("onnx", "onnxruntime", "onnxscript")
 EXTRA = "onnx"
 PARITY = 1e-5
 # The file and torch do the same in float32, in another order. Static ones are held to a step of the output instead:
-# every layer is in integers here as in torch, and what is between them is spelled so that all round alike.
+# ONNX Runtime computes every group in integers, as torch, and what is between them is spelled so that all round alike.
 _ROUNDING = Limits(1e-5, 1e-5)
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from edgedistill.errors import MissingDependency, StageError
 from edgedistill.exporters._entry import Entry
 from edgedistill.exporters._quiet import silenced
-from edgedistill.exporters.onnx.integers import INVERSE
-from edgedistill.exporters.onnx.layers import OPSET, lower
+from edgedistill.exporters.onnx.codes import OPSET
+from edgedistill.exporters.onnx.layers import lower
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Port, Signature
 
@@ -153,21 +153,17 @@ def _rejoin(graph: Any) -> None:
     for node in graph:
         if node.op_type != "QuantizeLinear":
             continue
-        source, grid = _rounded(graph, node)
+        source, grid = _unmoved(node.inputs[0].producer()), node.inputs[1:]
         if source is not None and source.op_type == "Clip" and _saturates(grid, source):
-            source = source.inputs[0].producer()
+            source = _unmoved(source.inputs[0].producer())
         if source is not None and source.op_type == "DequantizeLinear" and source.inputs[1:] == grid:
             onnx_ir.convenience.replace_all_uses_with(node.outputs[0], source.inputs[0])
 
 
-def _rounded(graph: Any, quantize: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The operator whose result is rounded, and the scale and zero point of the grid (`layers._Grid.codes`)."""
-    source, (scale, zero_point) = quantize.inputs[0].producer(), quantize.inputs[1:]
-    if source is not None and source.op_type == "Mul" and str(source.inputs[1].name).endswith(INVERSE):
-        wanted = f"{source.inputs[1].name.removesuffix(INVERSE)}.scale"
-        scale = next((value for value in graph.initializers.values() if value.name == wanted), None)
-        source = source.inputs[0].producer()
-    return source, (scale, zero_point)
+def _unmoved(source: Any) -> Any:
+    """The operator whose result is moved to a grid by `static.Grid`, where `source` ends that; else `source`."""
+    before = source.inputs[0].producer() if source is not None and source.op_type == "Mul" else None
+    return source if before is None or before.op_type != "Round" else before.inputs[0].producer().inputs[0].producer()
 
 
 def _saturates(grid: tuple[Any, ...], clip: Any) -> bool:

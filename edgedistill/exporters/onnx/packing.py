@@ -52,13 +52,16 @@ def pack(model: Any, frozen: FrozenStudent) -> bytes:
 
 
 def _widened(nodes: Iterable[Any], narrow: Set[str]) -> Iterator[Any]:
-    """The nodes, with a Cast to int8 before those that do not read the 4-bit codes in `narrow` as they are."""
+    """The nodes, with a Cast to int8 before static layers that read 4-bit codes, which are those in `narrow`.
+
+    ONNX Runtime computes the Cast when it loads the file, and then makes integer products of the layer.
+    """
     import onnx
 
     cast: set[str] = set()
     for node in nodes:
         for place, name in enumerate(node.input):
-            if name in narrow and node.op_type not in ("DequantizeLinear", "Gather"):
+            if name in narrow and node.op_type == "DequantizeLinear" and len(node.input) > 2:
                 wide = f"{name}.int8"
                 if wide not in cast:
                     cast.add(wide)

@@ -14,7 +14,7 @@ from torch import nn
 from edgedistill.errors import StageError
 from edgedistill.exporters._divergence import Call, alone, follow, weights_of, without_dynamic
 from edgedistill.exporters.onnx.contents import Contents, open_file, parse, read
-from edgedistill.exporters.onnx.integers import IntegerLayer, integer_layers
+from edgedistill.exporters.onnx.groups import Group, groups
 from edgedistill.exporters.onnx.packing import CODES
 from edgedistill.exporters.onnx.running import errors_of, session_of
 from edgedistill.quant.frozen import FrozenStudent
@@ -41,7 +41,7 @@ def first_divergence(frozen: FrozenStudent, path: Path, feeds: Mapping[str, NDAr
     values = computed(path, feeds)
     plain = frozen.build()
     calls: dict[str, list[Call]] = {}
-    static = integer_layers(file)
+    static = groups(file)
     for place, weight in weights_of(frozen, plain).items():
         calls[place] = [_static_call(file, values, item) for item in static if item.weight == f"{weight}{CODES}"]
         if calls[place]:
@@ -111,7 +111,7 @@ def _call(file: Contents, values: Values, node: Any, place: str) -> Call:
     return Call(given, torch.from_numpy(values[answer].copy()), _step_of(file, source))
 
 
-def _static_call(file: Contents, values: Values, layer: IntegerLayer) -> Call:
+def _static_call(file: Contents, values: Values, layer: Group) -> Call:
     """Codes in and out, as the values that they stand for."""
 
     def real(name: str, grid: tuple[str, str]) -> torch.Tensor:

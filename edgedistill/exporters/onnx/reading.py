@@ -11,11 +11,13 @@ from torch import nn
 
 from edgedistill.errors import VerificationError
 from edgedistill.exporters import same_weights
+from edgedistill.exporters.onnx.codes import axes_of
 from edgedistill.exporters.onnx.contents import Contents, attributes, open_file
 from edgedistill.exporters.onnx.graph import MOST_CONSTANT
-from edgedistill.exporters.onnx.integers import INVERSE, grid_of, integer_layers
-from edgedistill.exporters.onnx.layers import TO_UINT8, axes_of, static_bias, users_of
+from edgedistill.exporters.onnx.groups import INT8, INVERSE, centred, groups, rounds_as_trained
+from edgedistill.exporters.onnx.layers import static_bias, users_of
 from edgedistill.exporters.onnx.packing import CODES, SCALES
+from edgedistill.exporters.onnx.static import TO_UINT8
 from edgedistill.quant.activations import Range
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.stored import QuantizedTensor
@@ -49,7 +51,7 @@ def verify(frozen: FrozenStudent, path: Path) -> None:
             raise VerificationError(f"{path}: {name} is not stored with {grid.bits} bits.")
     grids = _grids(frozen)
     model = frozen.build()
-    named = {f"{name}{part}" for name in frozen.quantized for part in (CODES, SCALES)}
+    named = {f"{name}{part}" for name in frozen.quantized for part in (CODES, SCALES)} | _zero_points(file)
     computed = {name: buffer.numpy() for name, buffer in model.named_buffers() if name in file.constants}
     for name, values in (_floats(frozen, model) | _numbers(file, grids) | computed).items():
         _same(file, name, values)
@@ -67,7 +69,6 @@ def _weights(file: Contents) -> dict[str, QuantizedTensor]:
     from onnx import TensorProto
 
     found: dict[str, QuantizedTensor] = {}
-    layers = [[layer.weight, layer.scales] for layer in integer_layers(file)]
     for key, tensor in file.constants.items():
         if not key.endswith(CODES) or tensor.data_type not in (TensorProto.INT8, TensorProto.INT4):
             continue
@@ -82,7 +83,7 @@ def _weights(file: Contents) -> dict[str, QuantizedTensor]:
         found[name] = QuantizedTensor(codes.copy(), scales.copy())
         own = [key, f"{name}{SCALES}"]
         for reader in file.readers.get(key, ()):
-            if not (_dequantizes(file, reader, own, axes_of(found[name])) or _multiplies(file, reader, own, layers)):
+            if not _dequantizes(file, reader, own, axes_of(found[name])):
                 raise VerificationError(f"{file.path}: {reader.op_type} uses {name} with other scales than its own.")
     return found
 
@@ -90,8 +91,12 @@ def _weights(file: Contents) -> dict[str, QuantizedTensor]:
 def _dequantizes(file: Contents, reader: Any, own: list[str], axes: dict[str, int]) -> bool:
     """Whether an operator that reads codes makes `code * scale` of them: of all, or of the rows that are looked up."""
     if reader.op_type == "DequantizeLinear":
-        return list(reader.input) == own and attributes(reader) == axes
+        return list(reader.input[:2]) == own and attributes(reader) == axes and centred(file, reader)
     users = file.readers.get(reader.output[0], [])
+    if reader.op_type == "Cast":  # of 4-bit codes, which a static layer reads as int8 ones
+        wide = [reader.output[0], own[1]]
+        direct = [user.op_type == "DequantizeLinear" and _dequantizes(file, user, wide, axes) for user in users]
+        return attributes(reader) == {"to": INT8} and bool(users) and all(direct)
     if reader.op_type != "Gather":
         return False
     return (
@@ -108,17 +113,10 @@ def _dequantizes(file: Contents, reader: Any, own: list[str], axes: dict[str, in
     )
 
 
-def _multiplies(file: Contents, reader: Any, own: list[str], layers: list[list[str]]) -> bool:
-    """Whether an operator that reads codes hands them to integer layers, all of which scale by the codes' own scales.
-
-    An int8 Cast of 4-bit codes and the transposition of a matrix change no code.
-    """
-    if reader.op_type in ("Cast", "Transpose"):
-        users = file.readers.get(reader.output[0], [])
-        turned = reader.op_type == "Cast" or [*reader.attribute[0].ints] == [1, 0]
-        return turned and bool(users) and all(_multiplies(file, user, own, layers) for user in users)
-    mine = [layer for layer in layers if layer[0] == own[0]]
-    return reader.op_type in ("QLinearConv", "MatMulInteger") and bool(mine) and all(layer == own for layer in mine)
+def _zero_points(file: Contents) -> set[str]:
+    """The names of zero points of weights, all of which are 0."""
+    every = [node for node in file.graph.node if node.op_type == "DequantizeLinear" and len(node.input) == 3]
+    return {node.input[2] for node in every if node.input[1].endswith(SCALES) and centred(file, node)}
 
 
 def _looks_up(node: Any, table: str, ids: str) -> bool:
@@ -177,19 +175,19 @@ def _no_inline_numbers(file: Contents) -> None:
 def _quantizers(file: Contents, grids: dict[str, Range]) -> None:
     """Values are rounded on each of the student's grids and nowhere else, and come back on the same grid."""
     places = {(f"{place}.scale", f"{place}.zero_point"): place for place in grids}
-    layers = integer_layers(file)
-    rounded = {layer.output: (layer.result, "an integer layer") for layer in layers}
+    layers = groups(file)
+    rounded = {layer.output: layer.result for layer in layers}
     for node in file.graph.node:
         if node.op_type in _QUANTIZERS and node.output[0] not in rounded:
-            grid = grid_of(file, node) if node.op_type == "QuantizeLinear" else ("", "")
-            rounded[node.output[0]] = grid, node.op_type
+            rounded[node.output[0]] = tuple(node.input[1:]) if node.op_type == "QuantizeLinear" else ("", "")
+            if not rounds_as_trained(file, node):
+                raise VerificationError(f"{file.path}: {node.input[1]} rounds values that are not on its grid already.")
     missing = set(places.values())
-    for codes, (grid, kind) in rounded.items():
+    for codes, grid in rounded.items():
         if grid not in places:
-            raise VerificationError(f"{file.path}: rounds values that the student keeps float ({kind}).")
-        read = [layer.source for layer in layers if layer.codes == codes]
-        others = [n for n in file.readers.get(codes, []) if n.op_type not in ("QLinearConv", "MatMulInteger")]
-        read += [tuple(n.input[1:]) if n.op_type == "DequantizeLinear" else ("", "") for n in others]
+            raise VerificationError(f"{file.path}: rounds values that the student keeps float ({codes}).")
+        readers = file.readers.get(codes, [])
+        read = [tuple(n.input[1:]) if n.op_type == "DequantizeLinear" else ("", "") for n in readers]
         if not read or set(read) != {grid}:
             raise VerificationError(f"{file.path}: values on the grid of {places[grid]} are read on another one.")
         missing.discard(places[grid])

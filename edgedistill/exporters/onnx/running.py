@@ -1,4 +1,8 @@
-"""Execute an exported file with ONNX Runtime on the CPU, each operator as the file has it: the portable reference."""
+"""Execute an exported file with ONNX Runtime on the CPU.
+
+A static file is optimized as ONNX Runtime does it unasked, which is to compute QDQ groups in integers, as the student
+does. Any other runs with each operator as the file has it: optimization would round float activations at run time.
+"""
 
 from __future__ import annotations
 
@@ -69,23 +73,26 @@ def load(path: Path, threads: int = 1) -> OnnxRunner:
         StageError: if ONNX Runtime refuses the file, or the file refers to another one.
     """
     data = read(path)
-    parse(path, data)
-    session = session_of(path, data, threads)  # the bytes that were checked, not the file anew
+    static = any(node.op_type == "QuantizeLinear" for node in parse(path, data).graph.node)
+    session = session_of(path, data, threads, optimized=static)  # the bytes that were checked, not the file anew
     odd = {port.type for port in (*session.get_inputs(), *session.get_outputs())} - _DTYPES.keys()
     if odd:
         raise StageError(f"{path}: has an input or output of type {min(odd)}, which no student has.")
     return OnnxRunner(session)
 
 
-def session_of(path: Path, data: bytes, threads: int = 1) -> Any:
+def session_of(path: Path, data: bytes, threads: int = 1, *, optimized: bool = False) -> Any:
     """A session of ONNX Runtime for `data`, which is `path`'s content or was made from it.
+
+    `optimized` is the level that it has unless told, ORT_ENABLE_ALL; otherwise operators run as they are.
 
     Raises:
         MissingDependency, StageError: as `load`.
     """
     runtime = require()
     options = runtime.SessionOptions()
-    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    level = runtime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = _FATAL
     try:

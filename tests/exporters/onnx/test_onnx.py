@@ -29,9 +29,12 @@ from onnx_students import (
 from edgedistill.errors import DataError, MissingDependency, StageError, VerificationError
 from edgedistill.exporters import onnx as exporter
 from edgedistill.exporters._proof import Limits, answer, executes
-from edgedistill.exporters.onnx.layers import OPSET
+from edgedistill.exporters.onnx.codes import OPSET
 from edgedistill.exporters.onnx.packing import pack_int4, unpack_int4
+from edgedistill.students._points import Sum
 from edgedistill.tasks.text_classification import run_file
+
+LAYERS = {"static": 7, "static cnn": 11}  # linear ones and convolutions
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -86,16 +89,49 @@ def test_an_app_that_keeps_the_runtimes_default_optimization_can_run_the_file(ma
         assert max(errors) <= 1.001 * step
 
 
+@pytest.mark.parametrize("name", STATIC)
+def test_a_runtime_that_reads_qdq_multiplies_the_codes_of_every_layer(made: Made, name: str, tmp_path: Path) -> None:
+    """Seen in the graph that ONNX Runtime makes of the file: no product of floats is left of any layer."""
+    import onnxruntime
+
+    frozen, path = made(name)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 4
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert kinds.count("QGemm") + kinds.count("QLinearConv") == LAYERS[name]
+    assert not {"Gemm", "Conv"} & {*kinds}
+    assert kinds.count("QLinearAdd") == sum(isinstance(module, Sum) for module in frozen.build().modules())
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_products_are_groups_of_codes_that_are_rounded_on_both_sides(made: Made, name: str) -> None:
+    """What a provider that reads QDQ looks for, in the file itself: all operands from codes, the result to codes."""
+    model = onnx.load(made(name)[1])
+    makers = {output: node for node in model.graph.node for output in node.output}
+    numbers = {tensor.name: tensor for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type in ("Gemm", "Conv")]
+    assert len(products) == LAYERS[name]
+    for product in products:
+        values, weight, bias = (makers[name] for name in product.input)
+        assert [node.op_type for node in (values, weight, bias)] == ["DequantizeLinear"] * 3
+        assert reader(model, product.output[0]).op_type == "QuantizeLinear"
+        before = makers[values.input[0]]
+        assert (before.op_type, list(before.input[1:])) == ("QuantizeLinear", list(values.input[1:]))
+        assert numbers[bias.input[0]].data_type == onnx.TensorProto.INT32
+
+
 def test_the_audit_counts_operators_and_names_risks(made: Made) -> None:
     plain, grouped, static = (exporter.audit(made(name)[1]) for name in ("int8", "int4 groups", "static"))
     assert (plain.runtime_min, grouped.runtime_min) == ("ONNX Runtime 1.18", "ONNX Runtime 1.19")
     assert (plain.operators["Gelu"], plain.operators["DequantizeLinear"]) == (1, 8)
     assert plain.operators.get("QuantizeLinear", 0) == 0
     assert static.operators["QuantizeLinear"] == 19
-    assert [len(found.risks) for found in (plain, grouped, static)] == [1, 3, 1]
+    assert [len(found.risks) for found in (plain, grouped, static)] == [1, 3, 2]
+    assert static.risks[0].startswith("7 of 7 linear layers and convolutions are QDQ groups")
     assert "4-bit" in grouped.risks[1]
     assert "ORT_ENABLE_BASIC" in plain.risks[0]
-    assert "ORT_ENABLE_BASIC" not in static.risks[0]
+    assert "overflow 16 bits" in static.risks[1]
 
 
 def test_static_grids_are_in_the_file_and_matter(made: Made) -> None:
