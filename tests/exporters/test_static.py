@@ -152,7 +152,7 @@ def test_files_of_transformers_compute_the_students_codes(family: str, bits: int
     assert dict(zip(ways, found.max(0), strict=True)) | {"onnx, groups as floats": 0} == dict.fromkeys(ways, 0)
     # a value near the middle of two codes takes the other one now and then
     assert (found[:, 2] == 0).mean() >= 0.85
-    assert found[:, 2].max() <= 6
+    assert found[:, 2].max() <= 8
 
 
 def test_a_static_file_that_is_off_by_two_steps_is_not_written() -> None:

@@ -94,17 +94,23 @@ def tflite_shared(lengths: frozenset[int]) -> int:
 
 
 def onnx(tensor: StoredTensor, file: File) -> Numbers:
-    """Protobuf messages with name, sizes and raw bytes. A static layer's bias is int32 codes."""
+    """Protobuf messages with name, sizes and raw bytes. A static layer has zero points, and int32 codes as a bias."""
     scheme, grid = file.scheme, tensor.grid(file.scheme)
+    static = scheme.activations == "static_int8"
     if grid is None:
-        size = 4 * prod(tensor.shape)
-        static = scheme.activations == "static_int8" and "bias" in tensor.parts
-        return Numbers(floats=_message(f"{tensor.name}.codes" if static else tensor.name, tensor.shape, size))
+        size, name = 4 * prod(tensor.shape), f"{tensor.name}.codes" if "bias" in tensor.parts and static else tensor.name
+        return Numbers(floats=_message(name, tensor.shape, size))
     shape = scale_shape(tensor, grid)
     return Numbers(
+        shared=frozenset(shape if static and tensor.kind != "embedding" else ()),
         codes=_message(f"{tensor.name}.codes", tensor.shape, _packed(prod(tensor.shape), grid)),
         scales=_message(f"{tensor.name}.scales", shape, 4 * prod(shape)),
     )
+
+
+def onnx_shared(lengths: frozenset[int]) -> int:
+    """Vectors of int8 zero points, one of each length."""
+    return sum(_message(f"zero_points.{length}.int8", (length,), length) for length in lengths)
 
 
 def onnx_names(tensor: StoredTensor) -> int:

@@ -16,7 +16,7 @@ from edgedistill.students import StoredTensor
 
 # How often the program of a Core ML package, and the card in it, have the name of a tensor (bert, 10 to 12 layers).
 COREML_MENTIONS = 8
-SHARED = {"tflite": numbers.tflite_shared, "coreml": numbers.coreml_shared}
+SHARED = {"tflite": numbers.tflite_shared, "onnx": numbers.onnx_shared, "coreml": numbers.coreml_shared}
 
 
 COUNTED_AS = {"litertlm": "tflite"}  # a bundle holds such a file, and `said_bytes` around it
