@@ -40,8 +40,8 @@ def _risks(file: Contents, counts: Counter[str]) -> list[str]:
             f"{made} of {products} linear layers and convolutions are QDQ groups: uint8 activations with zero points, "
             "int8 weights, int32 biases. ONNX Runtime computes them in integers, as trained, with its default "
             "optimization. With ORT_ENABLE_BASIC or less they are floats, and a value near the middle of two codes may "
-            "take the other one: up to 4 steps of the output, on 5 % of the inputs of small random students. Providers "
-            "that want symmetric activations, such as TensorRT, do not take them; what is between groups is float"
+            "take the other one: 2 to 7 % of the answers of small random students, up to 7 steps of the output. "
+            "Providers that want symmetric activations, such as TensorRT, take none; what is between groups is float"
         )
         found.append(
             "x86 processors without VNNI: ONNX Runtime's products of uint8 and int8 may overflow 16 bits there, unless "

@@ -98,8 +98,8 @@ def onnx(tensor: StoredTensor, file: File) -> Numbers:
     scheme, grid = file.scheme, tensor.grid(file.scheme)
     static = scheme.activations == "static_int8"
     if grid is None:
-        size, name = 4 * prod(tensor.shape), f"{tensor.name}.codes" if "bias" in tensor.parts and static else tensor.name
-        return Numbers(floats=_message(name, tensor.shape, size))
+        name = f"{tensor.name}.codes" if static and "bias" in tensor.parts else tensor.name
+        return Numbers(floats=_message(name, tensor.shape, 4 * prod(tensor.shape)))
     shape = scale_shape(tensor, grid)
     return Numbers(
         shared=frozenset(shape if static and tensor.kind != "embedding" else ()),
