@@ -40,7 +40,7 @@ def _risks(file: Contents, counts: Counter[str]) -> list[str]:
             f"{made} of {products} linear layers and convolutions are QDQ groups: uint8 activations with zero points, "
             "int8 weights, int32 biases. ONNX Runtime computes them in integers, as trained, with its default "
             "optimization. With ORT_ENABLE_BASIC or less they are floats, and a value near the middle of two codes may "
-            "take the other one: 2 to 7 % of the answers of small random students, up to 7 steps of the output. "
+            "take the other one: 1 to 7 % of the answers of small random students, up to 7 steps of the output. "
             "Providers that want symmetric activations, such as TensorRT, take none; what is between groups is float"
         )
         found.append(
