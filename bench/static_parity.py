@@ -7,8 +7,8 @@ published, and all-MiniLM-L6-v2 with a random head; `--only` leaves out the othe
 Ranges are observed on random inputs. `--frozen` adds the student in a bundle's folder `frozen`, which was trained.
 For each input, the largest difference of any logit in steps; students and formats left out keep their recorded figures.
 ONNX Runtime is asked twice: with its default optimization, and without, where QDQ groups are floats. Core ML is asked
-three times, by the evaluator: the package of float32 in float32, the package of fp16 in float32, and the latter with its
-float32 constants put back in float64.
+three times, by the evaluator: the package of float32 in float32, the package of fp16 in float32, and the latter with
+its float32 constants put back in float64.
 """
 
 import argparse
