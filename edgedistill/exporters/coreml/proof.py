@@ -51,9 +51,8 @@ _CHANGED = "coremltools changed what is computed."
 _ROUNDED_TWICE = "this network is not the frozen student's."
 _COARSE = (
     "its steps are so large beside its answers that the rounding of fp16 changes them. Take activations = "
-    '"dynamic_int8" or "float" in [export.scheme], which Core ML computes without these steps, or observe its ranges '
-    "anew with outliers clipped; or build without this format, and then `edgedistill convert BUNDLE --format coreml "
-    "--precision float32`."
+    '"dynamic_int8" or "float" in [export.scheme], which Core ML computes without these steps; or build without this '
+    "format, and then `edgedistill convert BUNDLE --format coreml --precision float32`."
 )
 _TOO_LARGE = "fp16 is too coarse for this student; export it to another format."
 

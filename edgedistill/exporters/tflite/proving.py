@@ -6,7 +6,7 @@ of all that follows by 5 % of the largest, as much as int8 costs them at all; fl
 3e-5. A limit above that passes faults: an RMS norm's epsilon three times too large, a rotation 0.1 % too fast. So
 nothing is handed on: the student's layer is given what the file's layer was given, and the student goes on with what
 the file's layer answered. What is left is the rounding of one layer. Of SmolLM2-135M that is, of the token's largest
-value, 4.8e-6 before a layer, 5.5e-6 behind a float one, and 0 behind one with int8 activations.
+value, 4.8e-6 before a layer and 5.5e-6 behind a float one; 3.8e-6 before one with int8 activations, and 0 behind it.
 
 The layers' values are read as further outputs of the graph. LiteRT then runs the same kernels, which is checked: the
 file itself must answer the same bits. (It does not where LiteRT is told to keep every tensor.)
