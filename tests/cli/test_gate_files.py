@@ -36,6 +36,7 @@ def test_two_decoders_are_raced_by_all_their_speeds(cli: Cli, tmp_path: Path) ->
     assert "Time per token written against the baseline" in page
 
 
+@pytest.mark.slow
 def test_stored_launches_of_a_decoder_are_a_baseline(cli: Cli, tmp_path: Path) -> None:
     """The text is the stored one. A speed that no machine has makes the candidate slower."""
     out = tmp_path / "seen.json"

@@ -87,6 +87,7 @@ def test_own_classifier_and_jsonl(tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "out" / "labels.txt").read_text().split() == sorted(labels)
 
 
+@pytest.mark.slow
 def test_own_parquet_with_held_out_csv_and_the_default_encoder_is_planned_with_its_own_pieces(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

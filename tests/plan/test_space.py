@@ -197,7 +197,9 @@ def test_one_cost_that_is_lower_is_enough_to_be_on_the_front() -> None:
     assert set(found) == {best, *cheaper}
 
 
-@pytest.mark.parametrize("family", ["bert", "cnn", "llama", "vit"])
+@pytest.mark.parametrize(
+    "family", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cnn", "llama", "vit"))]
+)
 def test_a_hundred_thousand_students_of_any_family_are_ranked_within_a_second(family: str) -> None:
     chosen, plugin = select("pixel8", "default", search=True).profile, catalog.load_plugin("students", family)
     assert chosen.student.space is not None
