@@ -1,4 +1,4 @@
-"""Faults for .onnx files."""
+"""Faults for .onnx files, and how they are planted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from planting import EVEN, KERNEL, UP, Change, flipped
+from planting import EVEN, KERNEL, UP, Change
 
 from edgedistill.quant import FrozenStudent
 
@@ -29,11 +29,19 @@ def reader(model: Any, name: str) -> Any:
     return next(node for node in model.graph.node if name in node.input)
 
 
-def onnx_bit(name: str, at: int) -> Change:
-    def change(_: FrozenStudent, model: Any) -> None:
-        constant(model, name).raw_data = flipped(constant(model, name).raw_data, at)
+def change(name: str, index: int = 0, by: int = 1) -> Callable[[Any], None]:
+    """Flip bits of one byte of a constant."""
 
-    return onnx_file(change)
+    def edit(model: Any) -> None:
+        data = bytearray(constant(model, name).raw_data)
+        data[index] ^= by
+        constant(model, name).raw_data = bytes(data)
+
+    return edit
+
+
+def onnx_bit(name: str, at: int) -> Change:
+    return onnx_file(lambda _, model: change(name, at)(model))
 
 
 def exchange(model: Any, one: str, other: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.errors import StageError
@@ -17,7 +18,7 @@ from edgedistill.exporters._proof import Limits, executes
 from edgedistill.exporters.onnx.audit import audit
 from edgedistill.exporters.onnx.graph import convert
 from edgedistill.exporters.onnx.packing import pack
-from edgedistill.exporters.onnx.probing import first_divergence, largest_value
+from edgedistill.exporters.onnx.probing import first_divergence, largest_value, ties
 from edgedistill.exporters.onnx.reading import read_back, verify
 from edgedistill.exporters.onnx.running import OnnxRunner, load, require
 from edgedistill.quant.frozen import FrozenStudent
@@ -34,6 +35,7 @@ __all__ = [
     "largest_value",
     "load",
     "read_back",
+    "ties",
     "verify",
 ]
 
@@ -81,13 +83,20 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
 
 
 def _prove(frozen: FrozenStudent, signatures: Sequence[Signature], path: Path) -> None:
-    """Read the file back and compare it, then run it at the sizes of each of `signatures`."""
+    """Read the file back and compare it, then run it at the sizes of each of `signatures`.
+
+    A static file runs twice: in integers, and as runtimes do that know no groups, where each must be as near as floats
+    can be (`ties`).
+    """
     verify(frozen, path)
     computes: Literal["as_trained", "float"] = (
         "float" if COMPUTES[frozen.scheme.activations] == "float" else "as_trained"
     )
     runner = _AtBuckets(load(path), {signature.name: signature for signature in signatures})
     executes(frozen, runner, _ROUNDING, computes, explain=lambda feeds: first_divergence(frozen, path, feeds))
+    if frozen.scheme.activations == "static_int8":
+        random = np.random.default_rng(0)
+        ties(frozen, path, [frozen.sample(signature, random) for signature in signatures])
 
 
 class _AtBuckets(NamedTuple):

@@ -22,12 +22,16 @@ Grid = tuple[str, str]
 
 
 class Group(NamedTuple):
-    """A layer by the names of its values: codes in, weight, and codes out, each with its grid (scale, zero point)."""
+    """A layer by the names of its values: codes in, weight, and codes out, each with its grid (scale, zero point).
+
+    `sums` are the floats that are rounded to the codes out.
+    """
 
     codes: str
     source: Grid
     weight: str
     scales: str
+    sums: str
     output: str
     result: Grid
 
@@ -105,6 +109,7 @@ def _group(file: Contents, product: Any) -> Group:
         source=(source.input[1], source.input[2]),
         weight=name,
         scales=weight.input[1],
+        sums=product.output[0],
         output=rounded.output[0],
         result=(rounded.input[1], rounded.input[2]),
     )

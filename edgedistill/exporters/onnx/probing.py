@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgedistill.errors import StageError
+from edgedistill.errors import StageError, VerificationError
 from edgedistill.exporters._divergence import Call, alone, follow, weights_of, without_dynamic
 from edgedistill.exporters.onnx.contents import Contents, open_file, parse, read
 from edgedistill.exporters.onnx.groups import Group, groups
 from edgedistill.exporters.onnx.packing import CODES
 from edgedistill.exporters.onnx.running import errors_of, session_of
+from edgedistill.exporters.onnx.ties import GroupCall, Tie, as_floats
 from edgedistill.quant.frozen import FrozenStudent
 
 # What float32 operators may differ by, of the largest value: sums in another order.
@@ -32,26 +33,55 @@ Values = dict[str, NDArray[Any]]
 def first_divergence(frozen: FrozenStudent, path: Path, feeds: Mapping[str, NDArray[Any]]) -> str | None:
     """Which layer of the file first differs from the student's for these inputs, and by how much; None if none does.
 
+    The file runs as it is, so that groups of a static one are floats; what that leaves open (`ties`) is no difference.
+
     Raises:
         VerificationError: if the file is foreign or damaged.
         MissingDependency: if onnxruntime is not installed.
         StageError: if ONNX Runtime refuses the file or the inputs.
     """
-    file = open_file(path)
-    values = computed(path, feeds)
-    plain = frozen.build()
-    calls: dict[str, list[Call]] = {}
+    return next(_compared(frozen, path, [feeds]))[0]
+
+
+def ties(frozen: FrozenStudent, path: Path, every: Iterable[Mapping[str, NDArray[Any]]]) -> list[list[Tie]]:
+    """For each of these inputs the codes of a static file that are not the student's, with groups as floats.
+
+    The student goes on with the file's codes: where none is another, the answer is the student's.
+
+    Raises:
+        VerificationError: if anything differs for another reason, or as `first_divergence`.
+        MissingDependency, StageError: as `first_divergence`.
+    """
+    found = []
+    for told, seen in _compared(frozen, path, every):
+        if told is not None:
+            raise VerificationError(f"{path}: with groups as floats it first differs from the student at {told}.")
+        found.append(seen)
+    return found
+
+
+def _compared(
+    frozen: FrozenStudent, path: Path, every: Iterable[Mapping[str, NDArray[Any]]]
+) -> Iterator[tuple[str | None, list[Tie]]]:
+    """What `follow` says of each of these inputs, and the ties up to there."""
+    file, values_of = open_file(path), _computing(path)
+    plain, module = frozen.build(), without_dynamic(frozen)
     static = groups(file)
-    for place, weight in weights_of(frozen, plain).items():
-        calls[place] = [_static_call(file, values, item) for item in static if item.weight == f"{weight}{CODES}"]
-        if calls[place]:
-            continue
-        embeds = isinstance(plain.get_submodule(place), nn.Embedding)
-        reached = [node for reader in file.readers.get(f"{weight}{CODES}", ()) for node in _reached(file, reader)]
-        wanted = [node for node in reached if (node.op_type not in _PRODUCTS) == embeds]
-        calls[place] = [_call(file, values, node, place) for node in wanted]
-    logits = torch.from_numpy(values[file.graph.output[0].name])
-    return follow(without_dynamic(frozen), calls, feeds, alone(_ROUNDING), logits, _ROUNDING)
+    for feeds in every:
+        values = values_of(feeds)
+        calls: dict[str, list[Any]] = {}
+        for place, weight in weights_of(frozen, plain).items():
+            calls[place] = [_group_call(file, values, item) for item in static if item.weight == f"{weight}{CODES}"]
+            if calls[place]:
+                continue
+            embeds = isinstance(plain.get_submodule(place), nn.Embedding)
+            reached = [node for reader in file.readers.get(f"{weight}{CODES}", ()) for node in _reached(file, reader)]
+            wanted = [node for node in reached if (node.op_type not in _PRODUCTS) == embeds]
+            calls[place] = [_call(file, values, node, place) for node in wanted]
+        logits, seen = torch.from_numpy(values[file.graph.output[0].name]), list[Tie]()
+        # between groups a static student leaves no choice: the answers are equal
+        rounding = 0.0 if static else _ROUNDING
+        yield follow(module, calls, feeds, as_floats(seen, alone(_ROUNDING)), logits, rounding), seen
 
 
 def largest_value(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[float, str]:
@@ -71,6 +101,11 @@ def largest_value(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[float,
 
 def computed(path: Path, feeds: Mapping[str, NDArray[Any]]) -> Values:
     """Every value of one run, by its name in the file."""
+    return _computing(path)(feeds)
+
+
+def _computing(path: Path) -> Callable[[Mapping[str, NDArray[Any]]], Values]:
+    """`computed` for any inputs, with the file loaded once."""
     from onnx import ValueInfoProto
 
     model = parse(path, read(path))
@@ -79,11 +114,15 @@ def computed(path: Path, feeds: Mapping[str, NDArray[Any]]) -> Values:
     model.graph.output.extend(ValueInfoProto(name=name) for name in names)
     session = session_of(path, model.SerializeToString())
     every = [port.name for port in session.get_outputs()]
-    try:
-        found = session.run(every, {port.name: feeds[port.name] for port in session.get_inputs()})
-    except errors_of() as error:
-        raise StageError(f"ONNX Runtime cannot run {path} on these inputs: {str(error)[:200]}.") from error
-    return {**feeds, **dict(zip(every, found, strict=True))}
+
+    def run(feeds: Mapping[str, NDArray[Any]]) -> Values:
+        try:
+            found = session.run(every, {port.name: feeds[port.name] for port in session.get_inputs()})
+        except errors_of() as error:
+            raise StageError(f"ONNX Runtime cannot run {path} on these inputs: {str(error)[:200]}.") from error
+        return {**feeds, **dict(zip(every, found, strict=True))}
+
+    return run
 
 
 def _reached(file: Contents, node: Any, depth: int = 0) -> list[Any]:
@@ -111,15 +150,15 @@ def _call(file: Contents, values: Values, node: Any, place: str) -> Call:
     return Call(given, torch.from_numpy(values[answer].copy()), _step_of(file, source))
 
 
-def _static_call(file: Contents, values: Values, layer: Group) -> Call:
+def _group_call(file: Contents, values: Values, layer: Group) -> GroupCall:
     """Codes in and out, as the values that they stand for."""
 
     def real(name: str, grid: tuple[str, str]) -> torch.Tensor:
         scale, zero = (torch.from_numpy(file.array(part).copy()) for part in grid)
         return (torch.from_numpy(values[name].copy()).float() - zero) * scale
 
-    step = float(file.array(layer.source[0]))
-    return Call(real(layer.codes, layer.source), real(layer.output, layer.result), step)
+    sums = torch.from_numpy(values[layer.sums].copy())
+    return GroupCall(real(layer.codes, layer.source), real(layer.output, layer.result), sums)
 
 
 def _is_bias(file: Contents, name: str, place: str) -> bool:

@@ -68,6 +68,10 @@ class OnnxRunner:
 def load(path: Path, threads: int = 1) -> OnnxRunner:
     """Open a file for execution on `threads` CPU threads.
 
+    A static file is optimized, as apps have it, because only that makes products of integers of its groups: its codes
+    are then the student's. As floats they may be others where a value lies between two codes (`ties.py`), which is
+    checked on its own, group by group.
+
     Raises:
         MissingDependency: if onnxruntime is not installed.
         StageError: if ONNX Runtime refuses the file, or the file refers to another one.

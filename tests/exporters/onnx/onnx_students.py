@@ -93,25 +93,6 @@ def spoiled(path: Path, folder: Path, edit: Callable[[Any], Any]) -> Path:
     return out
 
 
-def constant(model: Any, name: str) -> Any:
-    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
-
-
-def reader(model: Any, name: str) -> Any:
-    return next(node for node in model.graph.node if name in node.input)
-
-
-def change(name: str, index: int = 0, by: int = 1) -> Callable[[Any], None]:
-    """Flip low bits of one byte of a constant."""
-
-    def edit(model: Any) -> None:
-        data = bytearray(constant(model, name).raw_data)
-        data[index] ^= by
-        constant(model, name).raw_data = bytes(data)
-
-    return edit
-
-
 def rewire(model: Any, old: str, new: str) -> None:
     for node in model.graph.node:
         node.input[:] = [new if name == old else name for name in node.input]

@@ -14,17 +14,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx_students import (
-    BUCKETS,
-    CASES,
-    FLOAT,
-    STATIC,
-    Made,
-    at_buckets,
-    constant,
-    errors_of,
-    reader,
-)
+from onnx_students import BUCKETS, CASES, FLOAT, STATIC, Made, at_buckets, errors_of
+from planted_onnx import constant, reader
 
 from edgedistill.errors import DataError, MissingDependency, StageError, VerificationError
 from edgedistill.exporters import onnx as exporter

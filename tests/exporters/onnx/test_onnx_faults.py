@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx_students import BUCKETS, Made, at_buckets, change, constant, reader, rewire, spoiled
+from onnx_students import BUCKETS, Made, at_buckets, rewire, spoiled
+from planted_onnx import change, constant, reader
 
 from edgedistill.errors import VerificationError
 from edgedistill.exporters import onnx as exporter

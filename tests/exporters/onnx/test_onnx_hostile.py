@@ -8,7 +8,8 @@ from typing import Any
 
 import onnx
 import pytest
-from onnx_students import Made, constant, spoiled
+from onnx_students import Made, spoiled
+from planted_onnx import constant
 
 from edgedistill.errors import StageError, VerificationError
 from edgedistill.exporters import onnx as exporter
