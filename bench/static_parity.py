@@ -5,13 +5,17 @@ python bench/static_parity.py [--inputs 400] [--real-inputs 24] [--only bert] [-
 Random students of 4 layers with weights as large as trained ones, and two real networks: EfficientNet-lite0 as
 published, and all-MiniLM-L6-v2 with a random head; `--only` leaves out the others by the beginning of their names.
 Ranges are observed on random inputs. `--frozen` adds the student in a bundle's folder `frozen`, which was trained.
-For each input, the largest difference of any logit in steps; students and formats left out keep their recorded figures.
-ONNX Runtime is asked twice: with its default optimization, and without, where QDQ groups are floats. Core ML is asked
-three times, by the evaluator: the package of float32 in float32, the package of fp16 in float32, and the latter with
-its float32 constants put back in float64.
+For each input, the largest difference of any logit in steps. Each student is recorded when it is done; students and
+formats left out keep their recorded figures, and the page says which run a row is of: a run that was killed goes on
+with the students that it lacks, `--only`.
+ONNX Runtime is asked twice: with its default optimization, and without, where QDQ groups are floats. There the codes
+that are not the student's are counted too, all of values between two codes: `ties` raises at any other. Core ML is
+asked three times, by the evaluator: the package of float32 in float32, the package of fp16 in float32, and the latter
+with its float32 constants put back in float64.
 """
 
 import argparse
+import datetime
 import itertools
 import json
 import tempfile
@@ -29,6 +33,7 @@ from numpy.typing import NDArray
 from edgedistill import catalog, coreml, quant
 from edgedistill.coreml import Evaluator
 from edgedistill.errors import VerificationError
+from edgedistill.exporters import onnx
 from edgedistill.exporters.coreml.convert import Converter
 from edgedistill.exporters.coreml.proof import unrounded
 from edgedistill.quant import FrozenStudent
@@ -37,6 +42,7 @@ from edgedistill.students import bert, cnn, part, vit
 from edgedistill.students.cnn.load import load, locate
 
 BUCKETS = (8, 16)
+PLAIN = "onnx, not optimized"
 STAGES = [(1, 3, 1, 8, 1), (3, 5, 2, 12, 2), (6, 3, 2, 16, 2)]
 CONFIGS = {
     "bert": bert.Config(layers=4, width=64, heads=4, ffn=128, vocabulary=500, max_length=32, classes=10),
@@ -53,13 +59,16 @@ What LiteRT and ONNX Runtime compute is the student's own codes, and so is a Cor
 spells out the student's own steps. One of float16 divides by a scale where the student multiplies with its reciprocal,
 and adds floats: a value that lies between two codes to 1e-6 of a step takes the other one now and then, in float64 too
 (a large image has millions of values), and what ships rounds to fp16 beside. In float64 its graph answers what the
-student's formulas do in float64: every export is held to 1e-7 of that."""
+student's formulas do in float64: every export is held to 1e-7 of that.
+
+Not optimized, ONNX Runtime computes QDQ groups as floats. A value that lies between two codes, to what float32 is off,
+then takes the other code now and then, and layers behind it make more of that; all other codes are the student's."""
 Answer = Callable[[str, dict[str, NDArray[Any]]], NDArray[Any]]
 
 
-def random_network(family: str) -> torch.nn.Module:
+def random_network(family: str, config: Any) -> torch.nn.Module:
     torch.manual_seed(0)
-    model = part(family, "module").build(CONFIGS[family])
+    model = part(family, "module").build(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:  # as after training
@@ -79,11 +88,12 @@ def students(frozen: list[str]) -> Iterator[tuple[str, Callable[[], FrozenStuden
             weights=WeightGrid(bits=bits), head=WeightGrid(bits=bits), activations="static_int8"
         )  # fmt: skip
         for family, config in CONFIGS.items():
-            network = random_network(family)
+            network = random_network(family, config)
             yield f"{family}, random, int{bits}", partial(observed, network, family, config, scheme, 24)
     real = QuantScheme(activations="static_int8")
     yield "EfficientNet-lite0, int8", lambda: observed(load(locate()), "cnn", cnn.EFFICIENTNET_LITE0, real, 12)
-    yield "MiniLM, int8", lambda: observed(minilm()[0], "bert", minilm()[1], real, 24)
+    model, config = minilm(32)
+    yield "MiniLM, int8", lambda: observed(model, "bert", config, real, 24)
 
 
 def observed(model: torch.nn.Module, family: str, config: Any, scheme: QuantScheme, batches: int) -> FrozenStudent:
@@ -119,7 +129,7 @@ def runtimes(frozen: FrozenStudent, work: Path, formats: list[str]) -> Iterator[
 
         yield {"onnx": "onnx, default optimization"}.get(name, name), ran
         if name == "onnx":
-            yield "onnx, not optimized", unoptimized(path)
+            yield PLAIN, unoptimized(path)
 
 
 def packages(frozen: FrozenStudent, work: Path) -> Iterator[tuple[str, Answer]]:
@@ -157,40 +167,80 @@ def unoptimized(path: Path) -> Answer:
     return lambda _, feeds: session.run(None, feeds)[0]
 
 
+def inputs_of(frozen: FrozenStudent, count: int) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    random = np.random.default_rng(5)
+    for signature in itertools.islice(itertools.cycle(frozen.signatures(BUCKETS)), count):
+        yield signature.name, frozen.sample(signature, random)
+
+
 def steps_between(frozen: FrozenStudent, answers: dict[str, Answer], inputs: int) -> dict[str, list[int]]:
     """For each input the largest difference of any logit from the frozen student's, in steps."""
-    module, random = frozen.to_module(), np.random.default_rng(5)
+    module = frozen.to_module()
     step = frozen.ranges["classifier"][1].scale
     found: dict[str, list[int]] = {name: [] for name in answers}
-    for signature in itertools.islice(itertools.cycle(frozen.signatures(BUCKETS)), inputs):
-        feeds = frozen.sample(signature, random)
+    for entry, feeds in inputs_of(frozen, inputs):
         with torch.no_grad():
             ours = module(*(torch.from_numpy(value) for value in feeds.values())).logits.numpy()
         for name, answer in answers.items():
-            away = np.abs(answer(signature.name, feeds) - ours).max()
+            away = np.abs(answer(entry, feeds) - ours).max()
             found[name] += [int(np.rint(away / step))] if np.isfinite(away) else []
     return found
 
 
-def rows_of(label: str, found: dict[str, list[int]]) -> Iterator[str]:
-    for name, steps in found.items():
-        if not steps:
-            yield f"| {label} | {name} | | | | | | |"
+def ties_of(frozen: FrozenStudent, path: Path, inputs: int) -> list[float]:
+    """How far the value of each code that is not the student's is from the middle of two, in steps.
+
+    Raises:
+        VerificationError: if a code is another for any other reason.
+    """
+    seen = onnx.ties(frozen, path, (feeds for _, feeds in inputs_of(frozen, inputs)))
+    return [tie.distance for of_input in seen for tie in of_input]
+
+
+def codes_of(frozen: FrozenStudent, inputs: int) -> int:
+    """How many codes all layers answer for these inputs."""
+    module, counts = frozen.to_module(), list[int]()
+    for place in frozen.layer_grids(frozen.build()):
+        module.get_submodule(place).register_forward_hook(lambda layer, given, out: counts.append(out.numel()))
+    for _, feeds in inputs_of(frozen, inputs):
+        with torch.no_grad():
+            module(*(torch.from_numpy(value) for value in feeds.values()))
+    return sum(counts)
+
+
+def rows_of(label: str, found: dict[str, Any]) -> Iterator[str]:
+    for name, item in found.items():
+        if not item["steps"]:
+            yield f"| {label} | {name} | {item['run']} | | | | | | |"
             continue
-        seen = np.array(steps)
+        seen = np.array(item["steps"])
         p99, beyond = np.quantile(seen, 0.99), [(seen > limit).mean() for limit in (0, 1)]
         yield (
-            f"| {label} | {name} | {len(seen)} | {np.median(seen):g} | {p99:.3g} | {seen.max()} "
+            f"| {label} | {name} | {item['run']} | {len(seen)} | {np.median(seen):g} | {p99:.3g} | {seen.max()} "
             f"| {beyond[0]:.2%} | {beyond[1]:.2%} |"
         )
+
+
+def tie_rows(figures: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for label, found in sorted(figures.items()):
+        item = found.get(PLAIN, {})
+        if "ties" in item:
+            farthest = f"{max(item['ties']):.1e}" if item["ties"] else ""
+            yield f"| {label} | {len(item['steps'])} | {item['codes']} | {len(item['ties'])} | {farthest} |"
 
 
 def main(inputs: int, real_inputs: int, only: list[str], formats: list[str], folders: list[str]) -> None:
     torch.set_num_threads(1)
     recorded = RESULTS / "static_parity.json"
-    figures: dict[str, dict[str, list[int]]] = {}
+    figures: dict[str, dict[str, Any]] = {}
+    runs: dict[str, str] = {}
     if (only or formats) and recorded.exists():
-        figures = json.loads(recorded.read_text(encoding="utf-8"))["steps"]
+        document = json.loads(recorded.read_text(encoding="utf-8"))
+        figures, runs = document["figures"], document["runs"]
+    run = chr(ord("a") + len(runs))
+    options = "".join(f" --{k} {' '.join(v)}" for k, v in {"only": only, "formats": formats}.items() if v)
+    now = datetime.datetime.now(datetime.UTC)
+    runs[run] = f"{now:%Y-%m-%d %H:%M} UTC, --inputs {inputs} --real-inputs {real_inputs}{options}"
     for label, make in students(folders):
         if only and not label.startswith(tuple(only)):
             continue
@@ -198,22 +248,38 @@ def main(inputs: int, real_inputs: int, only: list[str], formats: list[str], fol
         with tempfile.TemporaryDirectory() as work:
             answers = dict(runtimes(frozen, Path(work), formats))
             count = real_inputs if label.startswith(("Eff", "MiniLM")) else inputs
-            found = steps_between(frozen, answers, count)
+            found: dict[str, Any] = {
+                name: {"run": run, "steps": steps} for name, steps in steps_between(frozen, answers, count).items()
+            }
+            if PLAIN in found:
+                found[PLAIN]["ties"] = ties_of(frozen, Path(work) / "student.onnx", count)
+                found[PLAIN]["codes"] = codes_of(frozen, count)
         figures[label] = {**(figures.get(label, {}) if formats else {}), **found}
-        record(figures)  # each may take minutes
+        record(figures, runs)  # each may take minutes
 
 
-def record(figures: dict[str, dict[str, list[int]]]) -> None:
+def record(figures: dict[str, dict[str, Any]], runs: dict[str, str]) -> None:
     rows = [row for label, found in sorted(figures.items()) for row in rows_of(label, found)]
+    shown = {item["run"] for found in figures.values() for item in found.values()}
     head = [
         "# Static int8: files against the frozen student, in steps of the output",
         "",
         *ABOUT.splitlines(),
         "",
-        "| student | computed by | inputs | median | p99 | max | share > 0 | share > 1 |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| student | computed by | run | inputs | median | p99 | max | share > 0 | share > 1 |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    write("static_parity", {"steps": figures}, "\n".join([*head, *rows]) + "\n")
+    between = [
+        "",
+        "Codes of all layers, with groups as floats: how many are not the student's, and how far their values are from",
+        "the middle of two codes at most, in steps.",
+        "",
+        "| student | inputs | codes | another | farthest |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    tail = ["", "Runs:", *(f"- {run}: {told}" for run, told in runs.items() if run in shown)]
+    page = "\n".join([*head, *rows, *between, *tie_rows(figures), *tail])
+    write("static_parity", {"runs": runs, "figures": figures}, page + "\n")
 
 
 if __name__ == "__main__":
