@@ -7,6 +7,7 @@
     ├── MissingDependency       2  a package is not installed
     ├── StageError              1  a stage failed
     │   └── VerificationError   1  the file is not what was trained
+    │       └── ForeignFile     2  a model's file is cut off, damaged, or of another program
     ├── GateFailed              3  a budget, quality or parity line failed
     ├── NotDecided              4  a line was not measured, or the measurement cannot decide
     ├── InfrastructureError     5  a device, the disk or a permission was lost
@@ -55,6 +56,12 @@ class StageError(EdgedistillError):
 
 class VerificationError(StageError):
     """An exported file differs from the student that was trained."""
+
+
+class ForeignFile(VerificationError):
+    """A model's file is cut off, damaged or not of this package: no student can be looked for in it."""
+
+    exit_code = 2
 
 
 class GateFailed(EdgedistillError):

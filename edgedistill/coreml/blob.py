@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.errors import VerificationError
+from edgedistill.errors import ForeignFile
 
 _RECORD = struct.Struct("<IIQQQ")
 _RECORD_BYTES = 64
@@ -70,11 +70,11 @@ def decode(data: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArr
     """The array that packed bytes hold: sub-byte types come out as int8 or uint8, every other as itself.
 
     Raises:
-        VerificationError: if the number of bytes is not what `shape` and `dtype` need.
+        ForeignFile: if the number of bytes is not what `shape` and `dtype` need.
     """
     count = math.prod(shape)
     if data.size != stored_bytes(dtype, count):
-        raise VerificationError(
+        raise ForeignFile(
             f"A {dtype} constant of shape {list(shape)} needs {stored_bytes(dtype, count)} bytes; the package holds "
             f"{data.size}."
         )
@@ -116,36 +116,36 @@ class WeightFile:
         """Open `path`.
 
         Raises:
-            VerificationError: if the file is missing, not a regular file, or not a weight file of version 2.
+            ForeignFile: if the file is missing, not a regular file, or not a weight file of version 2.
         """
         self.path = path
         if not path.is_file():  # also keeps a named pipe from being opened, which would wait for ever
-            raise VerificationError(f"{path}: the model refers to this weight file, and it is not there.")
+            raise ForeignFile(f"{path}: the model refers to this weight file, and it is not there.")
         self.size_bytes = path.stat().st_size
         head = self._read(0, _RECORD_BYTES, "its header")
         _, version = struct.unpack_from("<II", head)
         if version != _VERSION:
-            raise VerificationError(f"{path}: not a Core ML weight file of version {_VERSION} (it says {version}).")
+            raise ForeignFile(f"{path}: not a Core ML weight file of version {_VERSION} (it says {version}).")
 
     def record(self, offset: int, dtype: str, count: int) -> Record:
         """The record at `offset`, checked to be `count` elements of `dtype` that lie inside the file.
 
         Raises:
-            VerificationError: if it is not.
+            ForeignFile: if it is not.
         """
         head = self._read(offset, _RECORD_BYTES, f"the record at byte {offset}")
         sentinel, number, size_bytes, start, unused_bits = _RECORD.unpack_from(head)
         where = f"{self.path}: the record at byte {offset}"
         if sentinel != _SENTINEL:
-            raise VerificationError(f"{where} starts with {sentinel:#010x}, not {_SENTINEL:#010x}: no record is there.")
+            raise ForeignFile(f"{where} starts with {sentinel:#010x}, not {_SENTINEL:#010x}: no record is there.")
         if _TYPES.get(number) != dtype:
-            raise VerificationError(f"{where} holds {_TYPES.get(number, number)}; the model says {dtype}.")
+            raise ForeignFile(f"{where} holds {_TYPES.get(number, number)}; the model says {dtype}.")
         if size_bytes != stored_bytes(dtype, count):
-            raise VerificationError(f"{where} has {size_bytes} bytes; {count} elements of {dtype} take another number.")
+            raise ForeignFile(f"{where} has {size_bytes} bytes; {count} elements of {dtype} take another number.")
         if dtype in _BITS_OF_SUB_BYTE and unused_bits != size_bytes * 8 - count * bits(dtype):
-            raise VerificationError(f"{where} leaves {unused_bits} bits unused; {count} elements of {dtype} do not.")
+            raise ForeignFile(f"{where} leaves {unused_bits} bits unused; {count} elements of {dtype} do not.")
         if start + size_bytes > self.size_bytes:
-            raise VerificationError(
+            raise ForeignFile(
                 f"{where} says its data ends at byte {start + size_bytes}; the file ends at {self.size_bytes}."
             )
         return Record(dtype, start, size_bytes)
@@ -154,18 +154,18 @@ class WeightFile:
         """The record's bytes, a fresh writable array.
 
         Raises:
-            VerificationError: if the file has become shorter since it was opened.
+            ForeignFile: if the file has become shorter since it was opened.
         """
         return np.frombuffer(self._read(record.offset, record.size_bytes, "a tensor"), np.uint8)
 
     def _read(self, offset: int, count: int, what: str) -> bytearray:
         if offset + count > self.size_bytes:
-            raise VerificationError(
+            raise ForeignFile(
                 f"{self.path}: {what} would end at byte {offset + count}; the file ends at {self.size_bytes}."
             )
         data = bytearray(count)
         with self.path.open("rb") as file:
             file.seek(offset)
             if file.readinto(data) != count:
-                raise VerificationError(f"{self.path}: {what} is cut off; the file changed while it was read.")
+                raise ForeignFile(f"{self.path}: {what} is cut off; the file changed while it was read.")
         return data

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgedistill.coreml.blob import WeightFile, decode
 from edgedistill.coreml.package import inside
 from edgedistill.coreml.program import Constant, TensorType
-from edgedistill.errors import VerificationError
+from edgedistill.errors import ForeignFile
 
 _DTYPES = {
     1: "bool",
@@ -65,17 +65,17 @@ def tensor_type(where: str, value_type: Any) -> TensorType:
     """The TensorType that a message declares; `where` starts the message of an error.
 
     Raises:
-        VerificationError: if it is no tensor type, or one that no version of Core ML up to iOS 18 has.
+        ForeignFile: if it is no tensor type, or one that no version of Core ML up to iOS 18 has.
     """
     if value_type.WhichOneof("type") != "tensorType":
-        raise VerificationError(f"{where} is a {value_type.WhichOneof('type')}, not a tensor.")
+        raise ForeignFile(f"{where} is a {value_type.WhichOneof('type')}, not a tensor.")
     tensor = value_type.tensorType
     if tensor.dataType not in _DTYPES:
-        raise VerificationError(f"{where} has data type {tensor.dataType}, which is not known here.")
+        raise ForeignFile(f"{where} has data type {tensor.dataType}, which is not known here.")
     if tensor.rank < 0:
         return TensorType(_DTYPES[tensor.dataType], None)
     if tensor.rank != len(tensor.dimensions) or tensor.rank > _HIGHEST_RANK:
-        raise VerificationError(f"{where} says rank {tensor.rank} and lists {len(tensor.dimensions)} dimensions.")
+        raise ForeignFile(f"{where} says rank {tensor.rank} and lists {len(tensor.dimensions)} dimensions.")
     if any(size.WhichOneof("dimension") == "unknown" and size.unknown.variadic for size in tensor.dimensions):
         return TensorType(_DTYPES[tensor.dataType], None)
     sizes = tuple(
@@ -100,13 +100,13 @@ class ConstantReader:
         """The constant a message holds; data in a weight file is located and its size checked, not read.
 
         Raises:
-            VerificationError: if type, shape and data do not agree, or the data is not in the package.
+            ForeignFile: if type, shape and data do not agree, or the data is not in the package.
         """
         if value.type.WhichOneof("type") == "listType":
             return _list(where, value)
         declared = tensor_type(where, value.type)
         if not declared.is_static:
-            raise VerificationError(f"{where} is a constant whose shape is not known.")
+            raise ForeignFile(f"{where} is a constant whose shape is not known.")
         shape = tuple(size or 0 for size in declared.shape or ())
         match value.WhichOneof("value"):
             case "blobFileValue":
@@ -116,13 +116,13 @@ class ConstantReader:
             case "immediateValue" if value.immediateValue.WhichOneof("value") == "tensor":
                 return Constant(declared, inline=_inline(where, value.immediateValue.tensor, declared.dtype, shape))
             case _:
-                raise VerificationError(f"{where} is a constant without a value.")
+                raise ForeignFile(f"{where} is a constant without a value.")
 
     def _file(self, where: str, name: str) -> WeightFile:
         if name not in self._files:
             parts = PurePosixPath(name).parts
             if not parts or parts[0] != _MODEL_PATH or ".." in parts:
-                raise VerificationError(f"{where} lies in {name!r}; only a file of the package is read.")
+                raise ForeignFile(f"{where} lies in {name!r}; only a file of the package is read.")
             self._files[name] = WeightFile(inside(self._path, self._root, self._folder.joinpath(*parts[1:])))
         return self._files[name]
 
@@ -132,10 +132,10 @@ def _inline(where: str, tensor: Any, dtype: str, shape: tuple[int, ...]) -> NDAr
     if field == "bytes" and dtype not in ("string", "bool"):
         return decode(np.frombuffer(bytearray(tensor.bytes.values), np.uint8), dtype, shape)
     if field is None or field != _FIELDS.get(dtype):
-        raise VerificationError(f"{where} is a {dtype} constant written as {field or 'nothing'}.")
+        raise ForeignFile(f"{where} is a {dtype} constant written as {field or 'nothing'}.")
     values = getattr(tensor, field).values
     if len(values) != math.prod(shape):
-        raise VerificationError(f"{where} has {len(values)} values; its shape {list(shape)} needs {math.prod(shape)}.")
+        raise ForeignFile(f"{where} has {len(values)} values; its shape {list(shape)} needs {math.prod(shape)}.")
     if dtype == "string":
         texts = np.empty(len(values), object)  # fixed-width text would take the longest one's room for each
         texts[:] = list(values)
@@ -143,7 +143,7 @@ def _inline(where: str, tensor: Any, dtype: str, shape: tuple[int, ...]) -> NDAr
     try:
         return np.array(values, _NUMPY[dtype]).reshape(shape)
     except OverflowError:
-        raise VerificationError(f"{where} has values that are no {dtype}.") from None
+        raise ForeignFile(f"{where} has values that are no {dtype}.") from None
 
 
 def _list(where: str, value: Any) -> Constant:
@@ -151,7 +151,7 @@ def _list(where: str, value: Any) -> Constant:
     entries = value.immediateValue.list.values
     read = [_inline(where, entry.immediateValue.tensor, tensor_type(where, entry.type).dtype, ()) for entry in entries]
     if not read:
-        raise VerificationError(f"{where} is an empty list.")
+        raise ForeignFile(f"{where} is an empty list.")
     dtype = tensor_type(where, entries[0].type).dtype
     values = np.empty(len(read), object if dtype == "string" else read[0].dtype)
     values[:] = [item.item() for item in read]

@@ -12,7 +12,7 @@ from edgedistill.coreml.constants import ConstantReader, tensor_type
 from edgedistill.coreml.package import model_file_of
 from edgedistill.coreml.program import Feature, Function, Metadata, Operation, Output, Program, TensorType
 from edgedistill.coreml.proto import messages
-from edgedistill.errors import VerificationError
+from edgedistill.errors import ForeignFile
 
 _ARRAY_TYPES = {65552: "fp16", 65568: "fp32", 65600: "fp64", 131080: "int8", 131104: "int32"}
 
@@ -22,22 +22,22 @@ def load(path: Path) -> Program:
 
     Raises:
         MissingDependency: if coremltools is not installed.
-        VerificationError: if the package is damaged, foreign, no ML Program, or refers to anything outside itself.
+        ForeignFile: if the package is damaged, foreign, no ML Program, or refers to anything outside itself.
     """
     root = path.resolve() if path.is_dir() else None
     if root is None:
-        raise VerificationError(f"{path}: not a .mlpackage folder.")
+        raise ForeignFile(f"{path}: not a .mlpackage folder.")
     model_file = model_file_of(path, root)
     spec = _parse(model_file)
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
-        raise VerificationError(f"{path}: holds a model of type {kind}; only an ML Program (iOS 15 and later) is read.")
+        raise ForeignFile(f"{path}: holds a model of type {kind}; only an ML Program (iOS 15 and later) is read.")
     reader = ConstantReader(path, root, model_file.parent)
     functions = {name: _function(path, name, body, reader) for name, body in spec.mlProgram.functions.items()}
     description = spec.description
     default = description.defaultFunctionName or "main"
     if default not in functions:
-        raise VerificationError(f"{path}: has no function {default!r}; it has {', '.join(functions) or 'none'}.")
+        raise ForeignFile(f"{path}: has no function {default!r}; it has {', '.join(functions) or 'none'}.")
     functions = {name: _described(path, function, description, default) for name, function in functions.items()}
     return Program(
         path, spec.specificationVersion, functions, default, _metadata(description.metadata), reader.weight_files
@@ -51,14 +51,14 @@ def _parse(model_file: Path) -> Any:
     try:
         spec.ParseFromString(model_file.read_bytes())
     except DecodeError as error:
-        raise VerificationError(f"{model_file}: damaged or truncated model file ({error}). Export it again.") from None
+        raise ForeignFile(f"{model_file}: damaged or truncated model file ({error}). Export it again.") from None
     return spec
 
 
 def _function(path: Path, name: str, body: Any, reader: ConstantReader) -> Function:
     match = re.fullmatch(r"CoreML(\d{1,3})", body.opset)
     if match is None or body.opset not in body.block_specializations:
-        raise VerificationError(f"{path}: function {name} has no block for the operation set {body.opset!r}.")
+        raise ForeignFile(f"{path}: function {name} has no block for the operation set {body.opset!r}.")
     block = body.block_specializations[body.opset]
     inputs: dict[str, TensorType] = {}
     states: dict[str, TensorType] = {}
@@ -76,7 +76,7 @@ def _function(path: Path, name: str, body: Any, reader: ConstantReader) -> Funct
         operations.append(operation)
     missing = sorted(set(block.outputs) - known)
     if missing or not block.outputs:
-        raise VerificationError(f"{path}: function {name} returns {', '.join(missing) or 'nothing'}, defined nowhere.")
+        raise ForeignFile(f"{path}: function {name} returns {', '.join(missing) or 'nothing'}, defined nowhere.")
     return Function(name, int(match[1]), inputs, states, tuple(operations), tuple(block.outputs))
 
 
@@ -84,10 +84,10 @@ def _in_scope(path: Path, operation: Operation, known: set[str]) -> None:
     """Every value read was defined before, and every value defined is new; then they are known too."""
     for name in operation.names_read:
         if name not in known:
-            raise VerificationError(f"{path}: {operation} reads {name}, which no earlier operation defines.")
+            raise ForeignFile(f"{path}: {operation} reads {name}, which no earlier operation defines.")
     for output in operation.outputs:
         if output.name in known:
-            raise VerificationError(f"{path}: {operation} defines {output.name} a second time.")
+            raise ForeignFile(f"{path}: {operation} defines {output.name} a second time.")
         known.add(output.name)
 
 
@@ -110,7 +110,7 @@ def _operation(path: Path, op: Any, reader: ConstantReader) -> Operation:
                 case "value":
                     bound.append(reader.constant(f"{where}, argument {key}", binding.value))
                 case _:
-                    raise VerificationError(f"{where}: argument {key} is bound to nothing.")
+                    raise ForeignFile(f"{where}: argument {key} is bound to nothing.")
         inputs[key] = tuple(bound)
     # const and, below iOS 18, the constexpr operations keep their arguments as attributes
     if op.type == "const" or op.type.startswith("constexpr_"):
@@ -132,11 +132,11 @@ def _described(path: Path, function: Function, description: Any, default: str) -
     else:
         promised = next((entry for entry in description.functions if entry.name == function.name), None)
     if promised is None:
-        raise VerificationError(f"{path}: function {function.name} is not described.")
+        raise ForeignFile(f"{path}: function {function.name} is not described.")
     features, results = _features(promised.input), _features(promised.output)
     for side, told, real in (("inputs", features, function.inputs), ("outputs", results, function.outputs)):
         if set(told) != set(real):
-            raise VerificationError(
+            raise ForeignFile(
                 f"{path}: function {function.name} has {side} {sorted(real)}; its description says {sorted(told)}."
             )
     return replace(function, features=features, results=results)

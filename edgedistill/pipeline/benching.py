@@ -4,15 +4,16 @@ golden samples are compared.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgedistill import catalog
-from edgedistill.errors import SpecError, VerificationError, did_you_mean
+from edgedistill.errors import ForeignFile, SpecError, StageError, VerificationError, did_you_mean
 from edgedistill.pipeline.golden import GoldenSample
-from edgedistill.pipeline.recheck import Bundle, check_files, golden_samples, model_path
+from edgedistill.pipeline.recheck import Bundle, check_files, golden_samples, model_path, refuse_foreign
 from edgedistill.runners import How, Job, Timing
 from edgedistill.specs import Artifact, Measurement, Progress, Silent, Target
 
@@ -22,6 +23,7 @@ BENCH = Timing(warmup_s=0.5, runs_min=200, time_s=2.0)
 ON_DEVICE = Timing(warmup_s=0.5, runs_min=30, time_s=2.0, cap_s=30.0, timeout_s=180.0)
 # A text takes long, and its many tokens are many samples already.
 TEXT = Timing(warmup_runs=1, warmup_s=0.2, runs_min=5, time_s=2.0, cap_s=60.0, timeout_s=600.0)
+TEXT_FORMATS = ("gguf", "litertlm", "tflite")
 ROUNDING = 1e-6  # golden.json keeps six decimals
 
 
@@ -73,7 +75,13 @@ class TextSize:
         return f"prompt_{self.prompt}_answer_{self.answer}"
 
     def job(self, path: Path, threads: int) -> Job:
-        """A decoder's file that reads and makes such a text."""
+        """A decoder's file that reads and makes such a text.
+
+        Raises:
+            SpecError: it is a file of another kind.
+        """
+        if path.suffix.lstrip(".") not in TEXT_FORMATS:
+            raise SpecError(f"{path}: no file that makes text; those are {', '.join(f'.{n}' for n in TEXT_FORMATS)}.")
         return Job(path, self.signature, {}, threads, decode_tokens=self.answer, prompt_tokens=self.prompt)
 
 
@@ -82,6 +90,7 @@ def bench_text(path: Path, size: TextSize, run: Run) -> dict[str, Measurement]:
 
     Raises:
         SpecError: no such runner, or the file is no decoder, or keeps fewer tokens.
+        ForeignFile: the file is damaged, or not what its name says.
         MissingDependency, StageError, InfrastructureError: as the runner says.
     """
     return _timed({size.signature: size.job(path, run.threads or 1)}, run, TEXT)
@@ -93,15 +102,36 @@ def _timed(jobs: Mapping[str, Job], run: Run, timing: Timing) -> dict[str, Measu
     if kind not in known:
         raise SpecError(f"--on {run.on}: no such runner{did_you_mean(kind, known)}")
     run.progress.begin("bench", len(jobs) * run.launches, "launch")
-    found: dict[str, Measurement] = catalog.load_plugin("runners", kind).measure_many(
-        jobs,
-        launches=run.launches,
-        timing=replace(run.timing or timing, sustained_s=run.sustained_s),
-        how=replace(run.how, where=where),
-        progress=run.progress,
-    )
+    with telling_damage(jobs):
+        found: dict[str, Measurement] = catalog.load_plugin("runners", kind).measure_many(
+            jobs,
+            launches=run.launches,
+            timing=replace(run.timing or timing, sustained_s=run.sustained_s),
+            how=replace(run.how, where=where),
+            progress=run.progress,
+        )
     run.progress.end(f"{len(jobs)} signatures, {run.launches} launches each")
     return found
+
+
+@contextlib.contextmanager
+def telling_damage(jobs: Mapping[str, Job]) -> Iterator[None]:
+    """Where a runtime fails because a file is none of its format, say that.
+
+    Not before: a runtime loads more than this package can read.
+
+    Raises:
+        ForeignFile: in place of the runner's StageError.
+    """
+    try:
+        yield
+    except StageError as error:
+        for job in jobs.values():
+            try:
+                refuse_foreign(job.format, job.model)
+            except ForeignFile as found:
+                raise ForeignFile(f"{found} ({error})") from None
+        raise
 
 
 def check_outputs(found: Mapping[str, Measurement], tolerance: float) -> None:

@@ -41,6 +41,7 @@ class Place:
 
         Raises:
             SpecError: no such runner.
+            ForeignFile: a file is none of its format.
             StageError, MissingDependency, InfrastructureError: as the runner.
         """
         kind, _, where = self.on.partition(":")
@@ -48,13 +49,14 @@ class Place:
         if kind not in known:
             raise SpecError(f"--on {self.on}: no such runner{did_you_mean(kind, known)}")
         text = any(job.decode_tokens for job in jobs.values())
-        found: dict[str, Measurement] = catalog.load_plugin("runners", kind).measure_many(
-            jobs,
-            launches=launches,
-            timing=TEXT if text else TIMING if kind == "host" else ON_DEVICE,
-            how=replace(self.how, where=where),
-            progress=progress,
-        )
+        with benching.telling_damage(jobs):
+            found: dict[str, Measurement] = catalog.load_plugin("runners", kind).measure_many(
+                jobs,
+                launches=launches,
+                timing=TEXT if text else TIMING if kind == "host" else ON_DEVICE,
+                how=replace(self.how, where=where),
+                progress=progress,
+            )
         return found
 
 

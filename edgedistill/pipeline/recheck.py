@@ -10,10 +10,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgedistill.errors import SpecError, VerificationError
+from edgedistill import catalog
+from edgedistill.errors import ForeignFile, SpecError, VerificationError
 from edgedistill.gate import GateFacts
 from edgedistill.pipeline import golden
 from edgedistill.pipeline.fleet import stored_fleet_checks
@@ -138,11 +140,13 @@ def check_files(bundle: Bundle) -> int:
 
     Raises:
         VerificationError: naming the first file that is not what the manifest says.
+        ForeignFile: that file belongs to a model, and no model can be read from it.
     """
     for name, expected in sorted(bundle.manifest.files.items()):
         path = inside(bundle.folder, name)
         found = sha256_of(path)
         if found != expected:
+            _refuse_damage(bundle, name)
             raise VerificationError(
                 f"{path}: changed since it was built: sha256 is {found[:16]}…, the manifest says {expected[:16]}…."
             )
@@ -151,6 +155,30 @@ def check_files(bundle: Bundle) -> int:
         if digest_of(path) != artifact.sha256 or bytes_of(path) / 1e6 != artifact.size_mb:
             raise VerificationError(f"{bundle.folder}: the manifest contradicts itself about {artifact.path}.")
     return len(bundle.manifest.files)
+
+
+def _refuse_damage(bundle: Bundle, name: str) -> None:
+    """Of a model that was changed, whether it is one still: a file that was cut off is not one with other numbers."""
+    for artifact in bundle.manifest.artifacts:
+        if name == artifact.path or name.startswith(f"{artifact.path}/"):
+            refuse_foreign(artifact.format, bundle.folder / artifact.path)
+
+
+def refuse_foreign(format_name: str, path: Path) -> None:
+    """Look at a file's structure; nothing is said where it is sound, or where its format's packages are not installed.
+
+    Raises:
+        ForeignFile: it is cut off, damaged, or no file of the format.
+    """
+    about = catalog.constants("exporters", format_name)
+    if any(find_spec(package) is None for package in about["REQUIRES"]):
+        return
+    try:
+        catalog.load_plugin("exporters", format_name).audit(path)
+    except ForeignFile:
+        raise
+    except VerificationError:
+        return  # a model, but not as a build makes it: the caller says what is wrong
 
 
 def model_path(bundle: Bundle, artifact: Artifact) -> Path:

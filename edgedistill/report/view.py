@@ -15,7 +15,7 @@ TONES = {Verdict.PASS: "good", Verdict.FAIL: "bad", Verdict.INCONCLUSIVE: "open"
 EXIT_CODES = (
     (0, "Done; nothing that could be measured failed."),
     (1, "A stage failed."),
-    (2, "Usage or spec error."),
+    (2, "Usage or spec error, or a model's file that is damaged or foreign."),
     (3, "A line of the gate failed: budget, quality or parity."),
     (4, "Not decided: a line is unmeasured or inconclusive (from gate, and from build --strict)."),
     (5, "A device or the machine was lost; says nothing about the model."),

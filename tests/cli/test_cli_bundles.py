@@ -66,6 +66,15 @@ def test_verify_names_a_flipped_byte(cli, bundle):
     assert "model.tflite: changed since it was built" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["verify", "gate", "bench"])
+def test_a_model_that_is_cut_off_is_wrong_input(cli, bundle, command):
+    path = bundle / "model.tflite"
+    path.write_bytes(path.read_bytes()[:10_000])
+    done = cli(command, bundle)
+    assert done.returncode == 2
+    assert "model.tflite: damaged .tflite file" in " ".join(done.stderr.split())
+
+
 def test_gate_and_bench_refuse_a_changed_model(bundle):
     flip_a_code(bundle)
     opened = recheck.open_bundle(bundle)

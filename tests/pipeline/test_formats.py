@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from edgedistill import catalog
-from edgedistill.errors import EdgedistillError, SpecError, VerificationError
+from edgedistill.errors import EdgedistillError, ForeignFile, SpecError, VerificationError
 from edgedistill.pipeline import recheck, replay
+from edgedistill.store import bytes_of, digest_of, sha256_of
 
 FORMATS = ("tflite", "onnx", "coreml", "gguf")
 
@@ -96,6 +97,31 @@ def test_a_file_that_was_changed_is_named(bundle: Path, name: str) -> None:
     file.write_bytes(data)
     with pytest.raises(VerificationError, match=f"{file.name}: changed"):
         replay.verify(recheck.open_bundle(bundle))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_is_cut_off_or_foreign_is_no_model(bundle: Path, name: str) -> None:
+    """Whether or not the manifest vouches for it: the way out is another file, not another build."""
+    item = next(item for item in manifest_of(bundle)["artifacts"] if item["format"] == name)
+    path = bundle / item["path"]
+    for file in (path,) if path.is_file() else sorted(item for item in path.rglob("*") if item.is_file()):
+        whole = file.read_bytes()
+        for content in (b"", whole[:100], whole[: len(whole) // 2], b"PK\3\4 another program's" * 50):
+            file.write_bytes(content)
+            with pytest.raises(ForeignFile, match=path.name) as caught:
+                recheck.check_files(recheck.open_bundle(bundle))
+            assert caught.value.exit_code == 2
+            manifest = manifest_of(bundle)
+            manifest["files"][file.relative_to(bundle).as_posix()] = sha256_of(file)
+            told = next(item for item in manifest["artifacts"] if item["format"] == name)
+            told["sha256"], told["size_mb"] = digest_of(path), bytes_of(path) / 1e6
+            signed = bundle / "manifest.json"
+            before = signed.read_bytes()
+            signed.write_text(json.dumps(manifest))
+            with pytest.raises(ForeignFile):
+                replay.verify(recheck.open_bundle(bundle))
+            signed.write_bytes(before)
+        file.write_bytes(whole)
 
 
 def test_a_file_slipped_into_a_package_is_refused(bundle: Path) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from edgedistill.errors import SpecError
+from edgedistill.errors import ForeignFile, SpecError
+from edgedistill.pipeline.benching import TextSize
+from edgedistill.pipeline.race import Place
 from edgedistill.runners import Job, Timing, host
 from edgedistill.runners._program.runtimes import JobError, Llama
 from edgedistill.runners._program.texts import TEXTS, LiteRTDecoder
-from edgedistill.specs import Measurement
+from edgedistill.specs import Measurement, Silent
 
 HERE = Path(__file__).parent
 QUICK = Timing(warmup_s=0.0, warmup_runs=1, runs_min=3, time_s=0.02, timeout_s=60.0)
@@ -109,6 +111,26 @@ def test_a_file_that_makes_no_text_says_so(cli: Cli) -> None:
     assert "it makes no text: it has length_8, and not decode and prefill" in done.stderr
     with pytest.raises(SpecError, match="takes texts"):
         host.measure_many({"a": Job(HERE / "tiny_decoder.litertlm", "x", {"input_ids": [[1]]})}, launches=1)
+
+
+@pytest.mark.parametrize("name", ["gguf", "tflite", "litertlm"])
+def test_a_decoder_that_is_cut_off_is_wrong_input(files: dict[str, Path], cli: Cli, tmp_path: Path, name: str) -> None:
+    """LiteRT-LM ends its process on such a file; the others say little."""
+    path = tmp_path / f"cut.{name}"
+    path.write_bytes(files[name].read_bytes()[:5000])
+    done = cli("bench", path, "--launches", 1)
+    assert done.returncode == 2
+    assert "Export it again" in " ".join(done.stderr.split())
+    with pytest.raises(ForeignFile, match="the runtime"):
+        Place("host", 1).measure({"a": TextSize().job(path, 1)}, 1, Silent())
+
+
+def test_a_file_of_another_kind_is_no_decoder(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"x")
+    for command in (("bench",), ("gate", "--baseline", tmp_path / "a.onnx")):
+        done = cli(*command, tmp_path / "a.onnx")
+        assert done.returncode == 2
+        assert "no file that makes text; those are .gguf, .litertlm, .tflite" in " ".join(done.stderr.split())
 
 
 def test_an_answer_of_a_gguf_decoder_is_compared(files: dict[str, Path], golden: dict[str, Any]) -> None:

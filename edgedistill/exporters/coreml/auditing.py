@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from edgedistill.coreml import lint, load
-from edgedistill.errors import VerificationError
+from edgedistill.errors import ForeignFile
 from edgedistill.exporters.coreml.card import card_of
 from edgedistill.specs import Audit
 
@@ -18,12 +18,12 @@ def audit(path: Path) -> Audit:
     """The oldest system that loads the package, its operations by kind, and the risks they carry.
 
     Raises:
-        VerificationError: if the package is foreign or damaged.
+        ForeignFile: if the package is foreign or damaged.
     """
     program = load(path)
     card_of(program)
     if program.specification not in _SYSTEMS:
-        raise VerificationError(f"{path}: has specification version {program.specification}; ours are 8 and 9.")
+        raise ForeignFile(f"{path}: has specification version {program.specification}; ours are 8 and 9.")
     counts = Counter(operation.kind for operation in program.main.operations if operation.kind != "const")
     return Audit(
         runtime_min=_SYSTEMS[program.specification],

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from edgedistill.coreml import Program
-from edgedistill.errors import SpecError, VerificationError
+from edgedistill.errors import ForeignFile, SpecError
 from edgedistill.exporters.coreml.network import Arithmetic
 from edgedistill.specs.base import Spec
 from edgedistill.specs.quant import QuantScheme
@@ -67,17 +67,17 @@ def card_of(program: Program) -> Card:
     """The card of a package.
 
     Raises:
-        VerificationError: if it has none, or one that is damaged.
+        ForeignFile: if it has none, or one that is damaged.
     """
     text = program.metadata.user.get(KEY)
     if text is None or len(text) > _LARGEST:
-        raise VerificationError(f"{program.path}: has no {KEY} metadata: it was not exported by this package.")
+        raise ForeignFile(f"{program.path}: has no {KEY} metadata: it was not exported by this package.")
     try:
         values = json.loads(text)
         if not isinstance(values, dict):
-            raise VerificationError(f"{program.path}: its {KEY} metadata is no JSON object.")
+            raise ForeignFile(f"{program.path}: its {KEY} metadata is no JSON object.")
         return Card.decode(values, f"{program.path}: {KEY}")
     except (ValueError, RecursionError):
-        raise VerificationError(f"{program.path}: its {KEY} metadata is not JSON.") from None
+        raise ForeignFile(f"{program.path}: its {KEY} metadata is not JSON.") from None
     except SpecError as error:
-        raise VerificationError(str(error)) from None
+        raise ForeignFile(str(error)) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from edgedistill.errors import VerificationError
+from edgedistill.errors import ForeignFile
 from edgedistill.exporters.gguf.parsing import F32, Q4_0, Q8_0, Parsed, parse
 from edgedistill.specs import Audit
 
@@ -19,12 +19,12 @@ def audit(path: Path) -> Audit:
     A GGUF lists no operators: the runtime has the graph. `operators` counts what chooses its kernels, the types.
 
     Raises:
-        VerificationError: if the file is foreign or damaged.
+        ForeignFile: if the file is foreign or damaged.
     """
     file = parse(path)
     architecture = file.metadata.get("general.architecture")
     if architecture not in KNOWN:
-        raise VerificationError(f"{path}: a GGUF of architecture {str(architecture)[:40]!r} is none of this package.")
+        raise ForeignFile(f"{path}: a GGUF of architecture {str(architecture)[:40]!r} is none of this package.")
     counts = Counter(TYPES.get(tensor.kind, f"type {tensor.kind}") for tensor in file.tensors.values())
     needs = f"llama.cpp with the architecture {architecture!r}"
     if architecture == "bert":

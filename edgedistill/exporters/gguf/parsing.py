@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.errors import VerificationError
+from edgedistill.errors import ForeignFile
 
 # A scalar keeps its width as a numpy scalar; an array of strings is a list.
 Value = bool | str | np.number[Any] | list[str] | NDArray[Any]
@@ -51,8 +51,8 @@ class _Cursor:
     def __init__(self, data: bytes, path: Path) -> None:
         self.data, self.path, self.at = data, path, 0
 
-    def fail(self, what: str) -> VerificationError:
-        return VerificationError(f"{self.path}: damaged GGUF file: {what} (at byte {self.at}). Export it again.")
+    def fail(self, what: str) -> ForeignFile:
+        return ForeignFile(f"{self.path}: damaged GGUF file: {what} (at byte {self.at}). Export it again.")
 
     def take(self, size: int) -> memoryview:
         if size > len(self.data) - self.at:
@@ -103,19 +103,19 @@ def parse(path: Path) -> Parsed:
     """Metadata and tensors of a file; the tensors' bytes are views of it.
 
     Raises:
-        VerificationError: if it is no GGUF file, or damaged: every byte must belong to something that is listed once.
+        ForeignFile: if it is no GGUF file, or damaged: every byte must belong to something that is listed once.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise VerificationError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise ForeignFile(f"{path}: cannot be read ({error.strerror}).") from None
     cursor = _Cursor(data, path)
     if data[:4] != b"GGUF":
-        raise VerificationError(f"{path}: not a GGUF file.")
+        raise ForeignFile(f"{path}: not a GGUF file.")
     cursor.take(4)
     version = cursor.number("I")
     if version not in (2, 3):
-        raise VerificationError(f"{path}: GGUF version {version}; versions 2 and 3 can be read.")
+        raise ForeignFile(f"{path}: GGUF version {version}; versions 2 and 3 can be read.")
     tensors, keys = cursor.number("Q"), cursor.number("Q")
     metadata: dict[str, Value] = {}
     for _ in range(keys):

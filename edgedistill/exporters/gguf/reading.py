@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgedistill.errors import SpecError, StageError, VerificationError
+from edgedistill.errors import ForeignFile, SpecError, StageError, VerificationError
 from edgedistill.exporters import same_weights
 from edgedistill.exporters.gguf import blocks
 from edgedistill.exporters.gguf.layouts import FAMILIES, Layout, layout, reordered
@@ -82,10 +82,10 @@ def describe(path: Path) -> Described:
     if metadata.get("edgedistill.exact") is not True:
         kind = metadata.get("edgedistill.requantized")
         why = "it was not exported by this package" if kind is None else f"llama.cpp requantized it as {kind}"
-        raise VerificationError(f"{path}: does not hold a student exactly: {why}.")
+        raise ForeignFile(f"{path}: does not hold a student exactly: {why}.")
     family, buckets = metadata.get("edgedistill.family"), metadata.get("edgedistill.buckets")
     if not isinstance(family, str) or family not in FAMILIES:
-        raise VerificationError(f"{path}: holds a student of unknown family {str(family)[:40]!r}.")
+        raise ForeignFile(f"{path}: holds a student of unknown family {str(family)[:40]!r}.")
     try:
         config: Spec = FAMILIES[family].Config.decode(_json(path, metadata, "edgedistill.config"), str(path))
         scheme = QuantScheme.decode(_json(path, metadata, "edgedistill.scheme"), str(path))
@@ -98,7 +98,7 @@ def describe(path: Path) -> Described:
     except VerificationError:
         raise
     except (SpecError, StageError, ValueError) as error:
-        raise VerificationError(f"{path}: describes no student: {error}") from None
+        raise ForeignFile(f"{path}: describes no student: {error}") from None
     if expected != buckets.tolist():
         raise VerificationError(f"{path}: its buckets {buckets.tolist()} are not in order.")
     about = {key: value for key, value in metadata.items() if key in found.metadata}
@@ -123,7 +123,7 @@ def _json(path: Path, metadata: dict[str, Value], key: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise VerificationError(f"{path}: {key} is no JSON object: it was not exported by this package.")
+        raise ForeignFile(f"{path}: {key} is no JSON object: it was not exported by this package.")
     return found
 
 

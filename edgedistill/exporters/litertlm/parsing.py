@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from edgedistill.errors import VerificationError
+from edgedistill.errors import ForeignFile
 
 MAGIC, HEADER_END, HEADER, BLOCK = b"LITERTLM", 24, 32, 16384
 VERSION = 1
@@ -37,7 +37,7 @@ def parse(path: Path) -> Bundle:
     """Read everything but the model.
 
     Raises:
-        VerificationError: if the file is no bundle of this package, or damaged.
+        ForeignFile: if the file is no bundle of this package, or damaged.
     """
     try:
         with path.open("rb") as file:
@@ -61,11 +61,9 @@ def parse(path: Path) -> Bundle:
             metadata = _bytes(file, places[METADATA], MOST_METADATA_BYTES)
             tokenizer = _inflated(_bytes(file, places[TOKENIZER], MOST_TOKENIZER_BYTES))
     except OSError as error:
-        raise VerificationError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise ForeignFile(f"{path}: cannot be read ({error.strerror}).") from None
     except (ValueError, struct.error) as error:
-        raise VerificationError(
-            f"{path}: not a bundle of this package, or damaged: {error}. Export it again."
-        ) from None
+        raise ForeignFile(f"{path}: not a bundle of this package, or damaged: {error}. Export it again.") from None
     return Bundle(metadata, tokenizer, places[MODEL])
 
 

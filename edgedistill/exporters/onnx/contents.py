@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.errors import VerificationError
+from edgedistill.errors import ForeignFile, VerificationError
 from edgedistill.exporters.onnx.packing import PRODUCER, unpack_int4
 
 _DOMAINS = ("", "ai.onnx")
@@ -73,18 +73,18 @@ def open_file(path: Path) -> Contents:
     """
     model = parse(path, read(path))
     if model.producer_name != PRODUCER:
-        raise VerificationError(f"{path}: not an .onnx file of this package.")
+        raise ForeignFile(f"{path}: not an .onnx file of this package.")
     if [(item.domain in _DOMAINS, item.version > 0) for item in model.opset_import] != [(True, True)]:
-        raise VerificationError(f"{path}: does not name one version of ONNX's own operators.")
+        raise ForeignFile(f"{path}: does not name one version of ONNX's own operators.")
     graph = model.graph
     foreign = sorted({f"{n.domain}.{n.op_type}" for n in graph.node if n.domain not in _DOMAINS})
     if foreign:
-        raise VerificationError(f"{path}: holds operators that are not ONNX's own: {', '.join(foreign)}.")
+        raise ForeignFile(f"{path}: holds operators that are not ONNX's own: {', '.join(foreign)}.")
     if model.functions or model.training_info or graph.sparse_initializer or any(_is_nested(n) for n in graph.node):
-        raise VerificationError(f"{path}: holds functions, inner graphs or sparse constants: not ours.")
+        raise ForeignFile(f"{path}: holds functions, inner graphs or sparse constants: not ours.")
     constants = {tensor.name: tensor for tensor in graph.initializer}
     if len(constants) < len(graph.initializer) or constants.keys() & {port.name for port in graph.input}:
-        raise VerificationError(f"{path}: gives two values the same name.")
+        raise ForeignFile(f"{path}: gives two values the same name.")
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
@@ -101,7 +101,7 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise VerificationError(f"{path}: cannot be read: {error.strerror}.") from None
+        raise ForeignFile(f"{path}: cannot be read: {error.strerror}.") from None
 
 
 def parse(path: Path, data: bytes) -> Any:
@@ -116,9 +116,9 @@ def parse(path: Path, data: bytes) -> Any:
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError as error:
-        raise VerificationError(f"{path}: not an .onnx file, or a damaged one ({error}). Export it again.") from None
+        raise ForeignFile(f"{path}: not an .onnx file, or a damaged one ({error}). Export it again.") from None
     if any(t.data_location == onnx.TensorProto.EXTERNAL or t.external_data for t in _tensors(model)):
-        raise VerificationError(f"{path}: keeps numbers in another file. Export it again.")
+        raise ForeignFile(f"{path}: keeps numbers in another file. Export it again.")
     return model
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.errors import VerificationError
+from edgedistill.errors import ForeignFile, VerificationError
 from edgedistill.exporters.tflite.carriers import CHANNEL_AXIS, LAYOUTS, restored
 from edgedistill.exporters.tflite.shrink import METADATA
 from edgedistill.exporters.tflite.structure import check_graph, check_offsets
@@ -72,14 +72,14 @@ def parse(path: Path) -> tuple[Any, Any]:
     try:
         data = bytearray(path.read_bytes())
     except OSError as error:
-        raise VerificationError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise ForeignFile(f"{path}: cannot be read ({error.strerror}).") from None
     try:
         check_offsets(data)
         model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
         check_graph(schema, model)
     except DAMAGE as error:  # the checks', or of the generated code where it trips over what they let pass
         told = str(error) if isinstance(error, ValueError) else type(error).__name__
-        raise VerificationError(f"{path}: damaged .tflite file: {told}. Export it again.") from error
+        raise ForeignFile(f"{path}: damaged .tflite file: {told}. Export it again.") from error
     return schema, model
 
 
@@ -93,8 +93,8 @@ def names(model: Any, path: Path) -> dict[str, Stored]:
         if entry.name == METADATA.encode():
             break
     else:
-        raise VerificationError(f"{path}: has no {METADATA} metadata: it was not exported by this package.")
-    damaged = VerificationError(f"{path}: its {METADATA} metadata is damaged. Export it again.")
+        raise ForeignFile(f"{path}: has no {METADATA} metadata: it was not exported by this package.")
+    damaged = ForeignFile(f"{path}: its {METADATA} metadata is damaged. Export it again.")
     try:
         about = json.loads(bytes(model.buffers[entry.buffer].data))
         buffers, layouts = about["buffers"], about.get("layouts", {})
