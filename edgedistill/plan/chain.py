@@ -92,7 +92,7 @@ class Chains:
         narrow = run.narrow
         return Parts(
             sizes=lambda depth, small: sizes,
-            rows=((0.0,),),
+            rows=(((0.0,), (0.0,)),),
             parameters=total.weights,
             macs=total.macs,
             work=workload_of(total, run.coded + work.coded, problem.scheme, sizes[0], self._signatures),

@@ -18,13 +18,16 @@ from edgedistill.plan.stored import Known, StoredSizes
 from edgedistill.specs import QuantScheme, Spec
 from edgedistill.students import StoredTensor
 
+Tables = tuple[tuple[float, ...], tuple[float, ...]]
+
 
 class Parts(NamedTuple):
     """Bytes of a core in all ways to store it, its numbers at its least depth and vocabulary, what each step adds."""
 
     # at a depth, with the embedding as given or in 4 bits: bytes for each number of layers in 4 bits, from none on
     sizes: Callable[[int, bool], Sequence[int]]
-    rows: tuple[tuple[float, ...], ...]  # what each vocabulary adds, by the embedding's grid
+    # what each vocabulary adds, by the embedding's grid; first where no layer is in 4 bits, then where any is
+    rows: tuple[Tables, ...]
     parameters: float
     macs: float
     work: Workload
@@ -69,7 +72,7 @@ def parts_of(problem: Problem, space: Space, core: Core, known: Known) -> Parts:
     each = (weights["far"] - weights["near"]) / deeper
     return Parts(
         sizes=sizes,
-        rows=_tables(problem, space, corners),
+        rows=_tables(problem, space, corners, known),
         parameters=counts["near"],
         parameters_layer=(counts["far"] - counts["near"]) / deeper,
         parameters_row=(counts["wide"] - counts["near"]) / wider,
@@ -89,6 +92,8 @@ def _corners(problem: Problem, space: Space, core: Core) -> _Corners:
     assert first is not None
     last = first + 1  # every further layer is like this one
     few, many = space.vocabularies[0], space.vocabularies[-1]
+    if few is not None and many == few:
+        many = few + 1  # what a row is worth has to be known of a single vocabulary too
     at = {"near": (first, few), "far": (last, few), "wide": (first, many)}
     length, places = problem.profile.student.buckets[-1], list(dict.fromkeys(at.values()))
     configs, tensors = {places[0]: core.config}, {places[0]: core.tensors}
@@ -106,16 +111,28 @@ def _corners(problem: Problem, space: Space, core: Core) -> _Corners:
     )
 
 
-def _tables(problem: Problem, space: Space, corners: _Corners) -> tuple[tuple[float, ...], ...]:
-    """Bytes of each vocabulary beyond the least one, with the embedding as given and in 4 bits."""
-    first, found = space.vocabularies[0] or 0, []
+def _tables(problem: Problem, space: Space, corners: _Corners, known: Known) -> tuple[Tables, ...]:
+    """Bytes of each vocabulary beyond the least one, with the embedding as given and in 4 bits.
+
+    They depend on the other layers' bits too: a Core ML package with 4-bit ones has no zero points.
+    """
     if len(space.vocabularies) == 1:
-        return tuple((0.0,) for _ in space.tables)
-    for small in space.tables:
-        scheme = scheme_of(problem, corners.tensors["near"], space.low, small, 0)
-        near, wide = (_size(problem, corners.tensors[name], scheme, corners.configs[name]) for name in ("near", "wide"))
-        found.append(tuple((wide - near) * ((v or 0) - first) / corners.rows for v in space.vocabularies))
-    return tuple(found)
+        return tuple(((0.0,), (0.0,)) for _ in space.tables)
+    first, near = space.vocabularies[0] or 0, corners.tensors["near"]
+
+    def row(small: bool, layers: int) -> float:
+        scheme = scheme_of(problem, near, space.low, small, layers)
+        sizes = [_size(problem, corners.tensors[name], scheme, corners.configs[name]) for name in ("near", "wide")]
+        return (sizes[1] - sizes[0]) / corners.rows
+
+    def of(small: bool) -> Tables:
+        grown = tuple(one.shape for one, other in zip(near, corners.tensors["wide"], strict=True) if one != other)
+        plain = known.row((grown, small, 0), lambda: row(small, 0))
+        mixed = known.row((grown, small, 1), lambda: row(small, 1))
+        steps = [(vocabulary or 0) - first for vocabulary in space.vocabularies]
+        return tuple(plain * step for step in steps), tuple(mixed * step for step in steps)
+
+    return tuple(of(small) for small in space.tables)
 
 
 def _size(problem: Problem, tensors: Sequence[StoredTensor], scheme: QuantScheme, config: Spec) -> float:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from edgedistill.errors import InfeasibleError, SpecError
+from edgedistill.errors import SpecError
 from edgedistill.plan import choose, pareto
 from edgedistill.plan.costing import cost, fill, needs_of, predicted, rows_misfit
 from edgedistill.plan.infeasible import infeasible
 from edgedistill.plan.naming import describe
 from edgedistill.plan.problem import Problem
 from edgedistill.plan.space import Space, config_of, scheme_of, space_of
-from edgedistill.plan.sweep import NO, POSSIBLE, SURE, Entry, sweep
+from edgedistill.plan.sweep import NEAR_BYTES, NO, POSSIBLE, SURE, Entry, Swept, sweep
 from edgedistill.specs import Candidate, FrontPoint, SearchCounts
 
 SHOWN = 10  # of the front's students, how many are costed in full beside the chosen one
@@ -105,11 +105,12 @@ def _in_space(problem: Problem) -> Found:
             exact[entry] = _in_full(problem, space, entry, where)
         return exact[entry]
 
-    entries = swept.entries
+    entries, counts = _settled(problem, space, swept, look)
     while True:
         choice = choose.choose(problem.profile, entries)
         if choice is None:
-            raise _nothing_fits(problem, space, where)
+            entries = _last(problem, space, look)
+            continue
         chosen = look(choice.entry)
         if chosen.feasible and (chosen.sure or choice.entry.meets != SURE):
             break
@@ -117,7 +118,24 @@ def _in_space(problem: Problem) -> Found:
     best = pareto.front(entries)
     shown = _spread([one for one in best if one is not choice.entry], SHOWN)
     candidates = (chosen, *(look(one) for one in shown))
-    return _found(problem, choice, entries, candidates, swept.counts, look, best)
+    return _found(problem, choice, entries, candidates, counts, look, best)
+
+
+def _settled(problem: Problem, space: Space, swept: Swept, look: Lookup) -> tuple[list[Entry], SearchCounts]:
+    """The swept students without those near to the limit of the size that break it in full."""
+    limit = problem.size_limit_mb
+    near = [one for one in swept.entries if abs(one.size_mb - limit) * 1e6 <= NEAR_BYTES and not look(one).feasible]
+    if not near:
+        return swept.entries, swept.counts
+    amounts = [(len(space.cores[one.core].variants), one.meets == SURE) for one in near]
+    counts = swept.counts.model_copy(
+        update={
+            "feasible": swept.counts.feasible - sum(amount for amount, _ in amounts),
+            "sure": swept.counts.sure - sum(amount for amount, sure in amounts if sure),
+        }
+    )
+    broken = set(near)
+    return [one for one in swept.entries if one not in broken], counts
 
 
 def _without(problem: Problem, entries: Sequence[Entry], wrong: Entry, exact: Candidate) -> list[Entry]:
@@ -142,8 +160,12 @@ def _in_full(problem: Problem, space: Space, entry: Entry, where: str) -> Candid
     return cost(problem, config, scheme)
 
 
-def _nothing_fits(problem: Problem, space: Space, where: str) -> InfeasibleError:
-    """The refusal, from the students that need least of each line and the one nearest to the whole budget."""
+def _last(problem: Problem, space: Space, look: Lookup) -> list[Entry]:
+    """Students that meet the budget in full where no sum of parts does, as one whose need is just the limit.
+
+    Raises:
+        InfeasibleError: none does; from those that need least of each line and the one nearest to the whole budget.
+    """
     entries = sweep(problem, space, keep_all=True).entries
     keys: Sequence[Callable[[Entry], Any]] = (
         lambda one: (one.stretch, one.size_mb),
@@ -153,7 +175,10 @@ def _nothing_fits(problem: Problem, space: Space, where: str) -> InfeasibleError
         lambda one: (one.energy_mj, one.size_mb),
     )
     least = dict.fromkeys(min(entries, key=key) for key in keys)
-    return infeasible(problem, [_in_full(problem, space, one, where) for one in least])
+    fitting = [one._replace(meets=POSSIBLE) for one in least if look(one).feasible]
+    if not fitting:
+        raise infeasible(problem, [look(one) for one in least])
+    return fitting
 
 
 def _found(

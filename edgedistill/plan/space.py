@@ -27,7 +27,8 @@ class Core(NamedTuple):
 
     `config` and `tensors` are those of the first variant's student of the least depth and vocabulary. `brought`: by
     format, bytes of the tensors that its graph has beside the weights. Where layers are unlike each other, there are
-    `segments` instead, of which so many are `layers`.
+    `segments` instead, of which so many are `layers`. `as_given`: its rows cannot be cut into the groups of mixed
+    precision, so it is stored as the profile says and in no other way.
     """
 
     variants: tuple[Mapping[str, Any], ...]
@@ -36,6 +37,7 @@ class Core(NamedTuple):
     brought: tuple[int, ...]
     segments: tuple[Hashable, ...] = ()
     layers: int = 0
+    as_given: bool = False
 
 
 class Low(NamedTuple):
@@ -66,6 +68,10 @@ class Space(NamedTuple):
         """In how many ways so many layers can be stored: embeddings in 8 or 4 bits, any number of layers."""
         return len(self.tables) * (1 + layers) if self.low else 1
 
+    def of(self, core: Core) -> Space:
+        """The space as this core has it."""
+        return self._replace(low=None) if core.as_given and self.low else self
+
 
 def space_of(problem: Problem, space: StudentSpace, where: str) -> Space:
     """Check the axes and form the cores; what cannot be a student is counted and left out.
@@ -80,25 +86,30 @@ def space_of(problem: Problem, space: StudentSpace, where: str) -> Space:
     low = _low_grid(problem) if space.mixed_precision else None
     empty = Space((), depths, vocabularies, low, 0, 0)
     cores: dict[Any, Core] = {}
-    misfits: dict[Any, str | None] = {}
+    misfits: dict[Any, list[str | None]] = {}
     stages: dict[Any, list[Any]] = {}
     combinations, valid, first_reason = 0, 0, ""
     for values in product(*axes.values()):
-        each = sum(empty.stored(depth or 0) for depth in depths) * len(vocabularies)
         try:
             given = _derived(dict(zip(axes, values, strict=True)), problem.family.Config.model_fields, stages)
             key, core = _core(problem, given, empty, misfits, where)
         except SpecError as error:
             first_reason = first_reason or str(error)
-            combinations += each
+            combinations += _ways(empty)
             continue
-        each = empty.stored(core.layers) if core.segments else each
+        own = empty.of(core)
+        each = own.stored(core.layers) if core.segments else _ways(own)
         combinations, valid = combinations + each, valid + each
         known = cores.get(key)
         cores[key] = core if known is None else known._replace(variants=(*known.variants, given))
     if not cores:
         raise SpecError(f"{where}: no combination of its axes is a student. The first is none because: {first_reason}")
     return empty._replace(cores=tuple(cores.values()), combinations=combinations, invalid=combinations - valid)
+
+
+def _ways(space: Space) -> int:
+    """How many students one core makes."""
+    return sum(space.stored(depth or 0) for depth in space.depths) * len(space.vocabularies)
 
 
 def config_of(problem: Problem, core: Mapping[str, Any], depth: int | None, vocabulary: int | None, where: str) -> Spec:
@@ -195,7 +206,7 @@ def _channels(width: int, multiple: float) -> int:
 
 
 def _core(
-    problem: Problem, given: Mapping[str, Any], space: Space, misfits: dict[Any, str | None], where: str
+    problem: Problem, given: Mapping[str, Any], space: Space, misfits: dict[Any, list[str | None]], where: str
 ) -> tuple[Any, Core]:
     """One core, and what it has in common with others that cost the same.
 
@@ -210,21 +221,22 @@ def _core(
     tensors = tuple(problem.family.tensors(first))
     shapes = tuple(tensor.shape for tensor in tensors)
     if shapes not in misfits:  # the names and kinds of a family's tensors do not differ between its cores
-        found = (rows_misfit(problem, tensors, scheme) for scheme in schemes_at_ends(problem, tensors, space.low))
-        misfits[shapes] = next((reason for reason in found if reason), None)
-    if misfits[shapes]:
-        raise SpecError(f"{where}: {misfits[shapes]}")
+        ends = schemes_at_ends(problem, tensors, space.low)
+        misfits[shapes] = [rows_misfit(problem, tensors, scheme) for scheme in ends]
+    plain, *low = misfits[shapes]
+    if plain:
+        raise SpecError(f"{where}: {plain}")
     length = problem.profile.student.buckets[-1]
     # a second layer, as a student of one is not like the others
     more = first if space.depths[0] is None else first.model_copy(update={DEPTH: space.depths[0] + 1})
     buckets = problem.profile.student.buckets
     graphs = [graph_bytes(name, problem.scheme, tensors, buckets, more) for name in problem.formats]
     key = shapes, tuple(graphs), problem.family.macs(first, length), problem.family.macs(last, length)
-    return key, Core((given,), first, tensors, tuple(brought for _, brought in graphs))
+    return key, Core((given,), first, tensors, tuple(brought for _, brought in graphs), as_given=any(low))
 
 
 def _chain(
-    problem: Problem, given: Mapping[str, Any], config: Spec, misfits: dict[Any, str | None], where: str
+    problem: Problem, given: Mapping[str, Any], config: Spec, misfits: dict[Any, list[str | None]], where: str
 ) -> tuple[Any, Core]:
     """`_core` where layers are unlike each other: convolutions, of which 4-bit ones have no groups to misfit."""
     if "stages" in given:
@@ -232,9 +244,10 @@ def _chain(
     segments = problem.family.segments(config)
     for number, segment in enumerate(segments):
         if segment not in misfits:
-            misfits[segment] = rows_misfit(problem, problem.family.segment_tensors(segment, number), problem.scheme)
-        if misfits[segment]:
-            raise SpecError(f"{where}: {misfits[segment]}")
+            tensors = problem.family.segment_tensors(segment, number)
+            misfits[segment] = [rows_misfit(problem, tensors, problem.scheme)]
+        if misfits[segment][0]:
+            raise SpecError(f"{where}: {misfits[segment][0]}")
     return segments, Core((given,), config, (), (), segments, len(segments) - 2)
 
 

@@ -37,6 +37,7 @@ class Known:
         self._sizers: dict[Hashable, Sizers] = {}
         self._pieces: dict[Hashable, Piece] = {}
         self._texts: dict[Hashable, list[int]] = {}
+        self._rows: dict[Hashable, float] = {}
 
     def stack(self, name: str, small: bool, mixed: bool, core: StoredSizes) -> tuple[Stack, int]:
         """Such files of one core, and the bytes of the scheme that are in them already."""
@@ -58,6 +59,12 @@ class Known:
         if key not in self._texts:
             self._texts[key] = count()
         return self._texts[key]
+
+    def row(self, key: Hashable, count: Callable[[], float]) -> float:
+        """Bytes of a row of the vocabulary as `count` says, which is asked once for each key."""
+        if key not in self._rows:
+            self._rows[key] = count()
+        return self._rows[key]
 
     def piece(self, key: Hashable, sizer: Sizer, tensors: tuple[StoredTensor, ...]) -> Piece:
         """What `sizer` says of the tensors, which is asked once for each key."""

@@ -22,6 +22,7 @@ from edgedistill.plan.stored import Known
 from edgedistill.specs import PerGroup, SearchCounts
 
 SURE, POSSIBLE, NO = 2, 1, 0
+NEAR_BYTES = 128  # what a file aligns: by how much parts may miss its size; who is so near to the limit is let in here
 
 
 class Entry(NamedTuple):
@@ -72,6 +73,8 @@ class _Search(NamedTuple):
 def sweep(problem: Problem, space: Space, *, keep_all: bool = False) -> Swept:
     """Cost every student; those that can meet the budget are returned, or all of them with `keep_all`.
 
+    Those within `NEAR_BYTES` of the limit of the size are let in: what they need is known in full only.
+
     A deeper student of the same core, or one of a larger vocabulary, needs more of everything. So what a depth breaks
     with its lower bounds, the size of its smallest file and the low ends of time and energy, every deeper one breaks
     too: those are not costed.
@@ -79,20 +82,19 @@ def sweep(problem: Problem, space: Space, *, keep_all: bool = False) -> Swept:
     found: list[Entry] = []
     evaluated = excluded = feasible = sure = 0
     known, predictors = Known(problem, space.low), tuple(predictor(one.target) for one in problem.members)
+    as_given = Known(problem, None)
     at = _Search(problem, space, predictors, (), keep_all)
     chains = Chains(problem, space, known) if space.cores[0].segments else None
     for number, core in enumerate(space.cores):
-        parts, many = (
-            chains.parts_of(core) if chains else parts_of(problem, space, core, known),
-            len(core.variants),
-        )
-        at = at if at.slopes else at._replace(slopes=_memory_slopes(problem, parts, predictors))
+        own, many = space.of(core), len(core.variants)
+        parts = chains.parts_of(core) if chains else parts_of(problem, own, core, known if own is space else as_given)
+        at = at._replace(space=own, slopes=at.slopes or _memory_slopes(problem, parts, predictors))
         everywhere = range(len(space.vocabularies))
         # where the vocabulary is multiplied, as by a decoder's head, each has a time of its own
         groups = [(place,) for place in everywhere] if parts.work_row else [tuple(everywhere)]
         stop = len(groups)
         for depth, (index, places) in product(space.depths, enumerate(groups)):
-            amount = len(places) * space.stored(core.layers or depth or 0) * many
+            amount = len(places) * own.stored(core.layers or depth or 0) * many
             column = None if index >= stop else _column(at, parts, number, depth, places)
             if column is None:
                 stop, excluded = min(stop, index), excluded + amount
@@ -146,8 +148,9 @@ def _column(at: _Search, parts: Parts, number: int, depth: int | None, places: t
     if not at.keep_all and over > 1:
         return None
     sizes = tuple(parts.sizes(depth or 1, small) for small in space.tables)
-    least = min(min(ways) + table[place] for ways, table in zip(sizes, parts.rows, strict=True) for place in places)
-    if not at.keep_all and least > 1e6 * problem.size_limit_mb:
+    tables = (min(both, key=sum) for both in parts.rows)
+    least = min(min(ways) + table[place] for ways, table in zip(sizes, tables, strict=True) for place in places)
+    if not at.keep_all and least > 1e6 * problem.size_limit_mb + NEAR_BYTES:
         return None
     column = _Column(
         core=number,
@@ -170,7 +173,7 @@ def _column(at: _Search, parts: Parts, number: int, depth: int | None, places: t
 
 def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> list[Entry]:
     """The inner loop: every vocabulary and number of 4-bit layers."""
-    size_limit = 1e6 * problem.size_limit_mb
+    size_limit = 1e6 * problem.size_limit_mb + NEAR_BYTES
     loss = INT4_LOSS[space.low is not None and isinstance(space.low.grid.granularity, PerGroup)]
     core, depth, places, sizes, at, latency, energy, memory_mb, slope, over, certain, memory, body, macs = column
     wanted = problem.profile.student.vocabulary  # as `costing.credited` has it
@@ -185,9 +188,9 @@ def _students(problem: Problem, space: Space, parts: Parts, column: _Column) -> 
             quality = 1.0 - problem.quality.gap(macs, body + used * parts.parameters_row)
             # of the share that 4 bits cost, what the table and what each layer costs
             table = loss * (parts.embedding_row * (vocabulary or 1) if small else 0.0) / total
-            share, more_rows = loss / total, parts.rows[small][place]
+            share, (plain, mixed) = loss / total, parts.rows[small]
             for low, way in enumerate(ways):
-                size = way + more_rows
+                size = way + (mixed if low else plain)[place]
                 away, stretch = (size - at) / 1e6, size / size_limit
                 stretch, state = stretch if stretch > over else over, SURE if certain else POSSIBLE
                 for (need, want, limit), (low_slope, _, high_slope) in memory:

@@ -21,8 +21,8 @@ from edgedistill.plan.problem import Problem
 from edgedistill.plan.search import _in_full
 from edgedistill.plan.size.activations import counted_bytes, counted_items
 from edgedistill.plan.space import space_of
-from edgedistill.plan.sweep import NO, Entry, sweep
-from edgedistill.specs import Budget, Profile, StudentSpace, Target
+from edgedistill.plan.sweep import NEAR_BYTES, NO, Entry, sweep
+from edgedistill.specs import Budget, Candidate, Profile, StudentSpace, Target
 
 Make = Callable[..., Profile]
 PHONE = catalog.load_target("pixel8")
@@ -46,6 +46,8 @@ def problem_of(profile: Profile, *targets: Target) -> Problem:
 FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "bert": (SMALL_SPACE, {}, "tflite"),
     "bert static": (SMALL_SPACE, {"activations": "static_int8"}, "tflite"),
+    "bert one table": ({**SMALL_SPACE, "vocabulary": [5000]}, {}, "tflite"),  # larger than the profile's own
+    "bert coreml": ({**SMALL_SPACE, "vocabulary": [500, 16000]}, {}, "coreml"),  # zero points, unless anything is int4
     "bert gguf": ({**SMALL_SPACE, "width": [32, 64]}, {}, "gguf"),
     "vit": (
         {"image_size": [32, 48], "patch": [8], "layers": [1, 3, 4], "width": [32, 64], "heads": [2, 4],
@@ -76,7 +78,7 @@ def test_parts_add_up_to_the_full_cost(profile: Make, case: str) -> None:
     for one in [*random.Random(0).sample(entries, 24), entries[0], entries[-1]]:
         full = _in_full(problem, space, one, "here")
         # a row of a vocabulary is a share of many, which are aligned together; all else adds up to the byte
-        assert one.size_mb == pytest.approx(full.size.total_mb, rel=1e-3 if "vocabulary" in axes else 0, abs=2e-6)
+        assert one.size_mb == pytest.approx(full.size.total_mb, abs=(NEAR_BYTES if "vocabulary" in axes else 2) / 1e6)
         assert one.latency_ms == pytest.approx(predicted(full, "latency_p95_ms"), rel=1e-3)
         assert one.memory_mb == pytest.approx(predicted(full, "peak_memory_mb"), rel=1e-3)
         assert one.energy_mj == pytest.approx(predicted(full, "energy_mj"), rel=1e-3)
@@ -254,6 +256,38 @@ def test_a_mixed_student_just_below_the_limit_is_found(profile: Make) -> None:
         )
         kept = sweep(limited, space).entries
         assert one._replace(stretch=0, meets=0) in [other._replace(stretch=0, meets=0) for other in kept]
+
+
+def test_a_student_whose_rows_have_no_groups_is_searched_as_given(profile: Make) -> None:
+    axes = {"layers": [1, 2], "width": [48, 64], "head_width": [16], "ffn_ratio": [1], "vocabulary": [500, 1000]}
+    plan = make_plan(PHONE, spaced(profile, axes, mixed=True), classes=5)
+    assert plan.search is not None
+    assert plan.search.invalid == 0
+    assert plan.search.combinations == 2 * 2 + 2 * 2 * (2 + 3)  # of width 48 one way each; of width 64 all
+    assert plan.search.feasible == plan.search.combinations
+    alone = make_plan(PHONE, spaced(profile, {**axes, "width": [48]}, mixed=True), classes=5).chosen
+    assert (alone.config["width"], alone.scheme) == (48, None)
+
+
+@pytest.mark.parametrize("deep", [0.5, 1, 2])
+@pytest.mark.parametrize("wide", [0.5, 1, 1.5])
+def test_a_budget_that_one_student_needs_to_the_last_digit_is_met(profile: Make, wide: float, deep: float) -> None:
+    axes = {**FAMILIES["cnn"][0], "width_multiple": [wide], "depth_multiple": [deep], "head_width": [32]}
+    target = PHONE.model_copy(update={"budget": FREE})
+
+    def chosen(**budget: float) -> Candidate:
+        static, family = {"activations": "static_int8"}, {"family": "cnn"}
+        asked = spaced(
+            profile, axes, mixed=True, student=family, export={"scheme": static}, budget=budget, optimize_for="size"
+        )
+        return make_plan(target, asked, classes=5).chosen
+
+    least = chosen()
+    needs = {line.quantity: line.low for line in least.predictions} | {"size_mb": least.size.total_mb}
+    for line, need in needs.items():
+        assert chosen(**{line: need}).violations == ()
+    with pytest.raises(InfeasibleError):
+        chosen(size_mb=least.size.total_mb - 1e-7)
 
 
 def test_the_chosen_vocabulary_is_the_profiles_from_then_on(profile: Make) -> None:
