@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
+from edgedistill.plan.nearest import KINDS, MIXED, nearest
 from edgedistill.specs import DistilSpec, LossTerm, Profile, QuantScheme, Target
 
 
@@ -21,6 +23,7 @@ def check(target: Target, profile: Profile) -> ModuleType:
     _known("tasks", profile.task, f"{where}: task")
     _known("students", profile.student.family, f"{where}: student.family")
     family = catalog.load_plugin("students", profile.student.family)
+    kinds = getattr(family, "ACTIVATIONS", KINDS)
     for name in target.formats:
         _known("exporters", name, f"target {target.name!r}: formats")
         if name not in family.FORMATS:
@@ -28,14 +31,39 @@ def check(target: Target, profile: Profile) -> ModuleType:
                 f"target {target.name!r} asks for format {name!r}, which cannot hold the student family"
                 f" {profile.student.family!r} of {where}. It can be held by: {', '.join(family.FORMATS)}."
             )
-        _holds(name, profile.export.widest_use, where)
-    kinds = getattr(family, "ACTIVATIONS", None)
-    if kinds is not None and profile.export.scheme.activations not in kinds:
+    for name in target.formats:
+        _holds(name, target.formats, kinds, profile.export.widest_use, where)
+    if profile.export.scheme.activations not in kinds:
         raise SpecError(
             f"{where}: a {profile.student.family!r} student cannot have export.scheme.activations = "
             f"{profile.export.scheme.activations!r}. Allowed: {', '.join(map(repr, kinds))}."
         )
     return family
+
+
+def check_exceptions(profile: Profile, family: ModuleType, config: Mapping[str, Any]) -> None:
+    """Every tensor that the scheme names apart is one of the chosen student's.
+
+    Of one chosen among others the number of a layer is not held against the scheme: others are deeper.
+
+    Raises:
+        SpecError: for a name that no tensor has.
+    """
+    scheme = profile.export.scheme
+    known = [tensor.name for tensor in family.tensors(family.Config.decode(config, "the student"))
+             if tensor.grid(scheme) is not None]  # fmt: skip
+    one = len(profile.student.candidates) == 1
+    kinds = {name if one else _depthless(name) for name in known}
+    for name in scheme.layers:
+        if (name if one else _depthless(name)) not in kinds:
+            raise SpecError(
+                f"profile {profile.name!r}: export.scheme.layers: the student has no weight {name!r}"
+                f"{did_you_mean(name, known)}"
+            )
+
+
+def _depthless(name: str) -> str:
+    return re.sub(r"\.\d+\.", ".N.", name)
 
 
 def resolve(stage: DistilSpec, profile: Profile) -> DistilSpec:
@@ -72,11 +100,14 @@ def _known(kind: catalog.PluginKind, name: str, where: str) -> None:
         raise SpecError(f"{where}: unknown name {name!r}{did_you_mean(name, names)}")
 
 
-def _holds(name: str, scheme: QuantScheme, where: str) -> None:
+def _holds(name: str, formats: Sequence[str], kinds: Sequence[str], scheme: QuantScheme, where: str) -> None:
     about = catalog.constants("exporters", name)
     reason = scheme.misfit(_constant("exporters", name, "HOLDS"), about.get("EXCLUDES", ()))
     if reason is not None:
-        raise SpecError(f"{where}: format {name!r} cannot store exactly {reason}.")
+        reason = reason.replace(f"export.scheme.layers.{MIXED} =", "export.mixed.narrow =")
+        advice = nearest(scheme, [catalog.constants("exporters", each) for each in formats], kinds)
+        told = f" The nearest scheme that {' and '.join(formats)} can store has {advice}." if advice else ""
+        raise SpecError(f"{where}: format {name!r} cannot store exactly {reason}.{told}")
 
 
 def _constant(kind: catalog.PluginKind, name: str, constant: str) -> Any:

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from edgedistill import catalog
 from edgedistill.plan.assistants import plan_assistants
-from edgedistill.plan.check import check
+from edgedistill.plan.check import check, check_exceptions
 from edgedistill.plan.choose import RANKED_FROM, SAME_QUALITY
 from edgedistill.plan.methods import method_notes
 from edgedistill.plan.naming import describe
@@ -66,6 +66,7 @@ def make_plan(
     problem = _problem(everyone, budgets, profile, families[0], classes, teacher_parameters, calibrations or {}, builds)
     found = search(problem)
     chosen = found.chosen
+    check_exceptions(profile, families[0], chosen.config)
     between, why = plan_assistants(problem, chosen, builds, request)
     notes = [*_choice(problem, found), *_gaps(problem, chosen), *([why] if why else []), *method]
     if classes is None and chosen.config.get("classes") == families[0].Config.model_fields["classes"].default:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,6 +216,39 @@ def test_a_scheme_that_a_format_cannot_store_is_refused(profile: Make, monkeypat
     monkeypatch.setattr(catalog, "constants", lambda kind, name: {"HOLDS": {"activations": ("dynamic_int8",)}})
     with pytest.raises(SpecError, match=r"'tflite' cannot store exactly .*activations = 'static_int8'"):
         make_plan(PHONE, profile(export={"scheme": {"activations": "static_int8"}}))
+
+
+GROUPS_4 = {"bits": 4, "granularity": {"kind": "per_group"}}
+GROUPS_8 = {"bits": 8, "granularity": {"kind": "per_group"}}
+
+
+@pytest.mark.parametrize(
+    ("formats", "export", "advice"),
+    [
+        ("tflite", {"scheme": {"weights": GROUPS_4}}, 'tflite can store has scale_dtype = "bf16".'),
+        ("tflite", {"scheme": {"weights": GROUPS_4, "activations": "float"}}, "has weights = { bits = 4 }."),
+        ("tflite", {"scheme": {"weights": GROUPS_8}}, "has weights = { bits = 8 }."),
+        ("gguf,tflite", {"scheme": {"activations": "static_int8"}}, 'gguf and tflite can store has activations = "dyn'),
+        ("onnx,tflite", {"scheme": {"layers": {"layers.0.up.weight": GROUPS_8}}}, "layers.'layers.0.up.weight' = { b"),
+        (
+            "onnx,tflite",
+            {"mixed": {"share": 0.7}, "scheme": {"activations": "float"}},
+            "has mixed.narrow = { bits = 4 }.",
+        ),
+    ],
+)
+def test_a_refused_scheme_comes_with_the_nearest_that_all_formats_store(
+    profile: Make, formats: str, export: dict[str, Any], advice: str
+) -> None:
+    phone = PHONE.model_copy(update={"formats": tuple(formats.split(","))})
+    with pytest.raises(SpecError, match=re.escape(advice)):
+        make_plan(phone, profile(export=export))
+
+
+def test_an_exception_for_a_tensor_that_is_not_there_is_refused(profile: Make) -> None:
+    wrong = {"scheme": {"layers": {"layers.0.upp.weight": {"bits": 4}}}}
+    with pytest.raises(SpecError, match=r"no weight 'layers\.0\.upp\.weight'; did you mean 'layers\.0\.up\.weight'"):
+        make_plan(PHONE, profile(export=wrong))
 
 
 def test_planning_loads_neither_torch_nor_numpy(profile: Make, tmp_path: Path) -> None:
