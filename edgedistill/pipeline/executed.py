@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,7 @@ def check(format_name: str, frozen: Any, path: Path, seen: Answers, parity: Pari
     import numpy as np
 
     away = np.abs(seen.file - seen.reference).max(-1)
-    kind = "float" if seen.activations == "float" else frozen.scheme.activations
-    share = STEPS.get(kind, catalog.constants("exporters", format_name)["PARITY"])
+    share = _share(format_name, frozen, seen.activations)
     largest = parity.logits_reference_max_abs
     wrong = not float(np.median(away)) <= share * largest
     if not wrong and parity.argmax_agreement >= agreement_min:
@@ -85,6 +85,32 @@ def check(format_name: str, frozen: Any, path: Path, seen: Answers, parity: Pari
         f"in the median and {away.max():.3g} at most, expected <= {share * largest:.2g} (largest logit {largest:.3g}); "
         f"{parity.argmax_agreement:.2%} of the answers agree. {_told(first)}"
     )
+
+
+def every_signature(format_name: str, frozen: Any, path: Path) -> None:
+    """Run each graph of a file that has several on random inputs, as few or none of the real rows may go through one.
+
+    Raises:
+        VerificationError: one does not compute the student; naming the first layer that differs.
+    """
+    from edgedistill.exporters._proof import Limits, executes
+
+    exporter = catalog.load_plugin("exporters", format_name)
+    runner, kind = exporter.load(path), activations_of(format_name, frozen.scheme)
+    if len(runner.signatures) == 1:
+        return
+    limits = Limits(_share(format_name, frozen, kind), math.inf)
+    try:
+        executes(frozen, runner, limits, kind, explain=lambda feeds: exporter.first_divergence(frozen, path, feeds))
+    except VerificationError as error:
+        raise VerificationError(f"{path}: {error}") from None
+
+
+def _share(format_name: str, frozen: Any, computed: Activations) -> float:
+    """How far the median answer may be from the student's, as a share of the largest."""
+    kind = "float" if computed == "float" else frozen.scheme.activations
+    share: float = STEPS.get(kind, catalog.constants("exporters", format_name)["PARITY"])
+    return share
 
 
 def first_divergence(format_name: str, frozen: Any, path: Path, sequences: Sequence[Sequence[int]]) -> str:

@@ -189,6 +189,7 @@ def _prove(bundle: Bundle, frozen: Any, tokenizer: Any, rows: Rows, artifact: Ar
     difference = evaluate.code_difference(frozen, exporter.read_back(path))
     parity = evaluate.parity(seen.reference, seen.file, truth, len(frozen.quantized), difference)
     parity = executed.check(name, frozen, path, seen, parity, bundle.profile.quality.argmax_agreement_min)
+    executed.every_signature(name, frozen, path)
     _check_claims(bundle, rows, artifact, parity)
     largest, where = executed.largest_value(name, path, sequences)
     watch.end(f"{parity.rows} rows, argmax agreement {parity.argmax_agreement:.4f}")

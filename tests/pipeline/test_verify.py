@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import DataError, VerificationError
+from edgedistill.exporters.tflite import load
 from edgedistill.exporters.tflite.pack import Packer
 from edgedistill.exporters.tflite.reading import names, parse, uses
 from edgedistill.pipeline import executed, recheck, replay
 from edgedistill.quant import FrozenStudent
+from edgedistill.tasks import text_classification
 
 
 @pytest.fixture
@@ -39,12 +41,18 @@ def signed(bundle: Path, name: str, **manifest: Any) -> None:
     path.write_text(json.dumps(found))
 
 
-def rewired(bundle: Path, one: str, other: str) -> None:
-    """Give two layers of the .tflite each other's weight and bias: every number is still there, under its own name."""
+def rewired(bundle: Path, one: str, other: str, length: str = "") -> None:
+    """Give two layers of the .tflite each other's weight and bias: every number is still there, under its own name.
+
+    `length`: only in the graph of that signature.
+    """
     path = bundle / "model.tflite"
     schema, model = parse(path)
     stored = names(model, path)
-    for subgraph in model.subgraphs:
+    for entry in model.signatureDefs:
+        if length and entry.signatureKey.decode() != length:
+            continue
+        subgraph = model.subgraphs[entry.subgraphIndex]
         found = {use.name: use.operator for use in uses(schema, model, subgraph, stored) if use.name in (one, other)}
         first, second = found[one], found[other]
         kept = list(first.inputs)
@@ -86,6 +94,27 @@ def test_two_layers_swapped_are_named_although_every_number_is_there(cli: Callab
     assert done.returncode == 1
     assert "does not compute the frozen student" in done.stderr
     assert "first differs at the input of layers.0.output: max abs" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("length", ["length_8", "length_16"])
+def test_a_fault_in_the_graph_of_one_length_is_found_though_the_rows_are_of_another(
+    bundle: Path, tmp_path: Path, length: str
+) -> None:
+    """By one who also wrote golden.json anew, so that nothing in the bundle contradicts the file."""
+    rewired(bundle, "layers.0.query.weight", "layers.0.key.weight", length)
+    samples = json.loads((bundle / "golden.json").read_text())
+    runner, labels = load(bundle / "model.tflite"), (bundle / "labels.txt").read_text().splitlines()
+    for sample in samples:
+        logits = text_classification.run_file(runner, sample["input_ids"])
+        sample["answers"]["tflite"] |= {"logits": logits.tolist(), "label": labels[int(logits.argmax())]}
+    (bundle / "golden.json").write_text(json.dumps(samples))
+    signed(bundle, "golden.json")
+    text = "my card" if length == "length_16" else "please tell me why the card that i asked for has not arrived yet"
+    rows = tmp_path / "mine.jsonl"
+    rows.write_text(json.dumps({"text": text, "label": labels[0]}) + "\n")
+    for data in (str(rows), None):
+        with pytest.raises(VerificationError, match=r"first differs at the input of layers\.0\.output"):
+            verify(bundle, data=data)
 
 
 def test_a_changed_tokenizer_file_is_found(bundle: Path) -> None:
