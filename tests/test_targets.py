@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgedistill import catalog
+from edgedistill.errors import SpecError
 from edgedistill.runners import _remote, host
 from edgedistill.specs import Target
 
@@ -69,3 +70,10 @@ def test_the_format_that_is_gated_is_one_that_its_runner_times(target: Target) -
     assert target.formats[0] in times[target.runner]
     if "coreml" in target.formats:
         assert int(target.os_version_min) >= 17
+
+
+@pytest.mark.parametrize("value", ["8MB", "8", True, float("nan"), float("inf"), 0, -1])
+def test_a_limit_is_a_number_above_zero(value: object) -> None:
+    given = catalog.load_target("pixel8").model_dump()
+    with pytest.raises(SpecError, match=r"budget\.size_mb = "):
+        Target.decode({**given, "budget": {"size_mb": value}}, "here")

@@ -36,6 +36,7 @@ def build(
     formats: options.Formats = None,
     search: options.Search = False,
     optimize_for: options.OptimizeFor = None,
+    confidence: options.Confidence = None,
     assistants: options.Assistants = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     as_json: options.AsJson = False,
@@ -59,6 +60,7 @@ def build(
         formats=formats or (),
         search=search,
         optimize_for=optimize_for,
+        confidence=confidence,
         assistants=assistants,
     )
     root = select.store_root(store)

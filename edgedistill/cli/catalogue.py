@@ -57,18 +57,19 @@ def _about(name: str) -> str:
 
 def schema(
     kind: Annotated[
-        Literal["target", "profile", "checkpoint", "gate", "compare"],
+        Literal["target", "profile", "checkpoint", "plan", "gate", "compare"],
         typer.Argument(help="Which document the schema describes."),
     ],
 ) -> None:
-    """Print the JSON Schema of a file that you write, for editors, or of what gate and compare report, for programs."""
+    """Print the JSON Schema of a file that you write, for editors, or of what a command reports, for programs."""
     output.choose(as_json=True)
-    from edgedistill.specs import Checkpoint, CompareReport, GateReport, Profile, Spec, Target
+    from edgedistill.specs import Checkpoint, CompareReport, GateReport, PlanReport, Profile, Spec, Target
 
     specs: dict[str, type[Spec]] = {
         "target": Target,
         "profile": Profile,
         "checkpoint": Checkpoint,
+        "plan": PlanReport,
         "gate": GateReport,
         "compare": CompareReport,
     }

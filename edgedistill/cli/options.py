@@ -92,6 +92,12 @@ OptimizeFor = Annotated[
     str | None,
     typer.Option("--optimize-for", metavar="quality|size|latency|battery", help="What is best, within the budget."),
 ]
+Confidence = Annotated[
+    float | None,
+    typer.Option(
+        "--confidence", metavar="0.5…0.99", help="How surely each line of the budget has to hold. Default: 0.9."
+    ),
+]
 Assistants = Annotated[
     str | None,
     typer.Option("--assistants", metavar="auto|0|1|2|3", help="Teacher assistants between teacher and student."),

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from edgedistill.cli.select import Selection
     from edgedistill.pipeline.preview import Preview
 
-SCHEMA_VERSION = 1  # of the document that --json writes
-
 
 def plan(
     target: options.TargetName,
@@ -30,6 +28,7 @@ def plan(
     formats: options.Formats = None,
     search: options.Search = False,
     optimize_for: options.OptimizeFor = None,
+    confidence: options.Confidence = None,
     assistants: options.Assistants = None,
     gpu: Annotated[str, typer.Option("--gpu", metavar="NAME", help="Also estimate training on it, e.g. t4.")] = "",
     plot: Annotated[
@@ -58,6 +57,7 @@ def plan(
         formats=formats or (),
         search=search,
         optimize_for=optimize_for,
+        confidence=confidence,
         assistants=assistants,
     )
     root = select.store_root(store)
@@ -125,11 +125,12 @@ def _draw(seen: Preview, path: Path) -> None:
 
 
 def _document(seen: Preview, reasons: dict[str, list[str]], why: bool) -> dict[str, Any]:
-    stages = [{"name": item.name, "key": item.key, "done": item.done} for item in seen.stages]
-    document: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "plan": seen.plan.model_dump(mode="json"),
-        "teacher": str(seen.teacher.source) if seen.teacher else None,
-        "stages": stages,
-    }
-    return document | {"why": reasons} if why else document
+    from edgedistill.specs import PlanReport, StageKey
+
+    report = PlanReport(
+        plan=seen.plan,
+        teacher=str(seen.teacher.source) if seen.teacher else None,
+        stages=tuple(StageKey(name=item.name, key=item.key, done=item.done) for item in seen.stages),
+        why={name: tuple(lines) for name, lines in reasons.items()} if why else None,
+    )
+    return report.model_dump(mode="json", exclude=None if why else {"why"})

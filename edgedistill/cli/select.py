@@ -42,6 +42,7 @@ def select(
     formats: Sequence[str] = (),
     search: bool = False,
     optimize_for: str | None = None,
+    confidence: float | None = None,
     assistants: str | None = None,
 ) -> Selection:
     """Load targets and profile and put the options in their place. `target` may name several, with commas between.
@@ -67,6 +68,8 @@ def select(
         build = _searched(build)
     if optimize_for is not None:
         build = Profile.decode({**build.model_dump(), "optimize_for": optimize_for}, "--optimize-for")
+    if confidence is not None:
+        build = Profile.decode({**build.model_dump(), "confidence": confidence}, "--confidence")
     if assistants is not None:
         count = int(assistants) if assistants.isdecimal() else assistants
         if count != "auto" and count not in range(4):

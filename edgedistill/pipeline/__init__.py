@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedistill.data import fingerprint, read_splits
-from edgedistill.pipeline import arms, bundle, history, mixed, proofs, steps, verdict
+from edgedistill.pipeline import arms, history, mixed, proofs, steps
 from edgedistill.pipeline.assistants import train_assistants
 from edgedistill.pipeline.known import count_pieces, resolved_fit, resolved_start
 from edgedistill.pipeline.trained import Trained
@@ -96,6 +96,8 @@ def build(
     Raises:
         EdgedistillError: see `edgedistill.errors` for the tree; nothing half-written is left.
     """
+    from edgedistill.pipeline import bundle, verdict  # runners and pages, which a preview of the stages does without
+
     watch = progress or Silent()
     run = _Run(store, watch)
     bundle.check_destination(out)

@@ -163,15 +163,20 @@ def calibrations(root: Path, targets: Sequence[Target]) -> Mapping[str, Calibrat
     found = {}
     for target in targets:
         paths = sorted((root / CALIBRATIONS / target.name).glob("*.json"), key=lambda path: path.stat().st_mtime)
-        seen = [_calibration(path) for path in paths]
+        seen = [_calibration(path, target.name) for path in paths]
         here = [one for one in seen if version_of("ai-edge-litert") in one.runtime_build.split()]
         if seen:
             found[target.name] = (here or seen)[-1]
     return found
 
 
-def _calibration(path: Path) -> Calibration:
+def _calibration(path: Path, target: str) -> Calibration:
     found = read_calibration(path)
+    if found.device != target:
+        raise SpecError(
+            f"{path}: holds what was measured on {found.device!r}, in the folder of {target!r}. Remove it, or measure:"
+            " edgedistill calibrate."
+        )
     if not found.factors.keys() == found.anchors.keys() == found.spread.keys():
         raise SpecError(
             f"{path}: factors, anchors and spread name different classes. Measure again: edgedistill calibrate."
@@ -182,7 +187,7 @@ def _calibration(path: Path) -> Calibration:
 def _read(path: Path) -> Record:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not the record of a build ({error}). Remove the file.") from None
     if not isinstance(values, dict):
         raise SpecError(f"{path}: not the record of a build (a JSON object is expected). Remove the file.")

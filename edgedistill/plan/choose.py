@@ -47,11 +47,19 @@ def _best(profile: Profile, pool: Sequence[Entry]) -> Entry:
     if profile.optimize_for == "size":
         return min(pool, key=lambda one: (one.size_mb, -one.quality))
     if profile.optimize_for == "battery" and any(one.energy_mj for one in pool):
-        return min(pool, key=lambda one: (one.energy_mj, -one.quality))
+        return min(pool, key=lambda one: (one.energy_mj, -one.quality, one.size_mb))
     return min(pool, key=lambda one: (one.latency_ms, -one.quality, one.size_mb))
 
 
-def ties(chosen: Entry, entries: Sequence[Entry]) -> list[Entry]:
-    """Students that can meet the budget and whose predicted latency is too near to the chosen one's to be ranked."""
+def ties(profile: Profile, chosen: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    """Students that might have been chosen, and whose predicted latency is too near to the chosen one's to be ranked.
+
+    They meet the budget as surely as the chosen one and are expected to be as good as the profile asks, if it is.
+    """
     low, high = chosen.latency_ms / RANKED_FROM, chosen.latency_ms * RANKED_FROM
-    return [one for one in entries if one != chosen and one.meets != NO and low < one.latency_ms < high]
+    floor = min(profile.quality.retained_min or 0.0, chosen.quality)
+    return [
+        one
+        for one in entries
+        if one != chosen and one.meets >= chosen.meets and one.quality >= floor and low < one.latency_ms < high
+    ]

@@ -68,7 +68,7 @@ def make_plan(
     chosen = found.chosen
     check_exceptions(profile, families[0], chosen.config)
     between, why = plan_assistants(problem, chosen, builds, request)
-    notes = [*_choice(problem, found), *_gaps(problem, chosen), *([why] if why else []), *method]
+    notes = [*_choice(problem, found), *_gaps(problem, chosen), *_unused(budgets), *([why] if why else []), *method]
     if classes is None and chosen.config.get("classes") == families[0].Config.model_fields["classes"].default:
         notes.append(f"the number of classes is not known yet: sizes are those for {chosen.config['classes']}")
     if pieces is not None and pieces < asked:
@@ -87,7 +87,7 @@ def make_plan(
         front=found.front,
         ties=found.ties,
         assistants=between,
-        stages=stages(device, resolved, budget, chosen, rows, between),
+        stages=stages(device, resolved, budget, chosen, rows, between, fleet=everyone),
         formats=problem.formats,
         unmeasured=_unmeasured(problem),
         notes=tuple(notes),
@@ -164,6 +164,12 @@ def _choice(problem: Problem, found: Found) -> list[str]:
     if chosen.scheme is not None and all(stage.scales == "absmax" for stage in profile.stages):
         notes.append('some weights have 4 bits: scales = "mse" or "learned" in the last stage keeps more of them')
     return notes
+
+
+def _unused(budgets: Sequence[Budget]) -> list[str]:
+    """Limits that say nothing about a student that makes no text, as those that a build can train."""
+    lines = dict.fromkeys(line for budget in budgets for line in budget.text_limits())
+    return [f"{line}: this student makes no text; the limit was not used" for line in lines]
 
 
 def _gaps(problem: Problem, chosen: Candidate) -> list[str]:

@@ -194,7 +194,7 @@ def _found(
     chosen = choice.entry
     kept = _spread([one for one in best if one is not chosen], FRONT - 1)
     points = sorted([chosen, *kept], key=lambda one: -one.quality)
-    tied = choose.ties(chosen, entries)
+    tied = choose.ties(problem.profile, chosen, entries)
     near = set(tied)
     named = _spread([one for one in best if one in near], 5)
     return Found(

@@ -28,8 +28,10 @@ def stages(
     chosen: Candidate,
     rows: int | None,
     assistants: Sequence[Assistant] = (),
+    *,
+    fleet: Sequence[Target] = (),
 ) -> tuple[PlannedStage, ...]:
-    """From the data to the gate.
+    """From the data to the gate; `fleet` are all devices, with the formats that each of them runs.
 
     Raises:
         SpecError: if a stage of training names an unknown loss or parameter.
@@ -43,7 +45,7 @@ def stages(
             for number, one in enumerate(assistants, 1)
         ),
         *_train(target, profile, chosen, training, texts),
-        *_pack(target, profile),
+        *_pack(target, profile, fleet or (target,)),
         *_judge(target, profile, budget),
     )
 
@@ -137,7 +139,7 @@ def _distil(spec: DistilSpec, rows: int | None) -> PlannedStage:
     return _stage(spec.name, spec.model_dump(mode="json"), f"{terms}; {spec.epochs:g} epochs{steps}, {grid}")
 
 
-def _pack(target: Target, profile: Profile) -> list[PlannedStage]:
+def _pack(target: Target, profile: Profile, fleet: Sequence[Target]) -> list[PlannedStage]:
     scheme, buckets = profile.export.scheme, profile.student.buckets
     found = [
         _stage(
@@ -145,11 +147,10 @@ def _pack(target: Target, profile: Profile) -> list[PlannedStage]:
         )
     ]
     for name in target.formats:
-        lengths = ", ".join(map(str, buckets))
+        lengths, titles = ", ".join(map(str, buckets)), [one.title for one in fleet if name in one.formats]
+        runs = f"{' and '.join(titles)} run{'s' * (len(titles) == 1)}"
         values = {"format": name, "buckets": list(buckets), **profile.export.model_dump(mode="json")}
-        found.append(
-            _stage(f"export:{name}", values, f"{target.title} runs it; one signature for each of {lengths} tokens")
-        )
+        found.append(_stage(f"export:{name}", values, f"{runs} it; one signature for each of {lengths} tokens"))
     for name in target.formats:
         values = {"format": name, "argmax_agreement_min": profile.quality.argmax_agreement_min}
         found.append(_stage(f"verify:{name}", values, "codes read back from the file, file executed on held-out rows"))

@@ -24,9 +24,11 @@ from edgedistill.specs.plan import (
     FrontPoint,
     Plan,
     PlannedStage,
+    PlanReport,
     Prediction,
     SearchCounts,
     SizeEstimate,
+    StageKey,
 )
 from edgedistill.specs.profile import (
     DataSpec,
@@ -99,6 +101,7 @@ __all__ = [
     "PerTensor",
     "Placement",
     "Plan",
+    "PlanReport",
     "PlannedStage",
     "Prediction",
     "Profile",
@@ -114,6 +117,7 @@ __all__ = [
     "Silent",
     "SizeEstimate",
     "Spec",
+    "StageKey",
     "StudentSpace",
     "StudentSpec",
     "Summary",

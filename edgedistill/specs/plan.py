@@ -148,3 +148,21 @@ class Plan(Spec):
     unmeasured: tuple[str, ...]
     notes: tuple[str, ...]
     efforts: tuple[Effort, ...] = Field(default=(), description="of training; depends on the machine that plans")
+
+
+class StageKey(Spec):
+    """A stage that a build would ask the store for, and whether it is there."""
+
+    name: str
+    key: str
+    done: bool
+
+
+class PlanReport(Spec):
+    """What `edgedistill plan --json` writes. `teacher`: None where it is not on this machine."""
+
+    schema_version: Literal[1] = 1
+    plan: Plan
+    teacher: str | None
+    stages: tuple[StageKey, ...]
+    why: Mapping[str, tuple[str, ...]] | None = Field(default=None, description="with --why: by stage, what differs")

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edgedistill.specs.base import Spec
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, strict=True)]  # strict: neither "8" nor true is a number
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 FormatName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", description="a file in edgedistill/exporters/")]
 

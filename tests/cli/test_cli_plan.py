@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import jsonschema
 import pytest
 
 from edgedistill.cli import run
@@ -50,9 +51,15 @@ KEYS = {
 }  # fmt: skip
 
 
-def test_the_document_keeps_its_shape(say: Say) -> None:
+def test_the_document_keeps_its_shape(say: Say, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(say, "-t", "pixel8", "-p", "default")
     assert found["schema_version"] == 1
+    assert run(["schema", "plan"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    for one in (found, document(say, "-t", "pixel8,iphone15", "--search", "--gpu", "t4", "--why")):
+        jsonschema.validate(one, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**found, "plan": {**found["plan"], "front": [{"size": 1}]}}, schema)
     for path, keys in KEYS.items():
         at: Any = found
         for part in path.split(".") if path else ():
@@ -95,6 +102,38 @@ def test_a_fleet_has_lines_for_every_device(say: Say) -> None:
     assert [one["name"] for one in found["fleet"]] == ["galaxy_a14"]
 
 
+def test_each_format_names_the_devices_that_run_it(say: Say) -> None:
+    stages = document(say, "-t", "pixel8,iphone15,galaxy_a14", "-p", "tiny")["plan"]["stages"]
+    told = {stage["name"]: stage["why"].split(";")[0] for stage in stages if stage["name"].startswith("export:")}
+    assert told["export:coreml"] == "Apple iPhone 15 runs it"
+    assert told["export:tflite"].startswith("Google Pixel 8 and Samsung Galaxy A14")
+
+
+def test_confidence_can_be_asked_for(say: Say) -> None:
+    def sure(*args: str) -> tuple[int, float]:
+        plan = document(say, "-t", "pixel8", "--search", "--budget", "latency_p95_ms=0.5,size_mb=8", *args)["plan"]
+        return plan["search"]["sure"], plan["profile"]["confidence"]
+
+    (low, half), (usual, default), (high, most) = sure("--confidence", "0.5"), sure(), sure("--confidence", "0.99")
+    assert (half, default, most) == (0.5, 0.9, 0.99)
+    assert low > usual > high
+
+
+def test_a_limit_of_text_is_not_used_and_that_is_said(say: Say) -> None:
+    code, out, _ = say("plan", "-t", "pixel8", "-p", "tiny", "--budget", "decode_tokens_per_s=10,first_token_ms=5")
+    assert code == 0
+    for line in ("decode_tokens_per_s", "first_token_ms"):
+        assert f"{line}: this student makes no text; the limit was not used" in " ".join(out.split())
+
+
+def test_a_plan_loads_neither_pages_nor_runners(cli: Any, tmp_path: Path) -> None:
+    done = cli("plan", "-t", "pixel8", "-p", "tiny", "--store", tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0, done.stderr
+    assert "edgedistill.plan.make" in done.stderr
+    for name in ("edgedistill.runners", "edgedistill.report", "edgedistill.parsers", "jinja2", "numpy", "torch"):
+        assert not re.search(rf"\| +{re.escape(name)}$", done.stderr, re.MULTILINE), name
+
+
 def test_the_front_is_drawn_as_a_whole_svg(say: Say, tmp_path: Path) -> None:
     path = tmp_path / "new" / "plan.svg"
     code, _, err = say("plan", "-t", "pixel8", "--plot", path)
@@ -113,6 +152,7 @@ BAD = [
     (("--target", "pixel8,"), 2, "unknown target ''"),
     (("--target", "pixel8", "--optimize-for", "speed"), 2, "optimize_for = 'speed'"),
     (("--target", "pixel8", "--assistants", "5"), 2, "auto, or a number from 0 to 3"),
+    (("--target", "pixel8", "--confidence", "90"), 2, "confidence = 90"),
     (("--target", "pixel8", "--gpu", "t5"), 2, "did you mean 't4'"),
     (("--target", "pixel8", "--plot", "plan.png"), 2, "name that ends in .svg"),
     (("--target", "pixel8", "--profile", "tiny", "--plot", "plan.svg"), 2, "only one student to draw"),
@@ -184,6 +224,16 @@ def test_anchors_as_json_rescale_a_phone(say: Say, tmp_path: Path) -> None:
     assert median() / before == pytest.approx(factor, rel=0.01)
 
 
+def test_the_calibration_of_another_device_is_refused(say: Say, tmp_path: Path) -> None:
+    path = tmp_path / "store" / "calibrations" / "host" / "litert.json"
+    path.parent.mkdir(parents=True)
+    values = {"device": "pixel8", "runtime_build": "x", "factors": {"a": 2}, "anchors": {"a": 1}, "spread": {"a": 0}}
+    path.write_text(json.dumps(values))
+    code, out, err = say("plan", "-t", "host", "-p", "tiny")
+    assert (code, out) == (2, "")
+    assert f"{path}: holds what was measured on 'pixel8', in the folder of 'host'" in err
+
+
 BROKEN = {
     "not JSON": ("{", "not a calibration"),
     "a list": ("[]", "a JSON object is expected"),
@@ -214,10 +264,11 @@ def test_a_corrupt_calibration_is_one_clear_error(say: Say, tmp_path: Path, case
 def test_a_corrupt_record_of_a_build_is_one_clear_error(say: Say, tmp_path: Path) -> None:
     path = tmp_path / "store" / "builds" / "0.json"
     path.parent.mkdir(parents=True)
-    path.write_text("[1]")
-    code, _, err = say("plan", "-t", "host", "-p", "tiny")
-    assert code == 2
-    assert f"{path}: not the record of a build" in err
+    for text in ("[1]", "[" * 200_000):
+        path.write_text(text)
+        code, _, err = say("plan", "-t", "host", "-p", "tiny")
+        assert code == 2
+        assert f"{path}: not the record of a build" in err
 
 
 def test_a_figure_of_this_machine_does_not_calibrate_a_phone(say: Say, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from edgedistill import catalog
 from edgedistill.cli.select import select
 from edgedistill.errors import InfeasibleError, SpecError
 from edgedistill.plan import make_plan
+from edgedistill.plan.choose import choose, ties
 from edgedistill.plan.costing import cost, fill, predicted
 from edgedistill.plan.make import _problem
 from edgedistill.plan.pareto import NEAR, front
@@ -21,7 +22,7 @@ from edgedistill.plan.problem import Problem
 from edgedistill.plan.search import _in_full
 from edgedistill.plan.size.activations import counted_bytes, counted_items
 from edgedistill.plan.space import space_of
-from edgedistill.plan.sweep import NEAR_BYTES, NO, Entry, sweep
+from edgedistill.plan.sweep import NEAR_BYTES, NO, SURE, Entry, sweep
 from edgedistill.specs import Budget, Candidate, Profile, StudentSpace, Target
 
 Make = Callable[..., Profile]
@@ -267,6 +268,27 @@ def test_a_student_whose_rows_have_no_groups_is_searched_as_given(profile: Make)
     assert plan.search.feasible == plan.search.combinations
     alone = make_plan(PHONE, spaced(profile, {**axes, "width": [48]}, mixed=True), classes=5).chosen
     assert (alone.config["width"], alone.scheme) == (48, None)
+
+
+@pytest.mark.parametrize("aim", ["latency", "battery"])
+def test_who_is_tied_with_the_choice_could_be_chosen_and_the_smallest_of_equals_is(profile: Make, aim: str) -> None:
+    asked = spaced(
+        profile, SMALL_SPACE, mixed=True, optimize_for=aim, quality={"retained_min": 0.95},
+        budget={"peak_memory_mb": 3.6, "latency_p95_ms": 0.6},
+    )  # fmt: skip
+    problem = problem_of(asked, PHONE.model_copy(update={"budget": FREE}))
+    assert asked.student.space is not None
+    entries = sweep(problem, space_of(problem, asked.student.space, "here")).entries
+    choice = choose(asked, entries)
+    assert choice is not None
+    chosen = choice.entry
+    near = [one for one in entries if chosen.latency_ms / 1.5 < one.latency_ms < chosen.latency_ms * 1.5]
+    tied = ties(asked, chosen, entries)
+    assert tied
+    assert {(one.meets, one.quality >= 0.95) for one in tied} == {(SURE, True)}
+    assert any(one.quality < 0.95 for one in near)
+    larger = chosen._replace(size_mb=chosen.size_mb + 0.1)
+    assert choose(asked, [larger, *entries]) == choice._replace(pool=choice.pool + 1)
 
 
 @pytest.mark.parametrize("deep", [0.5, 1, 2])
