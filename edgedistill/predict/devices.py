@@ -34,6 +34,7 @@ APPLE_CORE = (32, True, False)
 INT8_MATRICES = frozenset(["x2", "x3", "x4", "x925", "a710", "a715", "a720", "a725", "a510", "a520", "oryon"])
 NO_MATRICES_APPLE = frozenset(["firestorm", "icestorm", "cyclone"])
 TYPICAL_CORES = 3.0  # of the fastest, that all cores of a phone are worth
+PARALLEL_GAIN = 0.83  # exponent of the threads on LiteRT's int8 rows
 PARALLEL = 4  # threads up to which an inference gains; more mostly wait for each other
 UNKNOWN_CORE = (16, True, False)
 MOST_CORES, GHZ = 1024, (0.01, 20.0)  # beyond which a clock was given in MHz, or a count is none
@@ -80,12 +81,27 @@ class Device(NamedTuple):
     ram_gb: float | None
     fp16: bool | None
     host: bool = False
+    npu: bool | None = None  # whether it has one
 
     @property
     def cpu_peak_gflops(self) -> float | None:
         """Peak fp32 GFLOP/s of all cores; three of the fastest where only that one is stated."""
         peak = sum(core.gflops * core.cores for core in self.cores) or TYPICAL_CORES * (self.one_core_gflops or 0.0)
         return peak or None
+
+    def int8_peak_gmacs(self, threads: int) -> float | None:
+        """Peak of the dot products on int8 of so many cores, 10^9 multiply-accumulates a second.
+
+        A dot product does four times what a fused multiply-add does in fp32; without ARMv8.2 a widening multiplication
+        does twice. Rows of LiteRT show nothing of the int8 matrices that newer cores have beside. Threads wait for each
+        other: n of them are worth n^0.83, as in the rows.
+        """
+        used = self._used(threads, "")
+        one = sum(core.gflops for core in used) / len(used) if used else self.one_core_gflops
+        if not one:
+            return None
+        dot = self.fp16 if self.fp16 is not None else all(core.facts[1] for core in used)
+        return one / 2 * (4 if dot else 2) * float(min(len(used) or threads, PARALLEL)) ** PARALLEL_GAIN
 
     def descriptors(self, unit: str, threads: int, mode: str = "") -> dict[str, float]:
         """What speed on a unit is explained by: logs of rates, and flags; a fact that is missing is left out."""
@@ -186,6 +202,7 @@ def of_name(name: str) -> Device:
         battery_wh=_first(row.get("battery_wh")),
         ram_gb=_first(row.get("ram_gb")),
         fp16=None,
+        npu=bool(row["npu"] or row["npu_int8_tops"]) if row else None,
     )
 
 
@@ -216,6 +233,7 @@ def _of_target(target: Target) -> Device:
         ram_gb=target.ram_mb / 1000,
         fp16=None,
         host=target.runner == "host",
+        npu=any(unit.kind == "npu" for unit in target.compute_units),
     )
 
 

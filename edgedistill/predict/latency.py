@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from math import exp, log, sqrt
 from statistics import median
@@ -11,7 +12,7 @@ from edgedistill.predict import tables
 from edgedistill.predict.classes import CLASSES, LAYERS_TOLD, class_of, family_of, precision_of
 from edgedistill.predict.devices import Device, of_name
 from edgedistill.predict.features import Features, describes, features, find_row
-from edgedistill.predict.powers import bend
+from edgedistill.predict.powers import bend, outside
 from edgedistill.predict.rows import CONFIDENCE, build_of, exact, exact_rows, wanted_builds
 from edgedistill.predict.specs import Calibration, Forecast, Level, Workload
 from edgedistill.predict.speed import Speed, find_speed, missing_facts
@@ -20,7 +21,11 @@ from edgedistill.predict.speed import Speed, find_speed, missing_facts
 # runtime: 1.4 and 1.3 times on MobileNetV2, whose depthwise layers stay float; 2.7 times where all layers
 # are linear, as this project's students on a server core (0.87 of what static int8 gains on Pixel 6 and S23).
 DYNAMIC_GAIN = {True: 2.7, False: 1.35}
-WIDER_OUTSIDE = 0.5  # of the log distance from the calibrated range, added to both ends
+WIDER_OUTSIDE = 0.5  # of the log of what work outside the calibrated range adds to it, added to both ends
+INT8_SHARE = 0.7  # of the peak of int8 dot products: the best of LiteRT's rows on a CPU reaches 0.66
+OTHER_NPU = re.compile(
+    r"mediatek|dimensity|helio|\bmt\d{4}|exynos|kirin|unisoc|rockchip|\brk3|amlogic|bcm2|jetson|orin"
+)
 OTHER_PRECISION = 1.5  # both ends, where a unit was measured in another precision only
 ANCHORED, WELL_ANCHORED = 3, 5  # numbers of own measurements that intervals were cross-validated for
 WIDER_BORROWED = 1.15  # another build, thread count or phone with the same chip: both ends this much further
@@ -47,6 +52,8 @@ def class_name(device: Device, work: Workload) -> str:
     Raises:
         SpecError: if there is none.
     """
+    if work.unit == "npu" and device.npu is False:
+        raise SpecError(f"{device.name}: no NPU is stated for it; predict its CPU or GPU, or give DeviceSpecs(...).")
     precision = "fp32" if is_dynamic(work) else work.precision
     name = class_of(work.runtime, work.unit, precision, device.soc)
     if not name or not precision_known(work.precision):
@@ -97,6 +104,10 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
         for term, own, amount in zip(found["terms"], each, amounts, strict=True)
     }
     flags = _flags(work, inputs, amounts, found["range"], found["terms"])
+    least = _least_ms(device, work, inputs, name) * (calibration.factors.get(name, 1.0) if calibration else 1.0)
+    if least > sum(terms.values()):
+        terms["macs_ms"] += least - sum(terms.values())
+        flags.append(f"taken at {INT8_SHARE:.0%} of the peak of int8 dot products: no measured row is faster")
     if is_dynamic(work):
         gain = DYNAMIC_GAIN[inputs.transformer]
         terms["macs_ms"] /= gain
@@ -108,7 +119,7 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     if 0 < anchors < ANCHORED:  # half way from what is known without them
         before = _interval(found["intervals"], _level(speed, effect, 0)[1], inputs)
         low, high = (low + min(low, before[0])) / 2, (high + max(high, before[1])) / 2
-    widen = (_outside(amounts, found["range"]) + speed.beyond) * WIDER_OUTSIDE + (
+    widen = (outside(found, each, amounts) + speed.beyond) * WIDER_OUTSIDE + (
         log(WIDER_BORROWED) if speed.measured and speed.told else 0.0
     )
     if is_dynamic(work):
@@ -116,6 +127,9 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     elif not same_precision(work.precision, name):
         widen += log(OTHER_PRECISION)
         flags.append(f"{work.precision}: no measurements on this unit, taken as {name.split()[-1]}")
+    if name.startswith("qualcomm") and OTHER_NPU.search(device.soc):
+        widen += log(OTHER_PRECISION)
+        flags.append("no measurements of NPUs of this vendor, taken as Qualcomm's of as many TOPS, interval widened")
     if speed.beyond:
         flags.append("device: faster or slower than any that was measured, interval widened")
     middle = sum(terms.values())
@@ -189,13 +203,10 @@ def _flags(
     return flags
 
 
-def _outside(amounts: Sequence[float], ranges: Sequence[Sequence[float]]) -> float:
-    """The largest log distance of an amount from the range its class was calibrated on."""
-    away = [0.0]
-    for amount, (low, high) in zip(amounts, ranges, strict=True):
-        if amount > 0 and high > 0:
-            away.append(max(log(amount / (high * 1.01)), log(low / 1.01) - log(amount) if low > 0 else 0.0))
-    return max(away)
+def _least_ms(device: Device, work: Workload, inputs: Features, name: str) -> float:
+    """What the multiply-accumulates take in int8 on LiteRT's CPU runtime at the best share of the peak; else none."""
+    peak = device.int8_peak_gmacs(work.threads) if name == "litert cpu int8" else None
+    return 1e3 * (inputs.gmacs - inputs.depthwise_gmacs) / (INT8_SHARE * peak) if peak else 0.0
 
 
 def _any_row(work: Workload, name: str) -> tables.Row | None:

@@ -186,6 +186,8 @@ def _exact(device: Device, rows: Sequence[tables.Row], phase: Phase, share: floa
 
 
 def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> Cost:
+    if work.backend == "npu" and device.npu is False:
+        raise SpecError(f"{device.name}: no NPU is stated for it; predict its CPU or GPU, or give DeviceSpecs(...).")
     owners = sorted({key.split("|")[0] for key in found["cells"]}, key=lambda name: name not in device.aliases)
     mine = [name for name in owners if name in device.aliases or of_name(name).soc == device.soc]
     wider = WIDER.get(quant, 0.0) if phase == "decode" else 0.0
@@ -202,19 +204,33 @@ def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Ma
                 told = f"llama.cpp, {work.backend}, {quant} on {owner}"
                 layers, recurrent = map(exp, found["layers"][unit])
                 return Cost(cell + wider, layers, recurrent, "fitted", f"fitted, {work.backend}", told)
-    runtime = work.runtime.lower().split(" ")[0]
-    other = {
-        key: value
-        for key, (value, _) in found["other"].items()
-        if (key.split("|")[0] in device.aliases or of_name(key.split("|")[0]).soc == device.soc)
-        and key.split("|")[1] == work.backend
-        and key.split("|")[2].startswith(runtime[:5])
-        and (key.split("|")[3] in WIDE) == (quant in WIDE)
-    }
+    other = _other_costs(device, work, phase, quant, found)
     if other:
-        told = f"other sizes with {runtime} on this chip"
-        return _relative(found, median(other.values()), "fitted", told)
+        told = f"other sizes with {work.runtime.lower().split(' ')[0]} on this chip"
+        return _relative(found, median(other), "fitted", told)
     return _spec_cost(device, work, phase, quant, found)
+
+
+def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> list[float]:
+    """Log seconds for 10^9 parameters by rows of other applications on this chip, at the quantization asked for."""
+    kernel, runtime = spec_kernel(work.runtime, quant), work.runtime.lower().split(" ")[0]
+    bits = WIDER if phase == "decode" else {}
+    costs = []
+    for key, (value, _) in found["other"].items():
+        owner, unit, build, theirs = key.split("|")
+        if unit != work.backend or (theirs in WIDE) != (quant in WIDE):
+            continue
+        if owner not in device.aliases and of_name(owner).soc != device.soc:
+            continue
+        if kernel == "llama" and _is_llama(build):
+            mine, other = (
+                spec_effect(found["quant"], unit, kernel, KERNELS.get(name, name)) + bits.get(name, 0.0)
+                for name in (quant, theirs)
+            )
+            costs.append(value + mine - other)
+        elif build.startswith(runtime[:5]):
+            costs.append(value)
+    return costs
 
 
 def _spec_cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> Cost:

@@ -31,3 +31,20 @@ def bend(found: Mapping[str, Any], coefficients: Sequence[float], amounts: Seque
         now += coefficient * amount
         typical += coefficient * usual
     return exp(SHARE * (product - log(now / typical)))
+
+
+def outside(found: Mapping[str, Any], each: Sequence[float], amounts: Sequence[float]) -> float:
+    """How far the amounts outside the range of their class move the forecast, log: both ways, added.
+
+    So a term that is next to nothing beside the others widens nothing, however far outside its range it is.
+    """
+    inside = [
+        min(max(now, low / 1.01), high * 1.01) if now > 0 and high > 0 else now
+        for now, (low, high) in zip(amounts, found["range"], strict=True)
+    ]
+
+    def told(values: Sequence[float]) -> float:
+        return log(bend(found, each, values) * sum(k * value for k, value in zip(each, values, strict=True)))
+
+    most, least = ([end(pair) for pair in zip(amounts, inside, strict=True)] for end in (max, min))
+    return told(most) - told(least)

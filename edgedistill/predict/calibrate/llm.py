@@ -50,6 +50,7 @@ def llm() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     figures = []
     for phase, column in PHASES.items():
         usable = [row for row in rows if row[column] and float(row[column]) > 0 and _size(row) is not None]
+        usable = all_threads(usable)
         data = samples(backbone(usable), phase, column)
         held = held_out(data)
         fit = fit_cells(data)
@@ -79,6 +80,18 @@ def llm() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def backbone(rows: Sequence[Row]) -> list[Row]:
     """The rows of one application and build on three phones: each model in each quantization on each unit."""
     return [row for row in rows if row["runtime"].startswith("llama.cpp (llama.rn")]
+
+
+def all_threads(rows: Sequence[Row]) -> list[Row]:
+    """Without rows of fewer threads than others of their device, unit and runtime have: nobody ships with those."""
+
+    def key(row: Row) -> tuple[str, str, str]:
+        return row["device"], row["unit"], row["runtime"].lower().split(" ")[0]
+
+    most: dict[tuple[str, str, str], float] = {}
+    for row in rows:
+        most[key(row)] = max(most.get(key(row), 0.0), tables.number(row["threads"]) or 0.0)
+    return [row for row in rows if not row["threads"] or float(row["threads"]) >= most[key(row)]]
 
 
 def family(model: str) -> str:
@@ -134,7 +147,8 @@ def nested_llm() -> list[dict[str, Any]]:
             kept = error[~np.isnan(error)]
             figures.append(
                 {
-                    "class": f"llm {phase}, new {split}",
+                    "class": f"llm {phase}",
+                    "split": f"new {split}",
                     "rows": len(kept),
                     "mdape": round(crossval.mdape(kept), 1),
                     "within_1.5x": round(crossval.within(kept, 1.5)),

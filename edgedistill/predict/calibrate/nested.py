@@ -14,29 +14,51 @@ from edgedistill.predict.calibrate import crossval, intervals
 from edgedistill.predict.calibrate.crossval import HeldOut
 from edgedistill.predict.calibrate.fit import fit
 from edgedistill.predict.calibrate.samples import Samples, all_samples
-from edgedistill.predict.classes import CLASSES
+from edgedistill.predict.classes import CLASSES, LAYERS_TOLD
 
+Choice = tuple[tuple[str, ...], float]
 _BASE = ("macs_ms",)
-_TRAFFIC = (("activations_ms",), ("traffic_ms",), ("activations_ms", "weights_ms"))
+_TRAFFIC = (("activations_ms",), ("traffic_ms",), ("activations_ms", "weights_ms"), ("reuse_ms",))
 _EXTRA: dict[str, tuple[tuple[str, ...], ...]] = {
     "start": ((), ("start_ms",), ("start_ms", "layers_ms")),
     "depthwise": ((), ("depthwise_macs_ms",)),
 }
+_COMPILED = ("start_ms", "layers_ms", "macs_ms")
+_COMPILED_TRAFFIC = (("activations_ms", "weights_ms"), ("reuse_ms",))
+_COMPILED_EXTRA = ((), ("input_ms",), ("attention_macs_ms",), ("input_ms", "attention_macs_ms"))
 RIDGES = (0.05, 0.3, 1.0)
 OUTER, INNER = 12, 6
+COMPILED_OUTER = 20  # these are held out by model as well, and there are 28 to 59 of them
+MOST = float(np.log(2))  # an operator that the unit refuses says nothing of terms: its error counts as a factor of 2
 
 
 def nested(impute: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """For each class of few rows, errors of families held out from the choice as well as from the fit."""
-    figures = []
+    """For each class of few rows and each compiled one, errors of what was held out from the choice and from the fit.
+
+    Classes of few rows hold out families; compiled ones models and families, and their precisions are pooled as well.
+    """
+    figures, pools = [], dict[str, list[HeldOut]]()
     for name, data in all_samples(impute, every_term=True).items():
         if name.startswith(("litert", "edgetpu", "coreml")):
-            figures.append(_one(name, data))
+            figures.append(_figure(name, "new family", _one(name, data, "family", OUTER)))
+        elif data.one.compiled:
+            told = f"qualcomm npu, all precisions{LAYERS_TOLD if name.endswith(LAYERS_TOLD) else ''}"
+            for split, outer in (("model", COMPILED_OUTER), ("family", OUTER)):
+                held = _one(name, data, split, outer)
+                figures.append(_figure(name, f"new {split}", held))
+                pools.setdefault(f"{told}|new {split}", []).append(held)
+    for key, parts in pools.items():
+        error = np.concatenate([one.error for one in parts])
+        name, split = key.split("|")
+        figures.append(_figure(name, split, HeldOut(error, sum((one.key for one in parts), ()), error > 0)))
     return figures
 
 
-def menu(name: str) -> list[tuple[tuple[str, ...], float]]:
+def menu(name: str) -> list[Choice]:
     """Sets of terms that physics allows, with each ridge; classes with penalties always have theirs."""
+    if CLASSES[name].compiled:
+        sets = [(*_COMPILED, *traffic, *extra) for traffic, extra in product(_COMPILED_TRAFFIC, _COMPILED_EXTRA)]
+        return [(terms, CLASSES[name].ridge) for terms in sets]
     penalty = tuple(term for term in CLASSES[name].terms if term == "soft_macs_ms")
     sets = [
         (*start, *_BASE, *depthwise, *traffic, *penalty)
@@ -45,36 +67,43 @@ def menu(name: str) -> list[tuple[tuple[str, ...], float]]:
     return [(terms, ridge) for terms in sets for ridge in RIDGES]
 
 
-def _one(name: str, data: Samples) -> dict[str, Any]:
+def _one(name: str, data: Samples, split: str, outer: int) -> HeldOut:
+    labels = data.model if split == "model" else data.family
     error = np.zeros(len(data.log_ms))
-    for out in crossval.folds(data.family, OUTER):
-        terms, ridge = min(menu(name), key=lambda choice: _inner(data, ~out, *choice))
-        error[out] = _errors(data, ~out, out, terms, ridge)
-    held = HeldOut(error, data.family, data.traced)
+    for out in crossval.folds(labels, outer):
+        best = min(menu(name), key=lambda choice: _inner(data, labels, ~out, choice))
+        error[out] = _errors(data, ~out, out, best)
+    return HeldOut(error, labels, data.traced)
+
+
+def _figure(name: str, split: str, held: HeldOut) -> dict[str, Any]:
     return {
-        "class": name, "split": "new family, terms chosen without it", "rows": len(error),
-        "mdape": round(crossval.mdape(error), 1), "within_1.5x": round(crossval.within(error, 1.5)),
+        "class": name,
+        "split": split,
+        "rows": len(held.error),
+        "mdape": round(crossval.mdape(held.error), 1),
+        "within_1.5x": round(crossval.within(held.error, 1.5)),
         "coverage_80": round(100 * intervals.coverage(held)),
-    }  # fmt: skip
+    }
 
 
-def _inner(data: Samples, among: NDArray[np.bool_], terms: tuple[str, ...], ridge: float) -> float:
-    """Error of a choice on families held out of the rows that the choice may see."""
-    labels = tuple(label if mine else "" for label, mine in zip(data.family, among, strict=True))
+def _inner(data: Samples, labels: tuple[str, ...], among: NDArray[np.bool_], choice: Choice) -> float:
+    """Error of a choice on labels held out of the rows that the choice may see."""
+    seen = np.flatnonzero(among)
     errors = []
-    for out in crossval.folds(tuple(label for label in labels if label), INNER):
+    for out in crossval.folds(tuple(labels[n] for n in seen), INNER):
         test = np.zeros(len(among), dtype=bool)
-        test[np.flatnonzero(among)[out]] = True
-        errors.append(_errors(data, among & ~test, test, terms, ridge))
-    return float(np.median(np.abs(np.concatenate(errors))))
+        test[seen[out]] = True
+        errors.append(_errors(data, among & ~test, test, choice))
+    error = np.abs(np.concatenate(errors))
+    return float(np.minimum(error, MOST).mean() if data.one.compiled else np.median(error))
 
 
-def _errors(
-    data: Samples, train: NDArray[np.bool_], test: NDArray[np.bool_], terms: tuple[str, ...], ridge: float
-) -> NDArray[np.float64]:
+def _errors(data: Samples, train: NDArray[np.bool_], test: NDArray[np.bool_], choice: Choice) -> NDArray[np.float64]:
+    terms, ridge = choice
     picked = replace(data, terms=data.terms[:, [data.one.terms.index(term) for term in terms]])
     rows = picked.terms[train], data.log_ms[train], data.group[train]
-    found = fit(*rows, len(data.groups), ridge, rounds=2)
+    found = fit(*rows, len(data.groups), ridge, rounds=2, odd_rows=data.one.compiled)
     if data.unit == "cpu":
         found = found.with_powers(*rows)
     return np.asarray(data.log_ms[test] - found.log_ms(picked.terms[test], data.group[test]))

@@ -1,0 +1,97 @@
+"""Forecasts beside what is known of hardware without a measurement: peaks, a board and its successor, units that exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedistill.errors import SpecError
+from edgedistill.predict import DeviceSpecs, LlmWorkload, Workload, predict
+from edgedistill.predict.calibrate.llm import all_threads
+from edgedistill.predict.calibrate.samples import all_samples, fit_imputation
+from edgedistill.predict.devices import of_name
+from edgedistill.predict.latency import INT8_SHARE
+
+RESNET: dict[str, Any] = {
+    "gmacs": 4.09, "dw_gmacs": 0.0, "params_m": 25.6, "act_in_m": 11.6, "act_out_m": 11.3, "n_ops": 56, "res": 224,
+}  # fmt: skip
+TEXT: dict[str, Any] = {
+    "gmacs": 2.9, "params_m": 25.0, "act_in_m": 40.0, "act_out_m": 30.0, "n_ops": 400, "transformer": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["pixel6", "galaxy_s25", "rpi4", DeviceSpecs(cpu="1xA76@2.84 + 3xA76@2.42")])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_int8_on_a_cpu_is_no_faster_than_its_dot_products(device: Any, threads: int) -> None:
+    """The class has no row like ResNet-50: all multiply-accumulates in regular convolutions of low resolution."""
+    told = predict(device, Workload(**RESNET, precision="int8", threads=threads))
+    plain = predict(device, Workload(**RESNET, precision="fp32", threads=threads))
+    assert 2.0 < plain.median / told.median < 6.0
+    assert any("dot products" in flag for flag in told.flags)
+    assert sum(told.terms.values()) == pytest.approx(told.median)
+
+
+def test_no_measured_row_is_faster_than_the_share_of_the_peak_that_is_granted() -> None:
+    data = all_samples(fit_imputation())["litert cpu int8"]
+    shares = []
+    for amounts, log_ms, group in zip(data.terms, data.log_ms, data.group, strict=True):
+        device, _, threads, _ = data.groups[group].split("|")
+        peak = of_name(device).int8_peak_gmacs(int(threads))
+        assert peak
+        shares.append(1e3 * amounts[data.one.terms.index("macs_ms")] / np.exp(log_ms) / peak)
+    assert 0.9 * INT8_SHARE < max(shares) < INT8_SHARE
+
+
+def test_a_term_that_is_next_to_nothing_widens_nothing_however_odd_its_amount() -> None:
+    """The input of a text model is 128 tokens where that of the measured models is 50 000 pixels and more."""
+    usual, few, huge = (
+        predict("galaxy_s24", Workload(**{**TEXT, **changed}, runtime="qnn", unit="npu", precision="fp16"))
+        for changed in ({"input_pixels": 224.0**2}, {"input_pixels": 128.0}, {"gmacs": 2e4, "input_pixels": 224.0**2})
+    )
+    widths = [one.high / one.low for one in (usual, few, huge)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.05)
+    assert any("input: outside the calibrated range" in flag for flag in few.flags)
+    assert widths[2] > 3 * widths[0]
+
+
+@pytest.mark.parametrize("device", ["rpi5", "Raspberry Pi 4B", "galaxy_a14", "host"])
+@pytest.mark.parametrize(
+    "work", [Workload(gmacs=1.0, runtime="qnn", unit="npu"), LlmWorkload(params_b=1.0, backend="npu")]
+)
+def test_an_npu_that_a_device_does_not_have_is_refused(device: str, work: Workload | LlmWorkload) -> None:
+    with pytest.raises(SpecError, match=r"no NPU is stated for it; .* give DeviceSpecs"):
+        predict(device, work)
+
+
+def test_an_npu_of_another_vendor_is_flagged_and_wider() -> None:
+    work = Workload(**RESNET, runtime="litert", unit="npu", precision="int8")
+    theirs, other = (predict(DeviceSpecs(soc=soc, npu_int8_tops=30.0), work) for soc in ("", "MediaTek Dimensity 9200"))
+    assert other.high / other.low > 2 * theirs.high / theirs.low
+    assert any("NPUs of this vendor" in flag for flag in other.flags)
+
+
+@pytest.mark.parametrize("params_b", [1.24, 3.21, 8.03])
+def test_a_newer_board_decodes_faster_than_the_one_before(params_b: float) -> None:
+    """Pi 5 has rows of one and two threads beside those of all four: who ships uses all."""
+    older, newer = (predict(name, LlmWorkload(params_b=params_b, quant="q4_k_m")) for name in ("rpi4", "rpi5"))
+    assert newer.median > 2 * older.median
+
+
+def test_a_measured_size_is_forecast_near_its_row_through_another_front_end() -> None:
+    """ollama runs llama.cpp: its rows of the Pi 5 (3.21 x 10^9 parameters in Q4_K_M: 4.6 to 5.6 tokens/s) count."""
+    told = predict("rpi5", LlmWorkload(params_b=3.21, quant="q4_k_m", runtime="llama.cpp"))
+    assert 4.0 < told.median < 6.0
+    assert told.level == "fitted"
+
+
+def test_rows_of_fewer_threads_are_left_out_of_their_own_runtime_only() -> None:
+    rows = [
+        {"device": device, "unit": "cpu", "runtime": runtime, "threads": threads}
+        for device, runtime, threads in (
+            ("a", "llama.cpp b1", "1"), ("a", "llama.cpp b2", "4"), ("a", "other", "2"), ("b", "llama.cpp b1", "1"),
+            ("a", "llama.cpp b3", ""),
+        )
+    ]  # fmt: skip
+    assert [rows.index(row) for row in all_threads(rows)] == [1, 2, 3, 4]
