@@ -24,7 +24,7 @@ from edgedistill.exporters.tflite.generating import DecoderRunner, load
 from edgedistill.exporters.tflite.graph import convert
 from edgedistill.exporters.tflite.opening import opens
 from edgedistill.exporters.tflite.probing import first_divergence, largest_value
-from edgedistill.exporters.tflite.proving import prove
+from edgedistill.exporters.tflite.proving import Proof, prove
 from edgedistill.exporters.tflite.reading import read_back
 from edgedistill.exporters.tflite.running import TfliteRunner
 from edgedistill.exporters.tflite.shrink import shrink
@@ -36,6 +36,7 @@ __all__ = [
     "REQUIRES",
     "SUFFIX",
     "DecoderRunner",
+    "Proof",
     "TfliteRunner",
     "audit",
     "check",
