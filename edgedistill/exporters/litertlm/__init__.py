@@ -5,7 +5,8 @@ bundle holds such a file. A student needs a tokenizer in its `task`: `tokenizer_
 tokenizer.json; and it may have `chat_template` and `special_tokens`, text by role, as in tokenizer_config.json.
 
 `load` gives the logits of the model inside, computed by LiteRT, since LiteRT-LM shows none; its `engine` is LiteRT-LM
-itself, which takes texts and answers texts. Both ran on CPUs only: a GPU's or an NPU's LiteRT-LM was never tried.
+itself, which takes texts, and answers texts and how likely they are. Both ran on CPUs only: a GPU's or an NPU's
+LiteRT-LM was never tried.
 """
 
 from __future__ import annotations

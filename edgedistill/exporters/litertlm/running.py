@@ -59,6 +59,22 @@ class Engine:
             finally:
                 session.close()
 
+    def scored(self, prompt: str, text: str) -> list[float]:
+        """The log-likelihood of each token of a text behind a prompt's tokens without the last but one.
+
+        LiteRT-LM 0.18.1 takes the last token of a prompt in again before it scores, one slot too early.
+
+        Raises:
+            StageError: if the runtime fails.
+        """
+        with _refusals("score a text"), silenced():
+            session = self._engine.create_session(apply_prompt_template=False)
+            try:
+                session.run_prefill([prompt])
+                return [float(score) for score in session.run_text_scoring([text]).token_scores[0]]
+            finally:
+                session.close()
+
     def rendered(self, chat: Sequence[Message]) -> str:
         """The prompt that the runtime makes of a chat, without the token that it puts before it; empty if it fails.
 

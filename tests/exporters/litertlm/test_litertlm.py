@@ -21,7 +21,9 @@ from edgedistill.exporters.litertlm import chat
 from edgedistill.exporters.litertlm.parsing import parse
 from edgedistill.exporters.litertlm.proof import prove
 from edgedistill.exporters.litertlm.reading import model_of
+from edgedistill.exporters.litertlm.running import Engine
 from edgedistill.exporters.litertlm.speech import speech_of
+from edgedistill.exporters.tflite import proving_texts
 from edgedistill.exporters.tflite.decoding import WriteSlots
 from edgedistill.plan.size import file_size
 from edgedistill.plan.size.bundle import bytes_around, tokenizer_bytes
@@ -41,9 +43,8 @@ def greedy(module: torch.nn.Module, prompt: list[int], count: int) -> list[int]:
     return ids[len(prompt) :]
 
 
-def test_both_runtimes_continue_texts_as_the_student_does(made: Made) -> None:
-    """LiteRT-LM reads the prompts in pieces of 8, the first token its own."""
-    frozen, path = made
+def speaks_as_the_student(frozen: FrozenStudent, path: Path) -> None:
+    """LiteRT-LM reads the prompts in pieces, the first token its own."""
     module, library = frozen.to_module(), speech_of(frozen).tokenizer
     runner = litertlm.load(path)
     with runner.engine() as engine:
@@ -55,6 +56,10 @@ def test_both_runtimes_continue_texts_as_the_student_does(made: Made) -> None:
             assert runner.model.text().continued(ids, 10) == expected
             stopped = expected[: next((n for n, token in enumerate(expected) if token in (2, 3)), 10)]
             assert engine.continued(prompt, 10) == (engine.detokenize(stopped) if stopped else "")
+
+
+def test_both_runtimes_continue_texts_as_the_student_does(made: Made) -> None:
+    speaks_as_the_student(*made)
 
 
 def test_a_text_up_to_the_last_slot_is_the_students_however_it_is_read(made: Made) -> None:
@@ -138,6 +143,27 @@ def test_litert_lm_itself_finds_what_reading_cannot(made: Made, tmp_path: Path) 
     }.items():
         with pytest.raises(VerificationError, match=f"LiteRT-LM {told}"):
             prove(frozen, speech, rewritten(frozen, path, tmp_path / f"{told}.litertlm", **change))
+
+
+def test_what_litert_lm_answers_is_held_to_the_student_and_number_by_number(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the very texts that it answered; how likely it finds texts, to a part in 10^4."""
+    frozen, path = made
+    speech, weight = speech_of(frozen), frozen.quantized["layers.1.key.weight"]
+    codes = weight.codes.copy()
+    codes[3] = -codes[3]
+    wrong = frozen.quantized | {"layers.1.key.weight": weight._replace(codes=codes)}
+    with pytest.raises(VerificationError, match=r"read in parts .* first differs at layers\.1\.key: "):
+        prove(dataclasses.replace(frozen, quantized=wrong), speech, path)
+    scored = Engine.scored
+    for change in (lambda score: score + 2e-4, lambda score: float("nan")):
+        monkeypatch.setattr(Engine, "scored", lambda *asked, change=change: [change(n) for n in scored(*asked)])
+        with pytest.raises(VerificationError, match="LiteRT-LM finds the logarithms of how likely"):
+            prove(frozen, speech, path)
+    monkeypatch.setattr(Engine, "scored", lambda self, prompt, text: scored(self, prompt, text)[:-1])
+    with pytest.raises(VerificationError, match="LiteRT-LM finds the logarithms of how likely"):
+        prove(frozen, speech, path)
 
 
 def test_published_kinds_of_templates_are_repaired() -> None:
@@ -238,10 +264,17 @@ def test_a_bundle_says_what_it_needs(made: Made) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", [name for name in OWN if name != "gemma3"])
-def test_every_architecture_speaks(architecture: str, tmp_path: Path) -> None:
-    frozen, path = decoder(architecture, QuantScheme()), tmp_path / "model.litertlm"
+def test_every_architecture_speaks(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheme = QuantScheme(activations="float" if architecture == "llama" else "dynamic_int8")
+    frozen, path = decoder(architecture, scheme), tmp_path / "model.litertlm"
     litertlm.export(frozen, (4, 16), path)
     litertlm.verify(frozen, path)
+    speaks_as_the_student(frozen, path)
+    if scheme.activations == "float":  # from end to end, without what tells of each layer
+        moved = frozen.floats | {"norm.weight": frozen.floats["norm.weight"] * np.float32(1.0001)}
+        monkeypatch.setattr(proving_texts, "follow", lambda *asked: None)
+        with pytest.raises(VerificationError, match=r"It first differs at the logits of the whole text: "):
+            prove(dataclasses.replace(frozen, floats=moved), speech_of(frozen), path)
 
 
 def test_the_size_of_a_bundle_was_known_before(made: Made) -> None:
