@@ -33,6 +33,7 @@ from edgedistill import catalog, quant
 from edgedistill.data.load import load_rows
 from edgedistill.errors import VerificationError
 from edgedistill.exporters._proof import answer
+from edgedistill.plan.size.bundle import tokenizer_bytes
 from edgedistill.quant import FrozenStudent
 from edgedistill.specs import PerGroup, QuantScheme, WeightGrid
 from edgedistill.store import bytes_of
@@ -63,12 +64,15 @@ Feeds = dict[str, np.ndarray]
 
 
 class Model(NamedTuple):
-    """A published network, inputs to observe ranges on, and others to compare answers on."""
+    """A published network, inputs to observe ranges on, others to compare answers on, and what a LiteRT-LM bundle says
+    about texts.
+    """
 
     network: torch.nn.Module
     config: Any
     observed: list[Feeds]
     compared: list[Feeds]
+    task: dict[str, Any]
 
 
 class Missing(Exception):
@@ -76,8 +80,8 @@ class Missing(Exception):
 
 
 def formats_of(model: str) -> list[str]:
-    """Those of its family; a LiteRT-LM bundle is left out, as it is the .tflite that is tried here, in an archive."""
-    return [name for name in catalog.load_plugin("students", FAMILIES[model]).FORMATS if name != "litertlm"]
+    """Those of its family."""
+    return list(catalog.load_plugin("students", FAMILIES[model]).FORMATS)
 
 
 def cases() -> list[tuple[str, str, str]]:
@@ -113,7 +117,7 @@ def load_minilm() -> Model:
     tokenizer.no_padding()
     lengths = itertools.cycle(BUCKETS["minilm"])
     feeds = [padded(tokenizer.encode(text).ids, length, True) for text, length in zip(texts(48), lengths, strict=False)]
-    return Model(network, config, feeds[24:], feeds[:24])
+    return Model(network, config, feeds[24:], feeds[:24], {})
 
 
 def load_efficientnet() -> Model:
@@ -130,7 +134,7 @@ def load_efficientnet() -> Model:
         top, left = (int(random.integers(0, size - config.image_size + 1)) for size in image.shape[:2])
         crop = image[top : top + config.image_size, left : left + config.image_size]
         feeds.append({"pixels": np.ascontiguousarray((crop[None] - efficientnet.MEAN) / efficientnet.DEVIATION)})
-    return Model(efficientnet.load(efficientnet.locate()), config, feeds[8:], feeds[:8])
+    return Model(efficientnet.load(efficientnet.locate()), config, feeds[8:], feeds[:8], {})
 
 
 def load_smollm2() -> Model:
@@ -164,14 +168,31 @@ def load_smollm2() -> Model:
     with contextlib.closing(open_file(source)) as runner:
         ids = list(itertools.chain.from_iterable(runner.tokenize(text) for text in texts(60)))
     feeds = [padded(ids[n * length :], length, False) for n in range(8)]  # full ones: what follows a text is no text
-    return Model(network.eval(), config, [], feeds)
+    template = about["tokenizer.chat_template"]
+    task = {"tokenizer_json": tokenizer_of(about), "chat_template": template, "special_tokens": {"eos": "<|im_end|>"}}
+    return Model(network.eval(), config, [], feeds, task)
+
+
+def tokenizer_of(about: Any) -> dict[str, Any]:
+    """SmolLM2's tokenizer.json, which a GGUF has in its own words."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    words = about["tokenizer.ggml.tokens"]
+    merges = [tuple(merge.split(" ")) for merge in about["tokenizer.ggml.merges"]]
+    built = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, merges))
+    digits, rest = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    built.pre_tokenizer, built.decoder = pre_tokenizers.Sequence([digits, rest]), decoders.ByteLevel()
+    control = np.flatnonzero(np.asarray(about["tokenizer.ggml.token_type"]) == 3)
+    built.add_special_tokens([AddedToken(words[number], special=True) for number in control])
+    found: dict[str, Any] = json.loads(built.to_str())
+    return found
 
 
 LOADERS = {"minilm": load_minilm, "efficientnet_lite0": load_efficientnet, "smollm2_135m": load_smollm2}
 
 
 @torch.no_grad()
-def frozen_of(name: str, model: Model, scheme: QuantScheme) -> FrozenStudent:
+def frozen_of(name: str, model: Model, scheme: QuantScheme, task: dict[str, Any]) -> FrozenStudent:
     """The model with its weights on the scheme's grids and, if static, ranges observed on real inputs."""
     family = FAMILIES[name]
     if scheme.activations == "static_int8":
@@ -180,14 +201,15 @@ def frozen_of(name: str, model: Model, scheme: QuantScheme) -> FrozenStudent:
         for feeds in model.observed:
             model.network(*(torch.from_numpy(value) for value in feeds.values()))
         quant.freeze_observers(model.network)
-    return quant.freeze(model.network.eval(), family, model.config, scheme, {})
+    return quant.freeze(model.network.eval(), family, model.config, scheme, task)
 
 
 def measured(name: str, format_name: str, scheme: str, out: Path) -> dict[str, Any]:
     """Export, read back, execute; or what the export refuses the file with."""
     torch.set_num_threads(1)
     model = LOADERS[name]()
-    frozen, exporter = frozen_of(name, model, SCHEMES[scheme]), catalog.load_plugin("exporters", format_name)
+    exporter, task = catalog.load_plugin("exporters", format_name), model.task if format_name == "litertlm" else {}
+    frozen = frozen_of(name, model, SCHEMES[scheme], task)
     path, start = out / f"model{exporter.SUFFIX}", time.process_time()
     try:
         exporter.export(frozen, BUCKETS[name], path)
@@ -219,6 +241,7 @@ def measured(name: str, format_name: str, scheme: str, out: Path) -> dict[str, A
         "limit": 0.1 if integers else exporter.PARITY,
         "export_s": spent,
         "size_mb": bytes_of(path) / 1e6,
+        "tokenizer_bytes": tokenizer_bytes(task["tokenizer_json"]) if task else 0,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
     }
 
