@@ -209,7 +209,10 @@ def codes_of(frozen: FrozenStudent, inputs: int) -> int:
 
 
 def rows_of(label: str, found: dict[str, Any]) -> Iterator[str]:
-    for name, item in found.items():
+    for name, item in sorted(found.items()):
+        if "summary" in item:
+            yield f"| {label} | {name} | {item['run']} | {' | '.join(item['summary'])} |"
+            continue
         if not item["steps"]:
             yield f"| {label} | {name} | {item['run']} | | | | | | |"
             continue
@@ -237,7 +240,7 @@ def main(inputs: int, real_inputs: int, only: list[str], formats: list[str], fol
     if (only or formats) and recorded.exists():
         document = json.loads(recorded.read_text(encoding="utf-8"))
         figures, runs = document["figures"], document["runs"]
-    run = chr(ord("a") + len(runs))
+    run = max((chr(ord(name) + 1) for name in runs if name.isalpha()), default="a")
     options = "".join(f" --{k} {' '.join(v)}" for k, v in {"only": only, "formats": formats}.items() if v)
     now = datetime.datetime.now(datetime.UTC)
     runs[run] = f"{now:%Y-%m-%d %H:%M} UTC, --inputs {inputs} --real-inputs {real_inputs}{options}"
@@ -277,7 +280,7 @@ def record(figures: dict[str, dict[str, Any]], runs: dict[str, str]) -> None:
         "| student | inputs | codes | another | farthest |",
         "|---|--:|--:|--:|--:|",
     ]
-    tail = ["", "Runs:", *(f"- {run}: {told}" for run, told in runs.items() if run in shown)]
+    tail = ["", "Runs:", *(f"- {run}: {told}" for run, told in sorted(runs.items()) if run in shown)]
     page = "\n".join([*head, *rows, *between, *tie_rows(figures), *tail])
     write("static_parity", {"runs": runs, "figures": figures}, page + "\n")
 

@@ -150,12 +150,6 @@ def test_files_of_transformers_compute_the_students_codes(family: str, bits: int
     as_floats(frozen, tmp_path / "student.onnx", 60)
 
 
-def test_groups_of_an_image_student_as_floats(images: Any, tmp_path: Path) -> None:
-    frozen, _ = images[8]
-    onnx.export(frozen, (8,), tmp_path / "student.onnx")
-    as_floats(frozen, tmp_path / "student.onnx", 60)
-
-
 def as_floats(frozen: FrozenStudent, path: Path, inputs: int) -> None:
     """Where ONNX Runtime knows no groups, all that differs is codes of values between two, and what follows of them.
 

@@ -17,7 +17,9 @@ from planted_onnx import change, exchange, reader
 
 from edgedistill.errors import VerificationError
 from edgedistill.exporters import onnx as exporter
+from edgedistill.exporters._proof import answer
 from edgedistill.exporters.onnx.groups import Group
+from edgedistill.exporters.onnx.running import session_of
 from edgedistill.exporters.onnx.ties import sums_of
 from edgedistill.quant.modules import FrozenLinear
 
@@ -74,6 +76,15 @@ FAULTS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a bias of a convolution, by one code": ("static cnn", change("stem.conv.bias.codes"), "stem.conv"),
     "another padding": ("static cnn", padded, r"blocks\.\d\.depthwise\.conv"),
 }
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_without_a_tie_the_answers_are_the_students(made: Made, name: str) -> None:
+    frozen, path = made(name)
+    session, module = session_of(path, path.read_bytes()), frozen.to_module()
+    feeds = feeds_of(frozen, 30)
+    for given, seen in zip(feeds, exporter.ties(frozen, path, feeds), strict=True):
+        assert seen or np.array_equal(session.run(None, given)[0], answer(module, given))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
