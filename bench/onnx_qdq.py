@@ -132,10 +132,10 @@ def page(rows: list[dict[str, Any]], calls: int) -> str:
     lines = [
         "# Static students in ONNX Runtime, beside its own static quantizer",
         "",
-        f"`bench/onnx_qdq.py`; random students, one thread, medians of {calls} calls in turns. Products and nodes are",
-        "those of the graph that ONNX Runtime makes of the file; attention's products are float in ours, as in the",
-        f"student. Answers over {COMPARED} inputs: how far logits are from the float network's, of the largest,",
-        "and the share with the same class. Both were quantized after training, which random weights are hard on.",
+        f"`bench/onnx_qdq.py`; random students, one thread, medians of {calls} calls in turns. Products, attention's",
+        "included, and nodes are those of the graph that ONNX Runtime makes of the file. Answers over",
+        f"{COMPARED} inputs: how far logits are from the float network's, of the largest, in the median, and the share",
+        "with the same class. Both files were quantized after training.",
         "",
         "| student | file | MB | ms | ÷ theirs | integer products | float products | nodes | away from float "
         "| same class as float |",
