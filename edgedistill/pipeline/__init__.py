@@ -27,7 +27,7 @@ REVISIONS = {
     "start": 2,
     "sensitivity": 1,
     "distil": 3,
-    "freeze": 2,
+    "freeze": 3,
     "export": 2,
     "verify": 4,
     "references": 1,

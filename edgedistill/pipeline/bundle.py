@@ -16,6 +16,7 @@ from edgedistill import catalog
 from edgedistill.data import read_splits
 from edgedistill.errors import SpecError
 from edgedistill.gate import exit_error
+from edgedistill.pipeline import preparing
 from edgedistill.pipeline.mixed import RESULT
 from edgedistill.pipeline.proofs import model_name, read_json
 from edgedistill.pipeline.trained import Trained
@@ -90,11 +91,10 @@ def _contents(
         shutil.copytree(source, place) if source.is_dir() else shutil.copy(source, place)
     tokenizer = read_json(frozen.file("tokenizer.json"))
     write_json(draft / "tokenizer.json", tokenizer)
-    pieces = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
-    write_whole(draft / "vocab.txt", "".join(f"{piece}\n" for piece, _ in pieces).encode())
+    write_whole(draft / "vocab.txt", preparing.vocabulary(tokenizer).encode())
     write_whole(draft / "labels.txt", "".join(f"{label}\n" for label in labels).encode())
     write_json(draft / "golden.json", _golden([read_json(done.file("golden.json")) for done in verified.values()]))
-    write_json(draft / "preprocessing.json", _preprocessing(tokenizer, profile))
+    write_json(draft / "preprocessing.json", preparing.described(tokenizer, profile))
     (draft / "frozen").mkdir()
     for name in ("student.safetensors", "student.json"):
         shutil.copy(frozen.file(name), draft / "frozen" / name)
@@ -116,26 +116,6 @@ def _golden(by_format: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The samples once, with the answers of every format."""
     together = zip(*by_format, strict=True)
     return [same[0] | {"answers": {k: v for item in same for k, v in item["answers"].items()}} for same in together]
-
-
-def _preprocessing(tokenizer: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
-    """What the app must do before and after the model, in words that need no library of ours."""
-    normalizer = tokenizer.get("normalizer") or {}
-    return {
-        "tokenizer": "WordPiece, longest match first, vocab.txt (id = line number from 0)",
-        "lowercase": bool(normalizer.get("lowercase", False)),
-        "strip_accents": bool(normalizer.get("strip_accents") or normalizer.get("lowercase", False)),
-        "template": "[CLS] text [SEP]",
-        "pad_token": "[PAD]",
-        "unknown_token": "[UNK]",
-        "max_tokens": profile.student.buckets[-1],
-        "truncation": "keep the first max_tokens - 1 ids, then [SEP]",
-        "signatures": {f"length_{length}": length for length in profile.student.buckets},
-        "signature_rule": "the smallest length that holds the ids; pad input_ids with [PAD], attention_mask with 0; "
-        "a model with the one signature 'any' takes every length up to max_tokens and needs no padding",
-        "inputs": {"input_ids": "int32 [1, length]", "attention_mask": "int32 [1, length]: 1 at tokens, 0 at padding"},
-        "output": {"logits": "float32 [1, labels]; softmax gives probabilities; index = line of labels.txt from 0"},
-    }
 
 
 def _manifest(

@@ -6,7 +6,6 @@ could not be held exactly, and the formats' own exporters write, read back and e
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -70,9 +69,8 @@ def convert(
             frozen.save(draft / "frozen")
             write_json(draft / "tokenizer.json", words)
             (draft / "labels.txt").write_text("".join(f"{label}\n" for label in about.labels), encoding="utf-8")
-            told = dataclasses.replace(frozen, task=frozen.task | {"tokenizer_json": words})
-            artifacts = tuple(export(name, told, about.buckets, draft, watch) for name in formats)
-            parity = {} if data is None else {name: _run(name, told, draft, data, watch) for name in formats}
+            artifacts = tuple(export(name, frozen, about.buckets, draft, watch) for name in formats)
+            parity = {} if data is None else {name: _run(name, frozen, draft, data, watch) for name in formats}
             write_json(draft / "conversion.json", {
                 "checkpoint": about.model_dump(mode="json"),
                 "tensors": [str(item) for item in moved],
@@ -97,7 +95,7 @@ def _frozen(about: Checkpoint, base: Path) -> tuple[Any, Any, tuple[Any, ...]]:
     family = catalog.load_plugin("students", about.family)
     sizes = {"vocabulary": pieces, "classes": len(about.labels), "max_length": about.buckets[-1], **about.config}
     config = family.Config.decode(sizes, "config")
-    task = {"task": "text_classification", "labels": list(about.labels)}
+    task = {"task": "text_classification", "labels": list(about.labels), "tokenizer_json": words}
     scheme, weights = about.scheme, base / about.weights
     found = torchao_checkpoint.from_safetensors(weights, about.family, config, scheme, task, _quantizers(about))
     return words, found.student, found.report

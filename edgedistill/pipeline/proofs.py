@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -46,9 +45,6 @@ def export(format_name: str, profile: Profile, frozen: Finished, out: Path, prog
     from edgedistill import quant
 
     student = quant.FrozenStudent.load(frozen.folder)
-    # some formats carry the tokenizer in the model's file
-    words = {"tokenizer_json": read_json(frozen.file("tokenizer.json"))}
-    student = dataclasses.replace(student, task=student.task | words)
     path = out / model_name(format_name)
     exporter = catalog.load_plugin("exporters", format_name)
     exporter.export(student, profile.student.buckets, path)

@@ -6,7 +6,6 @@ set that the build used; a bundle of other data has its golden samples, which ar
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from edgedistill.data import load_rows, make_splits
 from edgedistill.data.sources import is_builtin
 from edgedistill.data.tokenizer import parse_tokenizer
 from edgedistill.errors import DataError, SpecError, VerificationError, did_you_mean
-from edgedistill.pipeline import executed, proofs
+from edgedistill.pipeline import executed, preparing, proofs
 from edgedistill.pipeline.golden import GoldenSample
-from edgedistill.pipeline.recheck import Bundle, check_files, golden_samples, inside, model_path, read_json
+from edgedistill.pipeline.recheck import Bundle, check_files, golden_samples, inside, model_path, read_object
 from edgedistill.specs import Artifact, Audit, Parity, Progress, Silent
 
 # golden.json keeps six decimals; on the processor it was made on, the file answers the same to the last of them.
@@ -106,12 +105,12 @@ def verify(
     watch.begin("codes")
     frozen = FrozenStudent.load(bundle.folder / "frozen")
     _check_labels(bundle, frozen)
-    words = {"tokenizer_json": read_json(bundle.folder, "tokenizer.json")}  # some formats carry it in the model's file
-    told = dataclasses.replace(frozen, task=frozen.task | words)
+    tokenizer = read_tokenizer(inside(bundle.folder, "tokenizer.json"))
+    preparing.check(bundle, read_object(bundle.folder, "tokenizer.json"), frozen.task.get("tokenizer_json"))
     for artifact in artifacts:
-        catalog.load_plugin("exporters", artifact.format).verify(told, model_path(bundle, artifact))
+        catalog.load_plugin("exporters", artifact.format).verify(frozen, model_path(bundle, artifact))
     watch.end(f"codes and scales of {len(frozen.quantized)} tensors equal the frozen student's")
-    tokenizer, samples = read_tokenizer(inside(bundle.folder, "tokenizer.json")), golden_samples(bundle)
+    samples = golden_samples(bundle)
     _check_ids(bundle, frozen, tokenizer, samples)
     rows = _rows(bundle, frozen, samples, data, most_rows)
     found = [_prove(bundle, frozen, tokenizer, rows, artifact, watch) for artifact in artifacts]

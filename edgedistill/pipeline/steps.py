@@ -178,7 +178,8 @@ def freeze_student(
     load_weights(student, last)
     quant.freeze_observers(student)
     student.eval()
-    frozen = quant.freeze(student, family, student.config, scheme, task_facts)
+    words = {"tokenizer_json": json.loads(tokenizer.to_str())}  # a part of the student: other ids, another answer
+    frozen = quant.freeze(student, family, student.config, scheme, task_facts | words)
     frozen.save(out)
     tokenizer.save(str(out / "tokenizer.json"))
     progress.end(f"{len(frozen.quantized)} tensors on the int8 grid")

@@ -129,7 +129,25 @@ def test_a_changed_tokenizer_file_is_found(bundle: Path) -> None:
     with pytest.raises(VerificationError, match=r"tokenizer\.json: changed"):
         verify(bundle)
     signed(bundle, "tokenizer.json")
-    with pytest.raises(VerificationError, match="the tokenizer makes other ids"):
+    with pytest.raises(VerificationError, match=r"tokenizer\.json: is not the tokenizer of the frozen student"):
+        verify(bundle)
+
+
+def test_what_an_app_reads_in_place_of_the_tokenizer_is_the_tokenizers(bundle: Path) -> None:
+    """The code of the bundle reads vocab.txt and goes by preprocessing.json."""
+    path = bundle / "vocab.txt"
+    first, second, *rest = path.read_text().splitlines()
+    sound = path.read_bytes()
+    path.write_text("".join(f"{piece}\n" for piece in (second, first, *rest)))
+    signed(bundle, "vocab.txt")
+    with pytest.raises(VerificationError, match=r"vocab\.txt: does not list the pieces"):
+        verify(bundle)
+    path.write_bytes(sound)
+    signed(bundle, "vocab.txt")
+    path = bundle / "preprocessing.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lowercase": False}))
+    signed(bundle, "preprocessing.json")
+    with pytest.raises(VerificationError, match=r"preprocessing\.json: lowercase = False, and it is True"):
         verify(bundle)
 
 
