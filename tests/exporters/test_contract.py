@@ -34,6 +34,15 @@ BUCKETS = (8, 16)
 INT8, INT4 = WeightGrid(), WeightGrid(bits=4)
 INT8_GROUPS, INT4_GROUPS = WeightGrid(granularity=PerGroup()), WeightGrid(bits=4, granularity=PerGroup())
 WEIGHTS = {"int8": INT8, "int4": INT4, "int8 groups": INT8_GROUPS, "int4 groups": INT4_GROUPS}
+# Grids that differ between embeddings, head, layers and one layer: a file must not take one for another.
+APART = {
+    "apart, float": QuantScheme(
+        weights=INT4, embeddings=INT4_GROUPS, head=INT8, layers={"layers.0.up.weight": INT8}, activations="float"
+    ),
+    "apart with groups, dynamic_int8, bf16 scales": QuantScheme(
+        weights=INT4_GROUPS, embeddings=INT4, head=INT4, layers={"layers.0.up.weight": INT8}, scale_dtype="bf16"
+    ),
+}
 # An export of a decoder takes 15 s of a core with litert-torch, 3 with coremltools: the other schemes are slow tests.
 QUICK = {
     ("llama", "coreml"): ("int8, dynamic_int8", "int4 groups, float"),
@@ -61,7 +70,7 @@ def schemes() -> dict[str, QuantScheme]:
             continue
         label = f"{name}, {kind}{', bf16 scales' if dtype == 'bf16' else ''}"
         found[label] = QuantScheme(weights=grid, head=grid, activations=kind, scale_dtype=dtype)
-    return found
+    return found | APART
 
 
 def held() -> list[tuple[str, str, str]]:
@@ -81,6 +90,8 @@ def allows(format_name: str, scheme: QuantScheme) -> bool:
 
 
 def is_quick(family: str, format_name: str, scheme: str) -> bool:
+    if scheme in APART and (family, scheme) != ("bert", "apart with groups, dynamic_int8, bf16 scales"):
+        return False
     return scheme in QUICK.get((family, format_name), (scheme,))
 
 
