@@ -27,6 +27,8 @@ activations and layers are known, not told from their MACs. *chips or models*: h
 interval's coverage is that of intervals made of the other chips' (or models') errors; *(few)*: fewer than 3 chips or
 models, or 30 rows, so that the interval is one of the other classes of the unit, and the coverage says little. Of
 classes of 4 to 8 chips or models, one chip moves it by 10 % and more; each class of more lies between 75 and 85 %.
+*95% sure*: what the true coverage may be, by as many independent cases as there are (rows of a chip or model err
+alike). *high / low*: how wide the intervals are. *all precisions*: the rows of one runtime and unit together.
 
 *layers told*: the same rows, where nothing is known of the compiled graph and its layers are told from the model's own;
 so a model is predicted that is described by its features alone.
@@ -45,7 +47,7 @@ each device, unit and quantization; *bytes over bandwidth* one bandwidth for eac
 NESTED = """# With nothing chosen on what it is judged by
 
 `python bench/calibrate.py --nested`. For each held-out family (or model), terms and ridge are chosen by the errors of
-the others, each held out in turn, then fitted to them: 24 sets of terms with 3 ridges each, by the median error; of
+the others, each held out in turn, then fitted to them: 24 sets of terms with 2 ridges each, by the median error; of
 compiled graphs 8 sets, by the mean error with a factor of 2 at most; of language models the two ridges. *As shipped*
 is `calibration.md`'s figure for the same rows: the choice was made once, on all of them. No deviation is told by
 specifications here.

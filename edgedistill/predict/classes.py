@@ -74,7 +74,7 @@ _FAMILIES = (
     ("precompiled", "qnn"), ("torchscript_onnx_tflite", "litert"), ("torchscript", "qnn"), ("qnn", "qnn"),
     ("paddle", "paddle"), ("ncnn", "ncnn"), ("coreml", "coreml"), ("core ml", "coreml"), ("litert", "litert"),
     ("tflite", "litert"), ("xnnpack", "litert"), ("executorch", "litert"), ("onnx", "onnx"), ("ort", "onnx"),
-    ("snpe", "qnn"), ("mlperf", "mlperf"),
+    ("snpe", "qnn"), ("tensorflow lite", "litert"), ("mlperf", "mlperf"),
 )  # fmt: skip
 
 

@@ -11,60 +11,15 @@ from typing import NamedTuple
 from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
 from edgedistill.predict import tables
+from edgedistill.predict.cores import Core, parse_cores
 from edgedistill.predict.specs import DeviceSpecs
 from edgedistill.specs import Target
 
-# fp32 operations per cycle (fused multiply-add counts two), as device_specs.csv counts them; half precision and dot
-# products (ARMv8.2); in order. Of public block diagrams, recalled.
-CORES: dict[str, tuple[int, bool, bool]] = {
-    "arm1176": (1, False, True), "a5": (4, False, True), "a7": (4, False, True), "a8": (4, False, True),
-    "a9": (4, False, False), "a15": (8, False, False), "a17": (8, False, False), "a35": (8, False, True),
-    "a53": (8, False, True), "a55": (8, True, True), "a57": (8, False, False), "a72": (8, False, False),
-    "a73": (8, False, False), "a75": (16, True, False), "a76": (16, True, False), "a77": (16, True, False),
-    "a78": (16, True, False), "a78ae": (16, True, False), "a78c": (16, True, False), "a710": (16, True, False),
-    "a715": (16, True, False), "a720": (16, True, False), "a725": (16, True, False), "a510": (8, True, True),
-    "a520": (8, True, True), "x1": (32, True, False), "x2": (32, True, False), "x3": (32, True, False),
-    "x4": (32, True, False), "x925": (32, True, False), "oryon": (32, True, False), "kryo": (8, False, False),
-    "carmel": (16, True, False), "denver2": (16, False, False), "cyclone": (16, False, False),
-    "ftc664": (8, False, False), "ftc310": (8, False, True), "neoverse": (16, True, False),
-}  # fmt: skip
-APPLE = re.compile(r"^(p|e|apple.*|firestorm|icestorm|avalanche|blizzard|everest|sawtooth)$")
-APPLE_CORE = (32, True, False)
-# ARMv8.6's matrix instructions on int8 (i8mm), of core names above; Apple's from A15 on.
-INT8_MATRICES = frozenset(["x2", "x3", "x4", "x925", "a710", "a715", "a720", "a725", "a510", "a520", "oryon"])
-NO_MATRICES_APPLE = frozenset(["firestorm", "icestorm", "cyclone"])
 TYPICAL_CORES = 3.0  # of the fastest, that all cores of a phone are worth
 PARALLEL_GAIN = 0.83  # exponent of the threads on LiteRT's int8 rows
 PARALLEL = 4  # threads up to which an inference gains; more mostly wait for each other
-UNKNOWN_CORE = (16, True, False)
 MOST_CORES, GHZ = 1024, (0.01, 20.0)  # beyond which a clock was given in MHz, or a count is none
-
-
-class Core(NamedTuple):
-    """A cluster of equal cores."""
-
-    cores: int
-    name: str
-    ghz: float
-
-    @property
-    def facts(self) -> tuple[int, bool, bool]:
-        """Operations per cycle, half precision, in order."""
-        if APPLE.match(self.name):
-            return (
-                (16, True, False) if self.name in ("e", "apple-e", "icestorm", "blizzard", "sawtooth") else APPLE_CORE
-            )
-        return CORES.get(self.name, UNKNOWN_CORE)
-
-    @property
-    def int8_matrices(self) -> bool:
-        """Whether the core multiplies int8 matrices (i8mm)."""
-        return self.name in INT8_MATRICES or (APPLE.match(self.name) is not None and self.name not in NO_MATRICES_APPLE)
-
-    @property
-    def gflops(self) -> float:
-        """Peak fp32 GFLOP/s of one core."""
-        return self.facts[0] * self.ghz
+BRANDS = ("", "samsung", "google", "apple", "nvidia", "xiaomi")  # that a name may leave out
 
 
 class Device(NamedTuple):
@@ -101,7 +56,7 @@ class Device(NamedTuple):
         if not one:
             return None
         dot = self.fp16 if self.fp16 is not None else all(core.facts[1] for core in used)
-        return one / 2 * (4 if dot else 2) * float(min(len(used) or threads, PARALLEL)) ** PARALLEL_GAIN
+        return one / 2 * (4 if dot else 2) * float(min(len(used) or threads, PARALLEL) ** PARALLEL_GAIN)
 
     def descriptors(self, unit: str, threads: int, mode: str = "") -> dict[str, float]:
         """What speed on a unit is explained by: logs of rates, and flags; a fact that is missing is left out."""
@@ -135,18 +90,6 @@ class Device(NamedTuple):
         return sorted(single, key=lambda core: core.gflops, reverse=mode != "1")[:threads]
 
 
-def parse_cores(text: str) -> tuple[Core, ...]:
-    """`1xX3@2.91 + 4xA715@2.37` or `Cortex-A76 2.4GHz x 4` as clusters; what cannot be read is left out."""
-    found = []
-    for count, name, ghz in re.findall(r"(\d+)\s*x\s*([A-Za-z][\w-]*)@\s*([\d.]+)", text):
-        found.append(Core(int(count), _core_name(name), float(ghz)))
-    if not found:
-        pattern = r"(?:Cortex-)?([AX]\d{1,3}\w*|Oryon|Carmel|Kr?yro?\w*)\s*@?\s*([\d.]+)\s*GHz(?:\s*[x×]\s*(\d+))?"
-        for name, ghz, count in re.findall(pattern, text, re.IGNORECASE):
-            found.append(Core(int(count or 1), _core_name(name), float(ghz)))
-    return tuple(found)
-
-
 def soc_key(text: str) -> str:
     """`Snapdragon 8 Gen 2 for Galaxy` -> `snapdragon 8 gen 2`: equal chips have equal keys; the first of several."""
     text = re.split(r" / | \(|,", text.lower())[0]
@@ -174,9 +117,9 @@ def resolve(target: Target | DeviceSpecs | str) -> Device:
 def _named(name: str) -> Device:
     specs, facts = _tables()
     folded = {_fold(key): key for key in [*specs, *facts, *measured_devices()]}
-    found = folded.get(_fold(name))
+    found = next((folded[brand + _fold(name)] for brand in BRANDS if brand + _fold(name) in folded), None)
     if found is not None:
-        return of_name(found)
+        return _of_its_chip(of_name(found))
     if name in catalog.target_names():
         return _of_target(catalog.load_target(name))
     known = {*catalog.target_names(), *folded.values()}
@@ -248,7 +191,9 @@ def _of_specs(specs: DeviceSpecs) -> Device:
             f" {GHZ[1]:g} GHz are expected (count, core, GHz)."
         )
     one = specs.one_core_fp32_gflops or max((core.gflops for core in cores), default=None)
-    return Device(
+    if one is None and specs.cpu_peak_fp32_gflops:
+        one = specs.cpu_peak_fp32_gflops / TYPICAL_CORES
+    device = Device(
         name=specs.name,
         aliases=(specs.name,),
         soc=soc_key(specs.soc),
@@ -260,6 +205,20 @@ def _of_specs(specs: DeviceSpecs) -> Device:
         ram_gb=specs.ram_gb,
         fp16=specs.fp16,
     )
+    return _of_its_chip(device)
+
+
+def _of_its_chip(device: Device) -> Device:
+    """With what another device of the same chip states, where this one states nothing."""
+    names = (name for name, row in _tables()[0].items() if device.soc and soc_key(row["soc"]) == device.soc)
+    chip = of_name(next(names, ""))
+    bare = device.one_core_gflops is None
+    return device._replace(
+        cores=chip.cores if bare else device.cores,
+        one_core_gflops=chip.one_core_gflops if bare else device.one_core_gflops,
+        bandwidth_gb_per_s=device.bandwidth_gb_per_s or chip.bandwidth_gb_per_s,
+        npu_tops=device.npu_tops or chip.npu_tops,
+    )
 
 
 @cache
@@ -268,11 +227,6 @@ def _tables() -> tuple[dict[str, tables.Row], dict[str, tables.Row]]:
     for row in tables.rows("device_specs.csv"):
         specs[row["device"]] = specs[row["name"]] = row
     return specs, {row["device"]: row for row in tables.rows("device_facts.csv")}
-
-
-def _core_name(text: str) -> str:
-    name = text.lower().removeprefix("cortex-")
-    return "kryo" if name.startswith(("kryo", "kyro")) else name
 
 
 def _first(*cells: str | None) -> float | None:

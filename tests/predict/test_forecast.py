@@ -21,7 +21,8 @@ from edgedistill.predict import (
     resolve,
     tables,
 )
-from edgedistill.predict.devices import measured_devices, parse_cores, soc_key
+from edgedistill.predict.cores import parse_cores
+from edgedistill.predict.devices import measured_devices, soc_key
 
 VISION: dict[str, Any] = {
     "gmacs": 0.6,

@@ -1,4 +1,4 @@
-"""Forecasts beside what is known of hardware without a measurement: peaks, a board and its successor, units that exist."""
+"""Forecasts beside what is known without measuring: peaks, a board and its successor, units that exist."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 
 from edgedistill.errors import SpecError
 from edgedistill.predict import DeviceSpecs, LlmWorkload, Workload, predict
+from edgedistill.predict.calibrate import intervals
+from edgedistill.predict.calibrate.crossval import HeldOut
 from edgedistill.predict.calibrate.llm import all_threads
 from edgedistill.predict.calibrate.samples import all_samples, fit_imputation
+from edgedistill.predict.cores import parse_cores
 from edgedistill.predict.devices import of_name
 from edgedistill.predict.latency import INT8_SHARE
 
@@ -95,3 +98,56 @@ def test_rows_of_fewer_threads_are_left_out_of_their_own_runtime_only() -> None:
         )
     ]  # fmt: skip
     assert [rows.index(row) for row in all_threads(rows)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "ghz"),
+    [
+        ("4x A76 @ 2.4", 4, 2.4),
+        ("8 x Cortex-A55 2.0GHz", 8, 2.0),
+        ("1xX4@3.3GHz", 1, 3.3),
+        ("Cortex-A76 2.4GHz x 4", 4, 2.4),
+    ],
+)
+def test_cores_are_read_as_people_write_them(text: str, count: int, ghz: float) -> None:
+    assert [(core.cores, core.ghz) for core in parse_cores(text)] == [(count, ghz)]
+
+
+def test_a_cluster_without_a_clock_is_not_read_as_one_with() -> None:
+    assert parse_cores("1xX3 + 4xA715 + 4xA510") == ()
+
+
+def test_a_chip_by_name_has_the_facts_that_a_phone_with_it_states() -> None:
+    work = Workload(**RESNET, runtime="qnn", unit="npu", precision="w8a16")
+    chip, phone = predict(DeviceSpecs(soc="Snapdragon 8 Gen 3"), work), predict("oneplus12", work)
+    assert chip.median == pytest.approx(phone.median, rel=0.05)
+    assert not chip.missing
+    own = predict(DeviceSpecs(soc="Snapdragon 8 Gen 3", npu_int8_tops=20.0), work)
+    assert own.median > 1.2 * chip.median
+    named = predict("Galaxy S23 Ultra", Workload(**RESNET))  # measured, but no table has its cores
+    assert named.median == pytest.approx(predict("galaxy_s23", Workload(**RESNET)).median, rel=0.1)
+
+
+def test_the_peak_of_all_cores_is_worth_something_where_no_core_is_stated() -> None:
+    slow, fast = (predict(DeviceSpecs(cpu_peak_fp32_gflops=peak), Workload(**RESNET)) for peak in (60.0, 300.0))
+    assert slow.median > 3 * fast.median
+
+
+def test_few_chips_have_the_errors_of_the_other_precisions_in_their_interval() -> None:
+    """Five chips, each off by its own factor in both precisions; one precision saw the odd chip's rows only once."""
+    chips = tuple("abcde")
+    narrow = HeldOut(np.linspace(-0.2, 0.2, 50), tuple(chips[n % 5] for n in range(50)), np.ones(50, dtype=bool))
+    wide = HeldOut(2 * narrow.error, narrow.key, narrow.traced)
+    own, both = intervals.joint(narrow, []), intervals.joint(narrow, [wide])
+    assert both[0] < own[0] < 0 < own[1] < both[1]
+    many = HeldOut(narrow.error, tuple(map(str, range(50))), narrow.traced)
+    assert intervals.joint(many, [wide]) == intervals.joint(many, [])
+
+
+def test_how_sure_a_coverage_is_depends_on_how_many_chips_there_are() -> None:
+    inside = np.arange(400) % 5 > 0  # 80 %
+    low, high = intervals.sure(inside, map(str, range(400)))
+    assert (low, high) == (pytest.approx(0.758, abs=0.003), pytest.approx(0.836, abs=0.003))  # Wilson's, n = 400
+    chips = np.repeat(list("abcde"), 80)
+    by_chip = intervals.sure(chips != "a", chips)  # one chip of five has none
+    assert by_chip[1] - by_chip[0] > 4 * (high - low)

@@ -6,11 +6,14 @@ Rows of one chip (or model) err alike. So many rows tell of a next chip no more 
 
 independent ones would (the design effect of cluster sampling, Kish 1965), and the interval is the quantiles of the
 rows, with the n + 1 of conformal prediction, times Student's t over the normal quantile at that many less one.
+
+A chip's speed errs alike in all precisions of a unit. Where few chips say how far a new one may be off, the interval
+holds both its own and that of all precisions together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,8 @@ from edgedistill.predict.calibrate.samples import Floats
 SHARE = 0.8
 Z90 = 1.2815515655446004
 NARROWEST = 0.05  # log units: no class of published rows repeats better (their noise floor)
+FEW_CHIPS = 8  # up to which the other precisions of a unit have a say
+Z95 = 1.959963984540054
 FEWEST_KEYS, FEWEST_ROWS = 3, 30  # below that an interval is made of other classes
 
 
@@ -52,16 +57,59 @@ def pooled(others: Iterable[HeldOut]) -> tuple[float, float] | None:
     return low, high
 
 
-def coverage(held: HeldOut) -> float:
-    """How much of each key's errors lies in the interval made of the other keys': so that nothing covers itself."""
-    inside = np.zeros(len(held.error), dtype=bool)
+def joint(held: HeldOut, kin: Sequence[HeldOut]) -> tuple[float, float]:
+    """The interval of a class, and of it together with the other precisions of its unit if its chips are few."""
+    own = interval(held.error, held.key)
+    if not kin or len(set(held.key)) > FEW_CHIPS:
+        return own
+    every = [held, *kin]
+    both = interval(np.concatenate([one.error for one in every]), sum((one.key for one in every), ()))
+    return min(own[0], both[0]), max(own[1], both[1])
+
+
+def judged(held: HeldOut, kin: Sequence[HeldOut] = ()) -> tuple[NDArray[np.bool_], Floats] | None:
+    """For each row whether it lies in the interval made of the other keys', and that interval's log width.
+
+    So nothing covers itself; None where there is one key.
+    """
+    inside, width = np.zeros(len(held.error), dtype=bool), np.zeros(len(held.error))
     keys = np.array(held.key)
     for key in sorted(set(held.key)):
         mine = keys == key
         if mine.all():
-            return float("nan")
-        inside[mine] = covered(held.error[mine], interval(held.error[~mine], keys[~mine]))
-    return float(inside.mean())
+            return None
+        ends = joint(_without(held, key), [_without(one, key) for one in kin])
+        inside[mine], width[mine] = covered(held.error[mine], ends), _width(ends)
+    return inside, width
+
+
+def within(held: HeldOut, ends: tuple[float, float]) -> tuple[NDArray[np.bool_], Floats]:
+    """As `judged`, of an interval that the rows had no part in."""
+    return np.asarray(covered(held.error, ends), dtype=bool), np.full(len(held.error), _width(ends))
+
+
+def coverage(held: HeldOut) -> float:
+    """How much of each key's errors lies in the interval made of the other keys'."""
+    found = judged(held)
+    return float("nan") if found is None else float(found[0].mean())
+
+
+def sure(inside: NDArray[np.bool_], key: Iterable[str]) -> tuple[float, float]:
+    """95% interval of a coverage (Wilson's, of a binomial share), of as many cases as are independent."""
+    count, share = _independent(inside.astype(float), np.array(tuple(key))), float(inside.mean())
+    scale = 1 + Z95**2 / count
+    middle = (share + Z95**2 / (2 * count)) / scale
+    away = Z95 / scale * float(np.sqrt(share * (1 - share) / count + (Z95 / (2 * count)) ** 2))
+    return middle - away, middle + away
+
+
+def _without(held: HeldOut, key: str) -> HeldOut:
+    rest = np.array(held.key) != key
+    return HeldOut(held.error[rest], tuple(np.array(held.key)[rest].tolist()), held.traced[rest])
+
+
+def _width(ends: tuple[float, float]) -> float:
+    return max(ends[1], NARROWEST) - min(ends[0], -NARROWEST)
 
 
 def covered(error: Floats, ends: tuple[float, float]) -> Floats:

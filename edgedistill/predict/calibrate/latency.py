@@ -14,7 +14,9 @@ from edgedistill.predict.calibrate.chips import unseen_devices
 from edgedistill.predict.calibrate.crossval import HeldOut
 from edgedistill.predict.calibrate.fitted import fit_class
 from edgedistill.predict.calibrate.intervals import few
+from edgedistill.predict.calibrate.judged import Judged, together
 from edgedistill.predict.calibrate.samples import Floats, Samples, all_samples
+from edgedistill.predict.classes import LAYERS_TOLD
 
 RATES = ("compute", "bandwidth")  # facts whose range is shipped, so that a device beyond it is told
 ENOUGH = 40  # held-out rows from which imputed features get an interval of their own
@@ -34,13 +36,29 @@ def latency(impute: Mapping[str, Mapping[str, float]]) -> tuple[dict[str, Any], 
     samples = all_samples(impute)
     held = {name: held_out(data) for name, data in samples.items()}
     found, figures = {}, []
+    pools: dict[tuple[str, str], list[Judged]] = {}
     for name, data in samples.items():
-        others = [held[other] for other in samples if other != name and samples[other].unit == data.unit]
-        found[name] = one_class(data, held[name], others)
-        rows = [figure(name, split, errors, others) for split, errors in held[name].items()]
+        same_unit = [other for other in samples if other != name and samples[other].unit == data.unit]
+        kin = [held[other] for other in same_unit if data.one.compiled and _kind(other) == _kind(name)]
+        others = [held[other] for other in same_unit]
+        found[name] = one_class(data, held[name], others, kin)
+        rows = []
+        for split, errors in held[name].items():
+            row = judge(split, errors, others, kin)
+            rows.append(row.figure(name, split))
+            pools.setdefault((_kind(name), split), []).append(row)
         rows[0]["simpler"] = baselines.of_class(data)
         figures += rows
+    for (kind, split), parts in sorted(pools.items(), key=lambda one: one[0][0]):
+        if len(parts) > 1:
+            figures.append(together(parts).figure(kind, split))
     return {"classes": found, "exact": exact_interval()}, figures
+
+
+def _kind(name: str) -> str:
+    """The runtime and unit of a class, of all its precisions."""
+    runtime, unit = name.split()[:2]
+    return f"{runtime} {unit}, all precisions{LAYERS_TOLD if name.endswith(LAYERS_TOLD) else ''}"
 
 
 def held_out(data: Samples) -> dict[str, HeldOut]:
@@ -55,7 +73,12 @@ def held_out(data: Samples) -> dict[str, HeldOut]:
     return held
 
 
-def one_class(data: Samples, held: Mapping[str, HeldOut], others: Sequence[Mapping[str, HeldOut]]) -> dict[str, Any]:
+def one_class(
+    data: Samples,
+    held: Mapping[str, HeldOut],
+    others: Sequence[Mapping[str, HeldOut]],
+    kin: Sequence[Mapping[str, HeldOut]] = (),
+) -> dict[str, Any]:
     """Everything a prediction of the class needs."""
     every = np.ones(len(data.log_ms), dtype=bool)
     fitted = fit_class(data, every)
@@ -82,12 +105,14 @@ def one_class(data: Samples, held: Mapping[str, HeldOut], others: Sequence[Mappi
         "deviations": {name: _rounded(values) for name, values in told.deviation.items()},
         "effects": {name: round(value, 4) for name, value in effects.items()},
         "range": [[round(float(p.min()), 6), round(float(p.max()), 6)] if p.size else [0.0, 0.0] for p in positive],
-        "intervals": level_intervals(held, others),
+        "intervals": level_intervals(held, others, kin),
     }
 
 
 def level_intervals(
-    held: Mapping[str, HeldOut], others: Sequence[Mapping[str, HeldOut]]
+    held: Mapping[str, HeldOut],
+    others: Sequence[Mapping[str, HeldOut]],
+    kin: Sequence[Mapping[str, HeldOut]] = (),
 ) -> dict[str, dict[str, list[float]]]:
     """By level: low and high as log factors on the median, for traced and for told features."""
     models = [held["new model"], held["new family"]]  # a user's model may be of a known family or not
@@ -99,7 +124,10 @@ def level_intervals(
     found = {"fitted": _pair(together, None)}
     for level, split in LEVELS.items():
         if split in held:
-            found[level] = _pair(held[split], intervals.by_split(held, others, split) if few(held[split]) else None)
+            given = intervals.by_split(held, others, split) if few(held[split]) else None
+            if given is None and (same := _kin_of(split, kin)) and len(set(held[split].key)) <= intervals.FEW_CHIPS:
+                given = intervals.joint(held[split], same)
+            found[level] = _pair(held[split], given)
     return found
 
 
@@ -127,26 +155,28 @@ def exact_interval() -> list[float]:
     return intervals.rounded(intervals.interval(both, map(str, range(len(both)))))
 
 
-def figure(name: str, split: str, held: HeldOut, others: Sequence[Mapping[str, HeldOut]] = ()) -> dict[str, Any]:
-    """A row of the table of cross-validated errors."""
-    traced = held.error[held.traced]
-    share = intervals.coverage(held)
-    if few(held):  # its interval is that of other classes, which it had no part in
+def judge(
+    split: str,
+    held: HeldOut,
+    others: Sequence[Mapping[str, HeldOut]] = (),
+    kin: Sequence[Mapping[str, HeldOut]] = (),
+) -> Judged:
+    """Errors and what intervals hold of them; a class of few cases has the interval of others, without a part in it."""
+    found = intervals.judged(held, _kin_of(split, kin))
+    if few(held):
         ends = intervals.pooled(one[split] for one in others if split in one and not few(one[split]))
-        share = share if ends is None else float(intervals.covered(held.error, ends).mean())
-    return {
-        "class": name,
-        "split": split,
-        "rows": len(held.error),
-        "keys": len(set(held.key)),
-        "mdape": round(crossval.mdape(held.error), 1),
-        "mdape_traced": round(crossval.mdape(traced), 1) if traced.size else None,
-        "mdape_before": None if held.before is None else round(crossval.mdape(held.before), 1),
-        "within_1.5x": round(crossval.within(held.error, 1.5)),
-        "within_2x": round(crossval.within(held.error, 2.0)),
-        "coverage_80": None if np.isnan(share) else round(100 * share),
-        "few": few(held),
-    }
+        found = found if ends is None else intervals.within(held, ends)
+    return Judged(held, None if found is None else found[0], None if found is None else found[1], few(held))
+
+
+def figure(name: str, split: str, held: HeldOut) -> dict[str, Any]:
+    """A row of the table of cross-validated errors, of a class that no other has a say in."""
+    return judge(split, held).figure(name, split)
+
+
+def _kin_of(split: str, kin: Sequence[Mapping[str, HeldOut]]) -> list[HeldOut]:
+    """The other precisions' errors where a new chip is known by its specifications alone, else none."""
+    return [one[split] for one in kin if split in one] if split.endswith(" 0 anchors") else []
 
 
 def _ends(values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""What the choice of terms and ridge is worth: chosen anew without each held-out family, so that it cannot flatter."""
+"""What the choice of terms and ridge is worth: chosen anew without what is held out, so that it cannot flatter."""
 
 from __future__ import annotations
 
@@ -26,31 +26,28 @@ _EXTRA: dict[str, tuple[tuple[str, ...], ...]] = {
 _COMPILED = ("start_ms", "layers_ms", "macs_ms")
 _COMPILED_TRAFFIC = (("activations_ms", "weights_ms"), ("reuse_ms",))
 _COMPILED_EXTRA = ((), ("input_ms",), ("attention_macs_ms",), ("input_ms", "attention_macs_ms"))
-RIDGES = (0.05, 0.3, 1.0)
-OUTER, INNER = 12, 6
-COMPILED_OUTER = 20  # these are held out by model as well, and there are 28 to 59 of them
+RIDGES = (0.05, 1.0)
+OUTER, INNER = 12, 3
 MOST = float(np.log(2))  # an operator that the unit refuses says nothing of terms: its error counts as a factor of 2
 
 
 def nested(impute: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """For each class of few rows and each compiled one, errors of what was held out from the choice and from the fit.
 
-    Classes of few rows hold out families; compiled ones models and families, and their precisions are pooled as well.
+    Classes of few rows hold out families; compiled ones models, and their precisions are pooled as well.
     """
     figures, pools = [], dict[str, list[HeldOut]]()
     for name, data in all_samples(impute, every_term=True).items():
         if name.startswith(("litert", "edgetpu", "coreml")):
-            figures.append(_figure(name, "new family", _one(name, data, "family", OUTER)))
+            figures.append(_figure(name, "new family", _one(name, data, "family")))
         elif data.one.compiled:
             told = f"qualcomm npu, all precisions{LAYERS_TOLD if name.endswith(LAYERS_TOLD) else ''}"
-            for split, outer in (("model", COMPILED_OUTER), ("family", OUTER)):
-                held = _one(name, data, split, outer)
-                figures.append(_figure(name, f"new {split}", held))
-                pools.setdefault(f"{told}|new {split}", []).append(held)
-    for key, parts in pools.items():
+            held = _one(name, data, "model")
+            figures.append(_figure(name, "new model", held))
+            pools.setdefault(told, []).append(held)
+    for name, parts in pools.items():
         error = np.concatenate([one.error for one in parts])
-        name, split = key.split("|")
-        figures.append(_figure(name, split, HeldOut(error, sum((one.key for one in parts), ()), error > 0)))
+        figures.append(_figure(name, "new model", HeldOut(error, sum((one.key for one in parts), ()), error > 0)))
     return figures
 
 
@@ -67,10 +64,10 @@ def menu(name: str) -> list[Choice]:
     return [(terms, ridge) for terms in sets for ridge in RIDGES]
 
 
-def _one(name: str, data: Samples, split: str, outer: int) -> HeldOut:
+def _one(name: str, data: Samples, split: str) -> HeldOut:
     labels = data.model if split == "model" else data.family
     error = np.zeros(len(data.log_ms))
-    for out in crossval.folds(labels, outer):
+    for out in crossval.folds(labels, OUTER):
         best = min(menu(name), key=lambda choice: _inner(data, labels, ~out, choice))
         error[out] = _errors(data, ~out, out, best)
     return HeldOut(error, labels, data.traced)

@@ -17,7 +17,7 @@ from edgedistill.predict.calibrate.samples import fit_imputation
 
 COLUMNS = (
     "class", "split", "rows", "keys", "mdape", "mdape_traced", "mdape_before", "within_1.5x", "within_2x",
-    "coverage_80",
+    "coverage_80", "coverage_95_sure", "width",
 )  # fmt: skip
 HEAD = (
     "class",
@@ -30,6 +30,8 @@ HEAD = (
     "within x1.5 %",
     "within x2 %",
     "80% interval covers %",
+    "95% sure, %",
+    "median high / low",
 )
 
 
@@ -113,4 +115,6 @@ def simpler(figures: list[dict[str, Any]]) -> str:
 
 def _cell(row: dict[str, Any], column: str) -> str:
     value = row[column]
+    if column == "coverage_95_sure" and value is not None:
+        return f"{value[0]} to {value[1]}"
     return "" if value is None else f"{value}{' (few)' if column == 'coverage_80' and row['few'] else ''}"

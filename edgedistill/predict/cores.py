@@ -1,0 +1,71 @@
+"""Cores of CPUs: what each kind does in a cycle, and how clusters of them are written."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+# fp32 operations per cycle (fused multiply-add counts two), as device_specs.csv counts them; half precision and dot
+# products (ARMv8.2); in order. Of public block diagrams, recalled.
+CORES: dict[str, tuple[int, bool, bool]] = {
+    "arm1176": (1, False, True), "a5": (4, False, True), "a7": (4, False, True), "a8": (4, False, True),
+    "a9": (4, False, False), "a15": (8, False, False), "a17": (8, False, False), "a35": (8, False, True),
+    "a53": (8, False, True), "a55": (8, True, True), "a57": (8, False, False), "a72": (8, False, False),
+    "a73": (8, False, False), "a75": (16, True, False), "a76": (16, True, False), "a77": (16, True, False),
+    "a78": (16, True, False), "a78ae": (16, True, False), "a78c": (16, True, False), "a710": (16, True, False),
+    "a715": (16, True, False), "a720": (16, True, False), "a725": (16, True, False), "a510": (8, True, True),
+    "a520": (8, True, True), "x1": (32, True, False), "x2": (32, True, False), "x3": (32, True, False),
+    "x4": (32, True, False), "x925": (32, True, False), "oryon": (32, True, False), "kryo": (8, False, False),
+    "carmel": (16, True, False), "denver2": (16, False, False), "cyclone": (16, False, False),
+    "ftc664": (8, False, False), "ftc310": (8, False, True), "neoverse": (16, True, False),
+}  # fmt: skip
+APPLE = re.compile(r"^(p|e|apple.*|firestorm|icestorm|avalanche|blizzard|everest|sawtooth)$")
+APPLE_CORE = (32, True, False)
+# ARMv8.6's matrix instructions on int8 (i8mm), of core names above; Apple's from A15 on.
+INT8_MATRICES = frozenset(["x2", "x3", "x4", "x925", "a710", "a715", "a720", "a725", "a510", "a520", "oryon"])
+NO_MATRICES_APPLE = frozenset(["firestorm", "icestorm", "cyclone"])
+UNKNOWN_CORE = (16, True, False)
+
+
+class Core(NamedTuple):
+    """A cluster of equal cores."""
+
+    cores: int
+    name: str
+    ghz: float
+
+    @property
+    def facts(self) -> tuple[int, bool, bool]:
+        """Operations per cycle, half precision, in order."""
+        if APPLE.match(self.name):
+            return (
+                (16, True, False) if self.name in ("e", "apple-e", "icestorm", "blizzard", "sawtooth") else APPLE_CORE
+            )
+        return CORES.get(self.name, UNKNOWN_CORE)
+
+    @property
+    def int8_matrices(self) -> bool:
+        """Whether the core multiplies int8 matrices (i8mm)."""
+        return self.name in INT8_MATRICES or (APPLE.match(self.name) is not None and self.name not in NO_MATRICES_APPLE)
+
+    @property
+    def gflops(self) -> float:
+        """Peak fp32 GFLOP/s of one core."""
+        return self.facts[0] * self.ghz
+
+
+def parse_cores(text: str) -> tuple[Core, ...]:
+    """`1xX3@2.91 + 4xA715@2.37` or `Cortex-A76 2.4GHz x 4` as clusters; what cannot be read is left out."""
+    found = []
+    for count, name, ghz in re.findall(r"(\d+)\s*[x×]\s*([A-Za-z][\w-]*)(?:\s*@\s*|\s+)([\d.]+)", text):
+        found.append(Core(int(count), _core_name(name), float(ghz)))
+    if not found:
+        pattern = r"(?:Cortex-)?([AX]\d{1,3}\w*|Oryon|Carmel|Kr?yro?\w*)\s*@?\s*([\d.]+)\s*GHz(?:\s*[x×]\s*(\d+))?"
+        for name, ghz, count in re.findall(pattern, text, re.IGNORECASE):
+            found.append(Core(int(count or 1), _core_name(name), float(ghz)))
+    return tuple(found)
+
+
+def _core_name(text: str) -> str:
+    name = text.lower().removeprefix("cortex-")
+    return "kryo" if name.startswith(("kryo", "kyro")) else name
