@@ -39,9 +39,10 @@ def _risks(file: Contents, counts: Counter[str]) -> list[str]:
         found.append(
             f"{made} of {products} linear layers and convolutions are QDQ groups: uint8 activations with zero points, "
             "int8 weights, int32 biases. ONNX Runtime computes them in integers, as trained, with its default "
-            "optimization. With ORT_ENABLE_BASIC or less they are floats: a value between two codes, to about 1e-4 of "
-            "a step, may then take the other one, which layers behind it may make more of. Of small random students "
-            "that was 1 to 7 % of the answers, by up to 7 steps of the output; all other codes are the student's. "
+            "optimization. With ORT_ENABLE_BASIC or less they are floats: a value between two codes, to 3e-4 of a "
+            "step, may then take the other one, which layers behind it may make more of. That was 1 to 7 % of the "
+            "answers of small random students, by up to 7 steps of the output, and each of EfficientNet-lite0's, by up "
+            "to 3; all other codes are the student's. "
             "Providers that want symmetric activations, such as TensorRT, take none; what is between groups is float"
         )
         found.append(
