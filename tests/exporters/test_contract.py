@@ -49,6 +49,10 @@ QUICK = {
     ("llama", "litertlm"): ("int8, dynamic_int8",),
     ("llama", "tflite"): ("int4 groups, dynamic_int8, bf16 scales",),
 }
+# Of these another default test writes one student's file in two processes, with other hash seeds: tflite by
+# pipeline/test_build.py (`test_a_killed_build_continues_to_the_same_bytes`), the others by the test of this name in
+# gguf/test_gguf.py, onnx/test_onnx.py and, of the bundle around format tflite's file, litertlm/test_litertlm.py.
+TWICE = ("gguf", "litertlm", "onnx", "tflite")
 # what computes in fp16; its fp32 twin is held to a step of the output in `test_static.py`
 FP16 = ("coreml",)
 # what computes a static student with its own integers: every answer is the student's
@@ -234,11 +238,7 @@ def test_a_changed_code_a_changed_scale_and_swapped_layers_are_found(made: Any, 
 
 @pytest.mark.parametrize(
     "format_name",
-    # the file in a bundle is what format tflite writes; test_litertlm.py puts one into bundles by two processes
-    [
-        pytest.param(name, marks=pytest.mark.slow if name == "litertlm" else ())
-        for name in sorted({case[1] for case in CASES})
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in TWICE else ()) for name in sorted({c[1] for c in CASES})],
 )
 def test_two_processes_write_the_same_bytes(tmp_path: Path, format_name: str) -> None:
     """Neither is this one: the shape checks of the test run wrap functions, and converters look at function names."""
