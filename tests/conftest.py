@@ -45,8 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
-# Tests, and these packages once imported, are 10^6 objects that stay. A full garbage collection walks through all of them,
-# 0.5 s and more, and coremltools asks for one after each of some 600 conversions. Those that are there are set aside: 0.04 s.
+# Tests, and these packages once imported, are 10^6 objects that stay. A full garbage collection that walks through them
+# takes 0.5 s and more, and coremltools asks for one after each of some 600 conversions. Set aside, they cost nothing.
 HEAVY = ("coremltools", "litert_torch", "onnxscript", "transformers")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,10 +31,20 @@ def test_dry_run_of_a_new_build_writes_nothing(cli, tmp_path):
 
 @pytest.fixture(scope="module")
 def again(cli, tiny_bundle, tiny_store, tmp_path_factory):
-    """The tiny build again, of finished stages: the process and its folder."""
+    """The tiny build again, of finished stages and over its own bundle: the process and its folder."""
     out = tmp_path_factory.mktemp("again") / "bundle"
+    shutil.copytree(tiny_bundle, out)
+    (out / "report.html").write_text("an older one")
     command = ("build", *SELECT, "--store", tiny_store, "--out", out, "--strict", "--json")
-    return cli(*command, NO_COLOR="1"), out
+    before = finished(tiny_store)
+    done = cli(*command, NO_COLOR="1")
+    assert finished(tiny_store) == before
+    return done, out
+
+
+def finished(store: Path) -> dict[Path, int]:
+    """When each stage was finished."""
+    return {path: path.stat().st_mtime_ns for path in store.rglob("done.json")}
 
 
 def test_preview_has_the_very_keys_of_the_build(cli, tiny_bundle, tiny_store, again):
@@ -94,9 +105,16 @@ def test_cached_build_strict_in_json(tiny_bundle, again):
     assert "not decided on pixel8" in done.stderr
 
 
-def test_quiet_build_says_nothing_unless_its_gate_fails_with_3(cli, tiny_bundle, tiny_store, tmp_path):
-    quiet = cli("build", *SELECT, "--store", tiny_store, "--out", tmp_path / "b", "--quiet")
-    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+def test_a_second_build_does_no_stage_again_and_replaces_the_bundle(tiny_bundle, again):
+    """`again` sees that no stage was."""
+    _, out = again
+    assert (out / "manifest.json").read_bytes() == (tiny_bundle / "manifest.json").read_bytes()
+    assert (out / "report.html").read_text() != "an older one"
+    assert {path.name for path in out.iterdir()} == {path.name for path in tiny_bundle.iterdir()}
+    assert [path.name for path in out.parent.iterdir()] == ["bundle"]
+
+
+def test_a_quiet_build_says_one_line_when_its_gate_fails_with_3(cli, tiny_bundle, tiny_store, tmp_path):
     text = (catalog.data_folder("profiles") / "tiny.toml").read_text()
     (tmp_path / "hard.toml").write_text(text.replace("[quality]", "[quality]\naccuracy_min = 1.0"))
     done = cli(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,22 +66,20 @@ def test_the_document_keeps_its_shape(say: Say, capsys: pytest.CaptureFixture[st
         assert set(at) == keys, path
 
 
-def test_a_whole_family_is_searched_in_two_seconds_without_numpy_or_torch(cli: Any, tmp_path: Path) -> None:
-    spent = []
-    for _ in range(2):  # seconds of processor time: other processes of this machine do not count
-        began = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = cli("plan", "--target", "pixel8", "--search", "--budget", "size_mb=8,latency_p95_ms=15,energy_mj=20",
-                   "--store", tmp_path / "store")  # fmt: skip
-        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
-        assert done.returncode == 0, done.stderr
+def test_a_whole_family_is_searched_without_a_slow_import(cli: Any, tmp_path: Path) -> None:
+    """What keeps it within two seconds, which `bench/search.py` times; `plan/test_space.py` counts the calls."""
+    done = cli("plan", "--target", "pixel8", "--search", "--budget", "size_mb=8,latency_p95_ms=15,energy_mj=20",
+               "--store", tmp_path / "store", PYTHONPROFILEIMPORTTIME="1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    imported = [line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    assert 300 < len(imported) <= 700
+    assert {name.partition(".")[0] for name in imported}.isdisjoint({"numpy", "torch", "transformers", "matplotlib"})
     counts = re.search(r"searched: ([\d,]+) combinations: ([\d,]+) are no student, ([\d,]+) excluded by a bound, "
                        r"([\d,]+) evaluated", done.stdout)  # fmt: skip
     assert counts is not None
     total, *parts = (int(text.replace(",", "")) for text in counts.groups())
     assert total >= 100_000  # with no more vocabularies than the texts can fill
     assert sum(parts) == total
-    assert min(spent) <= 2.0
 
 
 def test_the_views_show_choice_stages_intervals_front_and_ties(say: Say) -> None:

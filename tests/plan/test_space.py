@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cProfile
 import random
-import time
 from collections.abc import Callable
+from inspect import getsourcefile
 from itertools import product
+from pstats import Stats
 from typing import Any
 
 import pytest
@@ -200,10 +202,15 @@ def test_one_cost_that_is_lower_is_enough_to_be_on_the_front() -> None:
     assert set(found) == {best, *cheaper}
 
 
+# Calls of functions for each student of a family's own space, a third more than there are. That 10^5 students take less
+# than a second, which `bench/search.py` times, comes from that: one costed in full takes thousands.
+CALLS = {"bert": 9, "cnn": 34, "llama": 6.2, "vit": 36}
+
+
 @pytest.mark.parametrize(
-    "family", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cnn", "llama", "vit"))]
+    "family", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in CALLS if name != "bert")]
 )
-def test_a_hundred_thousand_students_of_any_family_are_ranked_within_a_second(family: str) -> None:
+def test_a_hundred_thousand_students_of_any_family_are_ranked_by_few_calls(family: str) -> None:
     chosen, plugin = select("pixel8", "default", search=True).profile, catalog.load_plugin("students", family)
     assert chosen.student.space is not None
     space = chosen.student.space.model_copy(update={"axes": plugin.SPACE})
@@ -213,15 +220,13 @@ def test_a_hundred_thousand_students_of_any_family_are_ranked_within_a_second(fa
     export = chosen.export.model_copy(update={"scheme": scheme})
     asked = chosen.model_copy(update={"student": student, "export": export, "budget": FREE, "assistants": 0})
     form = "gguf" if family == "llama" else "tflite"
-    target = PHONE.model_copy(update={"formats": (form,)})
-    spent: list[float] = []
-    while len(spent) < 5 and min(spent, default=2.0) > 1.0:  # the least of five: other processes only add
-        began = time.process_time()
-        counts = make_plan(target, asked, rows=10_000, classes=77, teacher_parameters=22_700_000).search
-        assert counts is not None
-        assert counts.combinations >= 100_000
-        spent.append((time.process_time() - began) * 1e5 / counts.combinations)
-    assert min(spent) <= 1.0
+    target, seen = PHONE.model_copy(update={"formats": (form,)}), cProfile.Profile()
+    plan = seen.runcall(make_plan, target, asked, rows=10_000, classes=77, teacher_parameters=22_700_000)
+    assert plan.search is not None
+    assert plan.search.combinations >= 100_000
+    calls: dict[tuple[str, int, str], tuple[int, ...]] = Stats(seen).stats  # type: ignore[attr-defined]
+    assert 0 < sum(times[1] for at, times in calls.items() if at[::2] == (getsourcefile(cost), "cost")) <= 100
+    assert sum(times[1] for times in calls.values()) <= CALLS[family] * plan.search.combinations
 
 
 def test_mixed_precision_is_used_where_size_binds_and_every_format_can_store_it(profile: Make) -> None:
