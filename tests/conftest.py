@@ -19,8 +19,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A suite started in the background of a shell inherits an ignored SIGINT, and so would every build that a test starts;
 # a program's Ctrl-C could then not be tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Hundreds of processes of the command are started: where nothing may be kept, each would compile the package anew.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -73,7 +71,9 @@ def _set_aside(imported: int) -> None:
 
 
 def _run(*args: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("EDGEDISTILL_")}
+    # where no process may keep what it compiled, each of hundreds compiles the package anew
+    left_out = ("EDGEDISTILL_", "PYTHONDONTWRITEBYTECODE")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return subprocess.run(
         [sys.executable, "-m", "edgedistill", *map(str, args)],
         capture_output=True,

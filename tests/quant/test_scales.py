@@ -1,81 +1,39 @@
-"""How scales are chosen in training: fitted now and then, or learned; what is saved, continued and frozen."""
+"""How scales are chosen in training: fitted now and then, or learned, and continued where a run was cut."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+from scaled import (
+    BY_CHANNEL,
+    BY_GROUP,
+    CHANNELS,
+    CONFIG,
+    EVERY,
+    GROUPS,
+    HELD,
+    TENSORS,
+    holders,
+    loss_of,
+    student,
+    train,
+)
+from scaled import fit_often as fit_often
 from torch import Tensor, nn
 
-from edgedistill import quant, training
-from edgedistill.errors import SpecError, StageError
-from edgedistill.quant import scales as scales_module
+from edgedistill import training
+from edgedistill.errors import SpecError
 from edgedistill.quant.fake import DynamicQuantLinear, QuantEmbedding, StaticQuantLinear, freeze_observers, prepare
-from edgedistill.quant.frozen import freeze
-from edgedistill.quant.grid import SCALE_MIN, codes_of, fake_quantize, quantize, scales_of
+from edgedistill.quant.grid import SCALE_MIN, fake_quantize, scales_of
 from edgedistill.quant.scales import FittedScales, LearnedScales, ScaleRule, holder_of, rule_of
 from edgedistill.specs import DistilSpec, Silent
-from edgedistill.specs.quant import PerGroup, QuantScheme, WeightGrid
-from edgedistill.students import bert
-from edgedistill.students.bert.module import BertClassifier, build
+from edgedistill.specs.quant import QuantScheme, WeightGrid
+from edgedistill.students.bert.module import build
 
-CONFIG = bert.Config(layers=1, width=64, heads=4, ffn=96, vocabulary=150, max_length=12, classes=5)
-TENSORS = bert.tensors(CONFIG)
-CHANNELS, GROUPS = WeightGrid(bits=4), WeightGrid(bits=4, granularity=PerGroup())
-BY_CHANNEL = QuantScheme(weights=CHANNELS, embeddings=CHANNELS)
-BY_GROUP = QuantScheme(weights=GROUPS, embeddings=GROUPS, head=GROUPS, scale_dtype="bf16")
-EVERY = 3
-HELD: tuple[ScaleRule, ...] = ("mse", "learned")
-
-
-@pytest.fixture(autouse=True)
-def _fit_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of 20 steps see several fits."""
-    monkeypatch.setattr(scales_module, "FIT_EVERY", EVERY)
-
-
-def student(scheme: QuantScheme, rule: ScaleRule, seed: int = 0) -> BertClassifier:
-    torch.manual_seed(seed)
-    model = build(CONFIG)
-    assert prepare(model, scheme, TENSORS, rule) is model
-    return model
-
-
-def batch(step: int = 0) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(step)
-    ids = torch.randint(0, CONFIG.vocabulary, (8, CONFIG.max_length), generator=generator)
-    return ids, torch.ones_like(ids)
-
-
-def loss_of(model: BertClassifier, step: int = 0) -> Tensor:
-    ids, mask = batch(step)
-    return nn.functional.cross_entropy(model(ids, mask).logits, ids[:, 0] % CONFIG.classes)
-
-
-def train(model: BertClassifier, folder: Path, steps: int = 20, stop: int | None = None, **changes: Any) -> None:
-    recipe = training.Recipe(
-        **({"steps": steps, "learning_rate": 5e-3, "schedule": "linear", "weight_decay": 0.01} | changes),
-        gradient_clip=1.0,
-        ema_decay=0.5,
-    )
-
-    def objective(step: int) -> Tensor:
-        if step == stop:
-            raise KeyboardInterrupt
-        return loss_of(model, step % 2)
-
-    def before_step(step: int) -> None:
-        if step >= 0.8 * steps:
-            freeze_observers(model)
-
-    training.train(model, objective, recipe, folder, Silent(), before_step)
-
-
-def holders(model: nn.Module) -> Iterator[FittedScales | LearnedScales]:
-    return (module for module in model.modules() if isinstance(module, FittedScales | LearnedScales))
+pytestmark = pytest.mark.usefixtures("fit_often")
 
 
 def test_a_stage_can_ask_for_every_rule_and_asks_for_absmax() -> None:
@@ -286,100 +244,3 @@ def test_training_under_determinism_repeats_itself_and_lowers_the_loss(
     assert float(loss_of(models[-1]).detach()) < 0.8 * before
     moved = [not torch.equal(value, student(scheme, rule).state_dict()[name]) for name, value in one.items()]
     assert all(moved)
-
-
-@pytest.mark.parametrize("activations", ["dynamic_int8", "static_int8", "float"])
-@pytest.mark.parametrize("rule", HELD)
-def test_freezing_takes_the_held_scales_and_computes_the_same_logits(
-    tmp_path: Path, rule: ScaleRule, activations: Any
-) -> None:
-    scheme = BY_CHANNEL.model_copy(update={"activations": activations})
-    model = student(scheme, rule)
-    train(model, tmp_path)
-    frozen = freeze(model.eval(), "bert", CONFIG, scheme, {})
-    layer = model.layers[0].up
-    stored = frozen.quantized["layers.0.up.weight"]
-    scales = layer.weight_scales.stored().detach()
-    assert torch.equal(torch.from_numpy(stored.scales), scales)
-    assert torch.equal(torch.from_numpy(stored.codes), codes_of(layer.weight, scales, layer.grid))
-    assert not torch.equal(scales, scales_of(layer.weight, layer.grid))
-    ids, mask = batch(9)
-    with torch.no_grad():
-        ours, theirs = frozen.to_module()(ids, mask).logits, model(ids, mask).logits
-    if activations == "float":
-        assert torch.allclose(ours, theirs, atol=1e-5)
-    else:
-        assert torch.equal(ours, theirs)
-    assert int(frozen.quantized["classifier.weight"].codes.min()) >= -127
-    assert min(int(frozen.quantized[t.name].codes.min()) for t in TENSORS if t.kind == "linear") == -8
-
-
-@pytest.mark.parametrize("rule", HELD)
-def test_a_frozen_student_of_groups_survives_the_disk_and_leaves_the_trained_one_alone(
-    tmp_path: Path, rule: ScaleRule
-) -> None:
-    model = student(BY_GROUP, rule)
-    train(model, tmp_path)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    frozen = freeze(model.train(), "bert", CONFIG, BY_GROUP, {})  # also in training mode nothing is fitted again
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    frozen.save(tmp_path)
-    loaded = quant.FrozenStudent.load(tmp_path)
-    assert all((loaded.quantized[n].scales == t.scales).all() for n, t in frozen.quantized.items())
-
-
-@pytest.mark.parametrize("rule", HELD)
-def test_scales_of_one_grid_are_not_frozen_for_another(rule: ScaleRule) -> None:
-    model = student(BY_GROUP, rule)
-    with pytest.raises(
-        StageError, match="was trained with scales of int4 per group of 32 in bf16, and the scheme says"
-    ):
-        freeze(model, "bert", CONFIG, QuantScheme(), {})
-    with pytest.raises(StageError, match="int4 per group of 32 in fp16"):
-        freeze(model, "bert", CONFIG, BY_GROUP.model_copy(update={"scale_dtype": "fp16"}), {})
-
-
-@pytest.mark.parametrize("rule", HELD)
-def test_a_weight_that_its_groups_do_not_fit_is_refused_when_it_is_prepared(rule: ScaleRule) -> None:
-    with pytest.raises(StageError, match="does not fit its grid: groups of 32 need a matrix"):
-        prepare(build(bert.TINY), BY_GROUP, bert.tensors(bert.TINY), rule)
-
-
-@pytest.mark.parametrize("rule", HELD)
-def test_a_kernel_holds_one_scale_for_each_output_channel(rule: ScaleRule) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, groups=1), nn.Conv2d(4, 4, 3, groups=4))
-    weight = model[1].weight.detach().clone()
-    prepare(model, BY_GROUP, [], rule).train()
-    model(torch.randn(2, 3, 9, 9)).square().sum().backward()
-    for layer in model:
-        assert layer.grid == CHANNELS
-        assert layer.weight_scales.stored().shape == (4,)
-        assert float(layer.weight.grad.abs().sum()) > 0
-    assert torch.allclose(model[1].weight_scales.stored(), scales_of(weight, CHANNELS, "bf16", "mse"))
-
-
-class Tied(nn.Module):
-    """A table that is also the head, as in small language models."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table, self.head = nn.Embedding(20, 32), nn.Linear(32, 20, bias=False)
-        self.head.weight = self.table.weight
-
-    def forward(self, ids: Tensor) -> Tensor:
-        out: Tensor = self.head(self.table(ids))
-        return out
-
-
-@pytest.mark.parametrize("rule", HELD)
-def test_a_tied_weight_has_one_set_of_scales(rule: ScaleRule) -> None:
-    model = Tied()
-    tensors = [bert.StoredTensor("table.weight", (20, 32), "embedding")]
-    prepare(model, BY_CHANNEL, tensors, rule).train()
-    assert model.head.weight_scales is model.table.weight_scales
-    for _ in range(EVERY + 1):
-        model(torch.arange(20)).square().sum().backward()
-    scales = model.head.weight_scales.stored()
-    on_grid = quantize(model.head.weight, scales, CHANNELS)
-    assert int(on_grid.min().detach()) == -8
