@@ -46,10 +46,10 @@ def make_plan(
 ) -> Plan:
     """Choose the student and lay out the stages; the same plan for the same input, nothing is read but plug-ins.
 
-    `fleet` are further devices whose budgets must hold too. `rows` (training texts), `classes`,
-    `teacher_parameters` and `pieces` (of those texts, at most as many as a student may keep) sharpen the plan when they
-    are known already. `calibrations` say by target what was measured
-    on it; `builds` are finished ones, of which those with the same `request` differ in the student only.
+    `fleet` are further devices whose budgets must hold too. `rows` (training texts), `classes`, `teacher_parameters` and
+    `pieces` (of those texts, at most as many as a student may keep) sharpen the plan when they are known already.
+    `calibrations` say by target what was measured on it; `builds` are finished ones, of which those with the same
+    `request` differ in the student only.
 
     Raises:
         SpecError: for an unknown name, a wrong parameter or candidate, or a scheme that a format cannot hold.
@@ -73,8 +73,7 @@ def make_plan(
         notes.append(f"the number of classes is not known yet: sizes are those for {chosen.config['classes']}")
     if pieces is not None and pieces < asked:
         notes.append(f"the training texts have {pieces} word pieces of the teacher's, of the {asked} asked for at most")
-    device = target.model_copy(update={"formats": problem.formats})
-    resolved = with_choice(profile, chosen)
+    device, resolved = target.model_copy(update={"formats": problem.formats}), with_choice(profile, chosen)
     budget = budgets[0].model_copy(update={"size_mb": min((b.size_mb for b in budgets if b.size_mb), default=None)})
     return Plan(
         target=device,
