@@ -105,33 +105,15 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     }
     flags = _flags(work, inputs, amounts, found["range"], found["terms"])
     least = _least_ms(device, work, inputs, name) * (calibration.factors.get(name, 1.0) if calibration else 1.0)
-    if least > sum(terms.values()):
-        terms["macs_ms"] += least - sum(terms.values())
-        flags.append(f"taken at {INT8_SHARE:.0%} of the peak of int8 dot products: no measured row is faster")
-    if is_dynamic(work):
-        gain = DYNAMIC_GAIN[inputs.transformer]
-        terms["macs_ms"] /= gain
-        terms["reuse_ms"] /= sqrt(gain)  # the root of multiply-accumulates and numbers moved
-        flags.append(f"dynamic int8 taken as {gain:g} times float on the multiply-accumulates")
+    flags += _in_int8(work, inputs, terms, least)
     anchors = calibration.anchors[name] if calibration and name in calibration.factors else 0
     level, key = _level(speed, effect, anchors)
     low, high = _interval(found["intervals"], key, inputs)
     if 0 < anchors < ANCHORED:  # half way from what is known without them
         before = _interval(found["intervals"], _level(speed, effect, 0)[1], inputs)
         low, high = (low + min(low, before[0])) / 2, (high + max(high, before[1])) / 2
-    widen = (outside(found, each, amounts) + speed.beyond) * WIDER_OUTSIDE + (
-        log(WIDER_BORROWED) if speed.measured and speed.told else 0.0
-    )
-    if is_dynamic(work):
-        widen += 0.15
-    elif not same_precision(work.precision, name):
-        widen += log(OTHER_PRECISION)
-        flags.append(f"{work.precision}: no measurements on this unit, taken as {name.split()[-1]}")
-    if name.startswith("qualcomm") and OTHER_NPU.search(device.soc):
-        widen += log(OTHER_PRECISION)
-        flags.append("no measurements of NPUs of this vendor, taken as Qualcomm's of as many TOPS, interval widened")
-    if speed.beyond:
-        flags.append("device: faster or slower than any that was measured, interval widened")
+    more, told = _unlike(device, work, name, speed)
+    widen, flags = outside(found, each, amounts) * WIDER_OUTSIDE + more, [*flags, *told]
     middle = sum(terms.values())
     missing = () if speed.measured else missing_facts(device, work, fitted)
     return Forecast(
@@ -148,6 +130,36 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
         flags=(*flags, *(f"{fact}: not stated, taken as typical" for fact in missing)),
         missing=missing,
     )
+
+
+def _in_int8(work: Workload, inputs: Features, terms: dict[str, float], least_ms: float) -> list[str]:
+    """Changes the terms to what integers take of them; says so."""
+    flags = []
+    if least_ms > sum(terms.values()):
+        terms["macs_ms"] += least_ms - sum(terms.values())
+        flags.append(f"taken at {INT8_SHARE:.0%} of the peak of int8 dot products: no measured row is faster")
+    if is_dynamic(work):
+        gain = DYNAMIC_GAIN[inputs.transformer]
+        terms["macs_ms"] /= gain
+        terms["reuse_ms"] /= sqrt(gain)  # the root of multiply-accumulates and numbers moved
+        flags.append(f"dynamic int8 taken as {gain:g} times float on the multiply-accumulates")
+    return flags
+
+
+def _unlike(device: Device, work: Workload, name: str, speed: Speed) -> tuple[float, list[str]]:
+    """How much wider both ends are, log, as the case is unlike those that were measured; and what it is unlike in."""
+    widen, flags = speed.beyond * WIDER_OUTSIDE + (log(WIDER_BORROWED) if speed.measured and speed.told else 0.0), []
+    if is_dynamic(work):
+        widen += 0.15
+    elif not same_precision(work.precision, name):
+        widen += log(OTHER_PRECISION)
+        flags.append(f"{work.precision}: no measurements on this unit, taken as {name.split()[-1]}")
+    if name.startswith("qualcomm") and OTHER_NPU.search(device.soc):
+        widen += log(OTHER_PRECISION)
+        flags.append("no measurements of NPUs of this vendor, taken as Qualcomm's of as many TOPS, interval widened")
+    if speed.beyond:
+        flags.append("device: faster or slower than any that was measured, interval widened")
+    return widen, flags
 
 
 def _level(speed: Speed, effect: float | None, anchors: int) -> tuple[Level, str]:

@@ -28,6 +28,7 @@ _COMPILED_TRAFFIC = (("activations_ms", "weights_ms"), ("reuse_ms",))
 _COMPILED_EXTRA = ((), ("input_ms",), ("attention_macs_ms",), ("input_ms", "attention_macs_ms"))
 RIDGES = (0.05, 1.0)
 OUTER, INNER = 12, 3
+FINE_OUTER, FINE_INNER = 30, 6  # of compiled classes of up to 30 models: each model is held out by itself
 MOST = float(np.log(2))  # an operator that the unit refuses says nothing of terms: its error counts as a factor of 2
 
 
@@ -67,8 +68,10 @@ def menu(name: str) -> list[Choice]:
 def _one(name: str, data: Samples, split: str) -> HeldOut:
     labels = data.model if split == "model" else data.family
     error = np.zeros(len(data.log_ms))
-    for out in crossval.folds(labels, OUTER):
-        best = min(menu(name), key=lambda choice: _inner(data, labels, ~out, choice))
+    fine = data.one.compiled and len(set(labels)) <= FINE_OUTER
+    outer, inner = (FINE_OUTER, FINE_INNER) if fine else (OUTER, INNER)
+    for out in crossval.folds(labels, outer):
+        best = min(menu(name), key=lambda choice: _inner(data, labels, ~out, choice, inner))
         error[out] = _errors(data, ~out, out, best)
     return HeldOut(error, labels, data.traced)
 
@@ -84,11 +87,11 @@ def _figure(name: str, split: str, held: HeldOut) -> dict[str, Any]:
     }
 
 
-def _inner(data: Samples, labels: tuple[str, ...], among: NDArray[np.bool_], choice: Choice) -> float:
+def _inner(data: Samples, labels: tuple[str, ...], among: NDArray[np.bool_], choice: Choice, parts: int) -> float:
     """Error of a choice on labels held out of the rows that the choice may see."""
     seen = np.flatnonzero(among)
     errors = []
-    for out in crossval.folds(tuple(labels[n] for n in seen), INNER):
+    for out in crossval.folds(tuple(labels[n] for n in seen), parts):
         test = np.zeros(len(among), dtype=bool)
         test[seen[out]] = True
         errors.append(_errors(data, among & ~test, test, choice))
