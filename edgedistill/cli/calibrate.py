@@ -58,4 +58,7 @@ def calibrate(
     fewest = min(one.anchors.values())
     if fewest < FEW:
         output.say(f"{fewest} anchor(s): intervals stay as wide as they were; with {FEW} they narrow", "yellow")
-    output.say(f"wrote {found.path}; plans for {device.name} use it from now on")
+    used = f"plans for {device.name} use it from now on"
+    if found.used != one.runtime_build:
+        used = f"plans for {device.name} use that of {found.used}, the runtime that is installed here"
+    output.say(f"wrote {found.path}; {used}")

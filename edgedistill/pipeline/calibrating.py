@@ -43,6 +43,7 @@ class Calibrated:
     calibration: Calibration
     path: Path
     seen: tuple[Seen, ...]
+    used: str  # the runtime and build whose calibration plans for the target take
 
 
 def calibrate(target: Target, sources: Sequence[Path], *, runtime_build: str | None, store: Path) -> Calibrated:
@@ -81,7 +82,8 @@ def calibrate(target: Target, sources: Sequence[Path], *, runtime_build: str | N
     with writing(store):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found.model_dump(mode="json"))
-    return Calibrated(found, path, tuple(seen))
+    used = history.calibrations(store, [target])[target.name].runtime_build
+    return Calibrated(found, path, tuple(seen), used)
 
 
 def _factors(target: Target, seen: Sequence[Seen], listed: Sequence[Anchor], build: str) -> Calibration:

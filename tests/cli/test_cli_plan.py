@@ -201,6 +201,9 @@ def test_own_measurements_rescale_the_host(say: Say, tiny_bundle: Path, tmp_path
     assert f"own measurements ({timed['runtime']})" in after["method"]
     _, out, _ = say("plan", "-t", "host", "-p", "tiny")
     assert f"host: predictions rescaled by measurements on it ({timed['runtime']}; 3 anchors)" in " ".join(out.split())
+    older = ("calibrate", tiny_bundle, tmp_path / "seen.json", "-t", "host", "--runtime-build", "litert 1.0")
+    assert f"plans for host use that of {timed['runtime']}, the runtime" in " ".join(say(*older)[1].split())
+    assert latency() == after
 
 
 def test_anchors_as_json_rescale_a_phone(say: Say, tmp_path: Path) -> None:
