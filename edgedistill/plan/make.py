@@ -46,8 +46,8 @@ def make_plan(
 ) -> Plan:
     """Choose the student and lay out the stages; the same plan for the same input, nothing is read but plug-ins.
 
-    `fleet` are further devices whose budgets must hold too. `rows` (training texts), `classes`, `teacher_parameters` and
-    `pieces` (of those texts, at most as many as a student may keep) sharpen the plan when they are known already.
+    `fleet` are further devices whose budgets must hold too. `rows` (training texts), `classes`, `teacher_parameters`
+    and `pieces` (of those texts, at most as many as a student may keep) sharpen the plan when they are known already.
     `calibrations` say by target what was measured on it; `builds` are finished ones, of which those with the same
     `request` differ in the student only.
 
