@@ -43,6 +43,9 @@ class _Latency(Spec):
     one_core_fp32_gflops: float
     t0_ms: float
     per_operator_ms: float
+    least_mmacs: float
+    most_mmacs: float
+    wider_outside: float
     confidence: float
     low_factor: float
     high_factor: float
@@ -199,7 +202,10 @@ def _latency(work: Workload, rates: _Rates) -> Figures:
     }
     median = sum(terms.values())
     high = fit.high_factor_transformer if work.transformer else fit.high_factor
-    return Figures("latency_p95_ms", median, median * fit.low_factor, median * high, fit.confidence, terms)
+    # below the least what was measured is overhead already, and stays
+    wider = max(1.0, work.macs / 1e6 / fit.most_mmacs) ** fit.wider_outside
+    low, high = median * fit.low_factor / wider, median * high * wider
+    return Figures("latency_p95_ms", median, low, high, fit.confidence, terms)
 
 
 def _memory(target: Target, workload: Workload) -> Figures:
@@ -253,4 +259,9 @@ def _method(target: Target, work: Workload, quantity: str, rates: _Rates | None)
         method += f"; of one thread, as no published row shows what {target.threads} would gain"
     if work.transformer:
         method += "; upper end widened for layer norm, GELU and attention"
+    fit, mmacs = _coefficients().latency, work.macs / 1e6
+    if not fit.least_mmacs <= mmacs <= fit.most_mmacs:
+        widened = ", interval widened" if mmacs > fit.most_mmacs else ""
+        measured = f"{fit.least_mmacs:g} to {fit.most_mmacs:g}"
+        method += f"; {mmacs:,.4g} million MACs are outside what was measured ({measured}){widened}"
     return method

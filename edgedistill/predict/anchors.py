@@ -96,7 +96,7 @@ def read_calibration(path: Path) -> Calibration:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not a calibration ({error}). Measure again: edgedistill calibrate.") from None
     if not isinstance(values, dict):
         raise SpecError(f"{path}: not a calibration (a JSON object is expected). Measure again: edgedistill calibrate.")

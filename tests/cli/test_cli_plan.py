@@ -237,6 +237,7 @@ def test_the_calibration_of_another_device_is_refused(say: Say, tmp_path: Path) 
 BROKEN = {
     "not JSON": ("{", "not a calibration"),
     "a list": ("[]", "a JSON object is expected"),
+    "too deep": ("[" * 200_000, "not a calibration"),
     "a key": ('{"device": "host", "factor": {}}', "unknown key 'factor'; did you mean 'factors'"),
     "below 0": (
         '{"device": "host", "runtime_build": "x", "factors": {"a": -1}, "anchors": {"a": 1}, "spread": {"a": 0}}',

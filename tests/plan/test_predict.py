@@ -66,6 +66,16 @@ def test_a_transformer_is_open_above_only() -> None:
     assert (with_penalty.low, with_penalty.median) == (without.low, without.median)
 
 
+def test_work_beyond_what_was_measured_is_said_and_widens_the_interval() -> None:
+    inside = lines("pixel8", macs=400_000_000)["latency_p95_ms"]
+    outside = lines("pixel8", macs=4_360_000_000)["latency_p95_ms"]
+    assert "outside" not in inside.method
+    assert "4,360 million MACs are outside what was measured (0.01 to 436), interval widened" in outside.method
+    assert outside.high / outside.median == pytest.approx(10**0.5 * inside.high / inside.median)
+    assert outside.median / outside.low == pytest.approx(10**0.5 * inside.median / inside.low)
+    assert "5e-06 million MACs are outside" in lines("pixel8", macs=5)["latency_p95_ms"].method
+
+
 def test_without_facts_there_is_no_figure() -> None:
     target = catalog.load_target("pixel8")
     blind = target.cpu.model_copy(update={"one_core_fp32_gflops": None})

@@ -117,8 +117,13 @@ def parse(path: Path, data: bytes) -> Any:
         model = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise ForeignFile(f"{path}: not an .onnx file, or a damaged one ({error}). Export it again.") from None
-    if any(t.data_location == onnx.TensorProto.EXTERNAL or t.external_data for t in _tensors(model)):
-        raise ForeignFile(f"{path}: keeps numbers in another file. Export it again.")
+    for message in _messages(model):
+        if message.DESCRIPTOR.name == "TensorProto" and (
+            message.data_location == onnx.TensorProto.EXTERNAL or message.external_data
+        ):
+            raise ForeignFile(f"{path}: keeps numbers in another file. Export it again.")
+        if any(isinstance(text, bytes) for text in _texts(message)):
+            raise ForeignFile(f"{path}: holds a name that is not UTF-8: damaged. Export it again.")
     return model
 
 
@@ -127,16 +132,20 @@ def attributes(node: Any) -> dict[str, Any]:
     return {attribute.name: attribute.i for attribute in node.attribute}
 
 
-def _tensors(message: Any) -> Iterator[Any]:
-    """Every tensor anywhere in a message: in attributes, inner graphs, sparse tensors and functions too."""
+def _messages(message: Any) -> Iterator[Any]:
+    """A message and all in it: tensors of attributes, inner graphs, sparse tensors and functions too."""
+    yield message
     for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for item in value if field.is_repeated else (value,):
-            if field.message_type.name == "TensorProto":
-                yield item
-            else:
-                yield from _tensors(item)
+        if field.message_type is not None:
+            for item in value if field.is_repeated else (value,):
+                yield from _messages(item)
+
+
+def _texts(message: Any) -> Iterator[Any]:
+    """A message's own texts. ONNX's are not checked when they are parsed: one that is not UTF-8 comes as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            yield from value if field.is_repeated else (value,)
 
 
 def _is_nested(node: Any) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from onnx_students import Made, spoiled
 from planted_onnx import constant
 
-from edgedistill.errors import StageError, VerificationError
+from edgedistill.errors import ForeignFile, StageError, VerificationError
 from edgedistill.exporters import onnx as exporter
 
 
@@ -107,3 +107,15 @@ def test_a_truncated_or_foreign_file_is_refused(made: Made, tmp_path: Path) -> N
     cut.write_bytes(onnx.ModelProto(ir_version=10, producer_name="edgedistill").SerializeToString())
     with pytest.raises(StageError, match="cannot load"):
         exporter.load(cut)
+
+
+@pytest.mark.parametrize("name", [b"layers.0.up.weight.codes", b"MatMul", b"edgedistill"])
+def test_names_that_are_not_utf8_are_refused(made: Made, tmp_path: Path, name: bytes) -> None:
+    """The parser hands such names out as bytes, which no code here expects."""
+    frozen, path = made("int8")
+    whole = path.read_bytes()
+    assert name in whole
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(whole.replace(name, name[:-1] + b"\xff"))
+    with pytest.raises(ForeignFile, match="not UTF-8"):
+        exporter.verify(frozen, damaged)
