@@ -2,6 +2,8 @@
 
 The lines of a budget from what the search knows of a student. How fast the device works is `edgedistill.predict`'s;
 `predict.toml` has what published rows do not tell: overheads of small graphs, the gain of dynamic int8, the host.
+So a call of `edgedistill.predict` with the features of a student is another forecast, from published networks alone: of
+encoders it says up to twice as much (64 tokens of the default student on the host: 0.50 ms, this 0.26, measured 0.28).
 """
 
 from __future__ import annotations
