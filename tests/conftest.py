@@ -23,12 +23,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-# Files that take a minute and more, the longest first: a process that met one of them last would leave the other idle.
+# Files that take half a minute and more, the longest first: a process that met one of them last would leave the other
+# idle. Those of devices mostly wait: they are apart, so that seldom both processes do.
 LONG = (
-    "exporters/test_contract.py", "pipeline/test_build.py", "pipeline/test_own_data.py", "test_house_rules.py",
-    "cli/test_cli_build.py", "exporters/test_tflite_forms.py", "exporters/test_static.py", "cli/test_cli_gate.py",
-    "exporters/litertlm/test_litertlm.py", "pipeline/test_bad_input.py", "devices/test_adb.py",
-    "exporters/test_tflite.py",
+    "exporters/test_contract.py", "pipeline/test_build.py", "devices/test_meters.py", "exporters/test_static.py",
+    "pipeline/test_own_data.py", "cli/test_cli_build.py", "devices/test_adb_lines.py", "exporters/test_tflite_forms.py",
+    "test_house_rules.py", "cli/test_cli_gate.py", "devices/test_adb_fitness.py", "pipeline/test_bad_input.py",
+    "exporters/test_tflite.py", "devices/test_ssh.py", "exporters/litertlm/test_litertlm.py", "devices/test_adb.py",
+    "runners/test_texts.py", "pipeline/test_build_assistants.py", "pipeline/test_formats.py",
 )  # fmt: skip
 
 
