@@ -13,6 +13,8 @@ import pytest
 
 from edgedistill import catalog
 from edgedistill.plan.size import file_size
+from edgedistill.specs import QuantScheme
+from edgedistill.students import bert
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 from _size_exports import Case, exported_bytes
@@ -33,6 +35,11 @@ MIDDLE = [pytest.param(case, id=f"{case.family}-{case.format}-{label}") for labe
 @pytest.mark.parametrize("case", DRAWN)
 def test_a_student_of_any_shape_is_predicted_within_one_percent(case: Any) -> None:
     compare(case)
+
+
+def test_a_package_of_one_length_holds_the_positions_that_it_reads() -> None:
+    config = bert.TINY.model_copy(update={"max_length": 100})
+    compare(Case("coreml", "bert", config, QuantScheme(), (8,)))
 
 
 @pytest.mark.slow

@@ -121,11 +121,14 @@ def onnx_names(tensor: StoredTensor) -> int:
 def coreml(tensor: StoredTensor, file: File) -> Numbers:
     """Blobs in the weight file: 64 bytes about each, and its data filled up to a multiple of 64.
 
-    The iOS 17 form of a quantized tensor has int8 zero points.
+    The iOS 17 form of a quantized tensor has int8 zero points. Of a table of positions a package of one length holds
+    the rows that it reads.
     """
     grid = tensor.grid(file.scheme)
     if grid is None:
-        return Numbers(floats=_blob(prod(tensor.shape), 2))
+        fixed = "position" in tensor.parts and len(file.buckets) == 1
+        rows = min(tensor.shape[0], *file.buckets) if fixed else tensor.shape[0]
+        return Numbers(floats=_blob(rows * prod(tensor.shape[1:]), 2))
     shape = scale_shape(tensor, grid)
     codes, scales = _blob_bytes(_packed(prod(tensor.shape), grid)), _blob(prod(shape), 2)
     if file.ios18:
