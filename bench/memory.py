@@ -11,7 +11,8 @@ from statistics import median
 
 import numpy as np
 from _machine import write
-from size import WRITERS, Case, frozen_student, students
+from _size_exports import WRITERS, Case, frozen_student
+from size import students
 
 from edgedistill import catalog, plan
 from edgedistill.plan.cost import inference, workload
