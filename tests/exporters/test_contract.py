@@ -86,9 +86,11 @@ def held() -> list[tuple[str, str, str]]:
     found = []
     for family in catalog.plugins("students"):
         plugin = catalog.load_plugin("students", family)
+        tied = not any(tensor.kind == "head" for tensor in plugin.tensors(plugin.TINY))
         for name, scheme in schemes().items():
+            stored = scheme.model_copy(update={"head": scheme.embeddings}) if tied else scheme
             if scheme.activations in getattr(plugin, "ACTIVATIONS", (scheme.activations,)):
-                found += [(family, f, name) for f in plugin.FORMATS if allows(f, scheme)]
+                found += [(family, f, name) for f in plugin.FORMATS if allows(f, scheme) and allows(f, stored)]
     return found
 
 
