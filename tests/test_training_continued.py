@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from regressed import LONG, RECIPE, Watch, assert_same, net, regression, uncut
+from regressed import LONG, RECIPE, Net, Watch, assert_same, net, regression, uncut
 from regressed import checkpoint_always as checkpoint_always
 from torch import Tensor
 
@@ -73,14 +73,19 @@ def test_without_a_checkpoint_a_run_starts_from_the_beginning(tmp_path: Path) ->
     assert_same(again, wanted)
 
 
-@pytest.mark.usefixtures("checkpoint_always")
-def test_a_draft_that_a_kill_left_half_written_is_ignored(tmp_path: Path) -> None:
-    (tmp_path / "uncut").mkdir()
-    wanted, curve = uncut(tmp_path / "uncut")
+def cut_at_ten(folder: Path) -> tuple[Net, list[tuple[int, float]], Path]:
+    """What a run that nothing ends comes to, and the file in `folder` that one left which was cut at step 10."""
+    (folder / "uncut").mkdir()
+    wanted, curve = uncut(folder / "uncut")
     model = net()
     with pytest.raises(KeyboardInterrupt):
-        train(model, regression(model, fail_at=10), RECIPE, tmp_path, Silent())
-    state = tmp_path / CHECKPOINT / "state.safetensors"
+        train(model, regression(model, fail_at=10), RECIPE, folder, Silent())
+    return wanted, curve, folder / CHECKPOINT / "state.safetensors"
+
+
+@pytest.mark.usefixtures("checkpoint_always")
+def test_a_draft_that_a_kill_left_half_written_is_ignored(tmp_path: Path) -> None:
+    wanted, curve, state = cut_at_ten(tmp_path)
     (tmp_path / CHECKPOINT / "draft.safetensors").write_bytes(state.read_bytes()[:100])
     model = net()
     assert train(model, regression(model), RECIPE, tmp_path, Silent()) == curve
@@ -90,12 +95,7 @@ def test_a_draft_that_a_kill_left_half_written_is_ignored(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("checkpoint_always")
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
 def test_a_checkpoint_cut_short_by_a_power_loss_means_starting_again(tmp_path: Path, kept: int) -> None:
-    (tmp_path / "uncut").mkdir()
-    wanted, curve = uncut(tmp_path / "uncut")
-    model = net()
-    with pytest.raises(KeyboardInterrupt):
-        train(model, regression(model, fail_at=10), RECIPE, tmp_path, Silent())
-    state = tmp_path / CHECKPOINT / "state.safetensors"
+    wanted, curve, state = cut_at_ten(tmp_path)
     state.write_bytes(state.read_bytes()[:kept])
     model = net()
     assert train(model, regression(model), RECIPE, tmp_path, Silent()) == curve

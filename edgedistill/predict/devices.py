@@ -58,6 +58,15 @@ class Device(NamedTuple):
         dot = self.fp16 if self.fp16 is not None else all(core.facts[1] for core in used)
         return one / 2 * (4 if dot else 2) * float(min(len(used) or threads, PARALLEL) ** PARALLEL_GAIN)
 
+    def refuse_absent(self, unit: str) -> None:
+        """Nothing is predicted for a unit that the device does not have.
+
+        Raises:
+            SpecError: it is an NPU, and the device is known to have none.
+        """
+        if unit == "npu" and self.npu is False:
+            raise SpecError(f"{self.name}: no NPU is stated for it; predict its CPU or GPU, or give DeviceSpecs(...).")
+
     def descriptors(self, unit: str, threads: int, mode: str = "") -> dict[str, float]:
         """What speed on a unit is explained by: logs of rates, and flags; a fact that is missing is left out."""
         found: dict[str, float] = {}

@@ -52,8 +52,7 @@ def class_name(device: Device, work: Workload) -> str:
     Raises:
         SpecError: if there is none.
     """
-    if work.unit == "npu" and device.npu is False:
-        raise SpecError(f"{device.name}: no NPU is stated for it; predict its CPU or GPU, or give DeviceSpecs(...).")
+    device.refuse_absent(work.unit)
     precision = "fp32" if is_dynamic(work) else work.precision
     name = class_of(work.runtime, work.unit, precision, device.soc)
     if not name or not precision_known(work.precision):

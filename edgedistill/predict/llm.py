@@ -186,8 +186,7 @@ def _exact(device: Device, rows: Sequence[tables.Row], phase: Phase, share: floa
 
 
 def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> Cost:
-    if work.backend == "npu" and device.npu is False:
-        raise SpecError(f"{device.name}: no NPU is stated for it; predict its CPU or GPU, or give DeviceSpecs(...).")
+    device.refuse_absent(work.backend)
     owners = sorted({key.split("|")[0] for key in found["cells"]}, key=lambda name: name not in device.aliases)
     mine = [name for name in owners if name in device.aliases or of_name(name).soc == device.soc]
     wider = WIDER.get(quant, 0.0) if phase == "decode" else 0.0
