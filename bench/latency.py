@@ -32,7 +32,7 @@ def main(store: Path, work: Path) -> None:
     teacher, tokenizer, _ = networks.load(newest(store, "teacher", "teacher.json").parent)
     texts = [row.text for row in read_splits(newest(store, "data", "labels.json").parent).held_out]
     small = steps.load_tokenizer(newest(store, "start", "config.json").parent)
-    references = newest(store, "references", "student_float.tflite").parent
+    references = newest(store, "references-student", "student_float.tflite").parent
     rows, figures = [], {}
     for length in profile.student.buckets:
         big_ids = task.encode(tokenizer, texts[:32], length)

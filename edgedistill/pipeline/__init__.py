@@ -12,7 +12,7 @@ from edgedistill.data import fingerprint, read_splits
 from edgedistill.pipeline import arms, history, mixed, proofs, steps
 from edgedistill.pipeline.assistants import train_assistants
 from edgedistill.pipeline.known import count_pieces, resolved_fit, resolved_start
-from edgedistill.pipeline.trained import Trained
+from edgedistill.pipeline.trained import References, Trained
 from edgedistill.plan import make_plan
 from edgedistill.specs import FitSpec, GateResult, Plan, Profile, Progress, Silent, Target
 from edgedistill.store import Finished, Store, key_of
@@ -30,7 +30,7 @@ REVISIONS = {
     "freeze": 3,
     "export": 2,
     "verify": 4,
-    "references": 1,
+    "references": 2,
 }
 CONVERTER = (*steps.LIBRARIES, "litert-torch", "litert-converter", "ai-edge-litert", "ai-edge-quantizer", "torchao")
 # what else shapes the bytes, or the answers, of a format's file
@@ -265,13 +265,18 @@ def _tools(name: str) -> tuple[str, ...]:
     return (*steps.LIBRARIES, *TOOLS[name]) if name in TOOLS else CONVERTER
 
 
-def _references(run: _Run, profile: Profile, trained: Trained) -> Finished:
-    about = {"buckets": list(profile.student.buckets), "threads": profile.threads}
-    inputs = [trained.teacher, trained.start, trained.float_student, trained.data]
-    return run.stage(
-        "references", "references", about, inputs,
-        lambda out: proofs.references(profile, trained, out, run.progress), CONVERTER,
+def _references(run: _Run, profile: Profile, trained: Trained) -> References:
+    longest = {"length": profile.student.buckets[-1], "threads": profile.threads}
+    teacher = run.stage(
+        "references:teacher", "references", longest, [trained.teacher, trained.data],
+        lambda out: proofs.teacher_reference(profile, trained.teacher, trained.data, out, run.progress), CONVERTER,
     )  # fmt: skip
+    about = {"buckets": list(profile.student.buckets), "threads": profile.threads}
+    student = run.stage(
+        "references:student", "references", about, [trained.start, trained.float_student, trained.data],
+        lambda out: proofs.student_references(profile, trained, out, run.progress), CONVERTER,
+    )  # fmt: skip
+    return References(teacher, student)
 
 
 __all__ = ["BuildResult", "build", "distil_stages", "train"]

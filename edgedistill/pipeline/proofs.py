@@ -135,41 +135,49 @@ def run_file(runner: Any, sequences: Sequence[Sequence[int]], progress: Progress
     return np.stack(out)
 
 
-def references(profile: Profile, trained: Trained, out: Path, progress: Progress) -> None:
-    """Files to compare with: teacher and student in float, and the float student quantized after training.
+def student_references(profile: Profile, trained: Trained, out: Path, progress: Progress) -> None:
+    """Files to compare with: the student in float, and the same one quantized after training.
 
-    Also the token ids that every file is timed on: real held-out texts, padded to the longest bucket.
+    Also the token ids that every file of a student is timed on: real held-out texts, padded to the longest bucket.
     """
     steps.deterministic(profile.threads)
     from edgedistill.exporters.tflite import load, reference
     from edgedistill.tasks import text_classification as task
-    from edgedistill.teachers import _network as networks
 
     splits = read_splits(trained.data.folder)
     truth = task.class_ids([row.label for row in splits.held_out], splits.labels)
-    texts = [row.text for row in splits.held_out]
     student, _, tokenizer = steps.load_student(
         profile.student.family, trained.start.folder, trained.float_student.folder
     )
-    big, big_tokenizer, _ = networks.load(trained.teacher.folder)
     buckets = profile.student.buckets
-    longest = buckets[-1]
-    sequences = task.encode(tokenizer, texts, longest)
-    big_sequences = task.encode(big_tokenizer, texts[:TIMED_SAMPLES], longest)
-    progress.begin("references", 3 + len(texts), "step")
-    reference.export_float(student, buckets, sequences[:TIMED_SAMPLES], out / "student_float.tflite")
+    sequences = task.encode(tokenizer, [row.text for row in splits.held_out], buckets[-1])
+    timed = sequences[:TIMED_SAMPLES]
+    progress.begin("references:student", 2 + len(sequences), "step")
+    reference.export_float(student, buckets, timed, out / "student_float.tflite")
     progress.advance(1)
     reference.quantize_after_training(out / "student_float.tflite", out / "student_ptq.tflite")
     progress.advance(1)
-    reference.export_float(big, buckets[-1:], big_sequences, out / "teacher_float.tflite")
-    progress.advance(1)
     ptq = task.quality(run_file(load(out / "student_ptq.tflite"), sequences, progress), truth)
     write_json(out / "quality.json", {"ptq": ptq.model_dump()})
-    write_json(out / "inputs.json", {
-        "student": padded(sequences[:TIMED_SAMPLES], longest, task.pad_id(tokenizer)),
-        "teacher": padded(big_sequences, longest, task.pad_id(big_tokenizer)),
-    })  # fmt: skip
+    write_json(out / "inputs.json", padded(timed, buckets[-1], task.pad_id(tokenizer)))
     progress.end(f"post-training int8: held-out accuracy {ptq.accuracy:.2%}")
+
+
+def teacher_reference(profile: Profile, teacher: Finished, data: Finished, out: Path, progress: Progress) -> None:
+    """The teacher as a float file, and the token ids that it is timed on. Students come and go, it stays."""
+    steps.deterministic(profile.threads)
+    from edgedistill.exporters.tflite import reference
+    from edgedistill.tasks import text_classification as task
+    from edgedistill.teachers import _network as networks
+
+    texts = [row.text for row in read_splits(data.folder).held_out[:TIMED_SAMPLES]]
+    network, tokenizer, _ = networks.load(teacher.folder)
+    longest = profile.student.buckets[-1]
+    timed = task.encode(tokenizer, texts, longest)
+    progress.begin("references:teacher", 1, "step")
+    reference.export_float(network, (longest,), timed, out / "teacher_float.tflite")
+    write_json(out / "inputs.json", padded(timed, longest, task.pad_id(tokenizer)))
+    progress.end(f"{bytes_of(out / 'teacher_float.tflite') / 1e6:.1f} MB")
 
 
 TIMED_SAMPLES = 32

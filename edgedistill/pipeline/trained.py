@@ -36,3 +36,11 @@ class Trained:
     profile: Profile
     sensitivity: Finished | None = None
     assistants: tuple[Taught, ...] = ()
+
+
+@dataclass(frozen=True)
+class References:
+    """The files that the ledger compares with: the teacher's does not depend on the student."""
+
+    teacher: Finished
+    student: Finished

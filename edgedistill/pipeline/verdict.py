@@ -9,6 +9,7 @@ from pathlib import Path
 from edgedistill.gate import GateFacts, gate
 from edgedistill.pipeline.fleet import fleet_checks
 from edgedistill.pipeline.proofs import model_name, read_json
+from edgedistill.pipeline.trained import References
 from edgedistill.runners import Job
 from edgedistill.runners.host import Timing, measure_many
 from edgedistill.specs import (
@@ -51,7 +52,7 @@ def judge(
     plan: Plan,
     verified: Mapping[str, Finished],
     exported: Mapping[str, Finished],
-    references: Finished,
+    references: References,
     recorded: Finished,
     arms: Mapping[str, Quality],
     watch: Progress,
@@ -60,14 +61,14 @@ def judge(
     name = plan.formats[0]
     shipped = exported[name].file(model_name(name))
     files = {
-        "teacher": references.file("teacher_float.tflite"),
-        "student float": references.file("student_float.tflite"),
+        "teacher": references.teacher.file("teacher_float.tflite"),
+        "student float": references.student.file("student_float.tflite"),
         SHIPPED: shipped,
-        "student int8, post-training": references.file("student_ptq.tflite"),
+        "student int8, post-training": references.student.file("student_ptq.tflite"),
     }
     measurements = _measure(plan, {k: path for k, path in files.items() if path.suffix == ".tflite"}, references, watch)
     qualities = _qualities(verified[name])
-    ptq = Quality(**read_json(references.file("quality.json"))["ptq"])
+    ptq = Quality(**read_json(references.student.file("quality.json"))["ptq"])
     worth = dict(zip(files, (qualities["teacher"], qualities["float"], qualities["file"], ptq), strict=True))
     parameters = read_json(verified[name].file("parameters.json"))["student"]
     sizes = {"teacher": read_json(recorded.file("facts.json"))["parameters"]}
@@ -117,13 +118,11 @@ def _qualities(verified: Finished) -> dict[str, Quality]:
     return {key: Quality(**value) for key, value in read_json(verified.file("quality.json")).items()}
 
 
-def _measure(plan: Plan, files: Mapping[str, Path], references: Finished, watch: Progress) -> dict[str, Measurement]:
-    inputs = read_json(references.file("inputs.json"))
+def _measure(plan: Plan, files: Mapping[str, Path], references: References, watch: Progress) -> dict[str, Measurement]:
+    inputs = {"teacher": read_json(references.teacher.file("inputs.json"))}
+    student = read_json(references.student.file("inputs.json"))
     longest = f"length_{plan.profile.student.buckets[-1]}"
-    jobs = {
-        key: Job(path, longest, inputs["teacher" if key == "teacher" else "student"], plan.target.threads)
-        for key, path in files.items()
-    }
+    jobs = {key: Job(path, longest, inputs.get(key, student), plan.target.threads) for key, path in files.items()}
     watch.begin("measure", len(jobs) * LAUNCHES, "launch")
     found = measure_many(jobs, launches=LAUNCHES, timing=TIMING, progress=watch)
     if SHIPPED not in found:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def slow_bundle(host_bundle, tiny_store, tmp_path_factory) -> Path:
     """The bundle with a really slower model in its place: the teacher's float file, of the same signatures."""
     folder = Path(shutil.copytree(host_bundle, tmp_path_factory.mktemp("slow") / "slow"))
-    model = next(tiny_store.glob("references/*/teacher_float.tflite"))
+    model = next(tiny_store.glob("references-teacher/*/teacher_float.tflite"))
     shutil.copy(model, folder / "model.tflite")
     manifest = json.loads((folder / "manifest.json").read_text())
     sha = hashlib.sha256(model.read_bytes()).hexdigest()

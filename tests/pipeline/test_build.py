@@ -19,6 +19,8 @@ from edgedistill.store import Store
 ROOT = Path(__file__).parents[2]
 SAME = ("manifest.json", "model.tflite", "vocab.txt", "labels.txt", "golden.json", "frozen/student.safetensors")
 
+REFERENCES = ("references-teacher", "references-student")
+
 
 def command(store: Path, out: Path, *options: str) -> list[str]:
     base = [sys.executable, "-m", "edgedistill", "build", "--target", "pixel8", "--profile", "tiny", "--quiet"]
@@ -48,10 +50,11 @@ def first(tiny_build: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_killed_build_continues_to_the_same_bytes(first: Path, tmp_path: Path) -> None:
     """Of a store with nothing in it but the files that the ledger compares with: half of a build's time, no part of
-    what is shipped, and a stage like the others.
+    what is shipped, and stages like the others.
     """
     store, out = tmp_path / "store", tmp_path / "deep" / "out"
-    shutil.copytree(first / "store" / "references", store / "references")
+    for stage in REFERENCES:
+        shutil.copytree(first / "store" / stage, store / stage)
     for seconds in (2.0, 5.0, 9.0, 14.0):
         process = subprocess.Popen(command(store, out), cwd=ROOT, stderr=subprocess.DEVNULL)
         time.sleep(seconds)
@@ -60,7 +63,7 @@ def test_a_killed_build_continues_to_the_same_bytes(first: Path, tmp_path: Path)
         assert not out.exists() or (out / "manifest.json").is_file()
     done = build(store, out, PYTHONHASHSEED="2")
     assert done.returncode == 0, done.stderr
-    assert len(list((store / "references").glob("*/done.json"))) == 1  # it has the same key
+    assert all(len(list((store / stage).glob("*/done.json"))) == 1 for stage in REFERENCES)  # they have the same keys
     for name in SAME:
         assert (out / name).read_bytes() == (first / "out" / name).read_bytes(), name
 
