@@ -216,6 +216,8 @@ def traced(
     told = How(where=phone.serial, python=sys.executable, cool_down_s=0.0, tool=tool)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgedistill.runners._perfetto.TRACES", str(phone.root / "traces"))
+        patch.setattr("edgedistill.runners._perfetto.SETTLE_S", 0.3)
+        patch.setattr("edgedistill.runners._perfetto.IDLE_S", 0.8)
         seen = adb.measure_many({"m": job}, launches=launches, timing=replace(QUICK, energy_s=energy_s), how=told)["m"]
     assert left_over(phone.root) == []
     assert not list(phone.root.rglob("*.pftrace*"))

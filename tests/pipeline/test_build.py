@@ -55,7 +55,7 @@ def test_a_killed_build_continues_to_the_same_bytes(first: Path, tmp_path: Path)
     store, out = tmp_path / "store", tmp_path / "deep" / "out"
     for stage in REFERENCES:
         shutil.copytree(first / "store" / stage, store / stage)
-    for seconds in (2.0, 5.0, 9.0, 14.0):
+    for seconds in (2.0, 6.0, 11.0):
         process = subprocess.Popen(command(store, out), cwd=ROOT, stderr=subprocess.DEVNULL)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
@@ -147,27 +147,12 @@ def test_honest_arms_are_trained_with_the_same_steps(mended: tuple[Path, subproc
 
 
 def test_a_static_scheme_is_exact_too(first: Path, tmp_path: Path) -> None:
-    text = (ROOT / "profiles" / "tiny.toml").read_text()
+    """Of a single bucket: its graph is the longest to convert."""
+    text = (ROOT / "profiles" / "tiny.toml").read_text().replace("buckets = [8, 16]", "buckets = [16]")
     text = text.replace("[budget]", '[export]\nscheme = { activations = "static_int8" }\n\n[budget]')
     (tmp_path / "static.toml").write_text(text.replace("fake_quant = true", 'fake_quant = true\nranges = "mse"'))
     store = shutil.copytree(first / "store", tmp_path / "store")
-    base = [sys.executable, "-m", "edgedistill", "build", "--target", "rpi5"]
-    done = subprocess.run(
-        [
-            *base,
-            "--profile",
-            str(tmp_path / "static.toml"),
-            "--store",
-            str(store),
-            "--out",
-            str(tmp_path / "out"),
-            "--quiet",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+    done = build(store, tmp_path / "out", "--target", "rpi5", "--profile", str(tmp_path / "static.toml"))
     assert done.returncode == 0, done.stderr
     parity = json.loads((tmp_path / "out" / "manifest.json").read_text())["parity"]["tflite"]
     assert parity["codes_max_difference"] == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TINY = (ROOT / "profiles" / "tiny.toml").read_text()
 BANKING5 = ROOT / "edgedistill" / "data" / "builtin" / "banking5"
 
 
@@ -74,7 +75,8 @@ def test_own_classifier_and_jsonl(tmp_path: Path, kind: str) -> None:
     save_classifier(tmp_path / "my_hf_model", labels, kind)
     lines = [json.dumps({"text": text, "label": label}) for part in ("train", "held_out") for text, label in rows(part)]
     (tmp_path / "my.jsonl").write_text("\n".join(lines))
-    done = build("--data", "my.jsonl", "--teacher", "./my_hf_model", cwd=tmp_path)
+    (tmp_path / "mine.toml").write_text(TINY.replace("buckets = [8, 16]", "buckets = [16]"))
+    done = build("--data", "my.jsonl", "--teacher", "./my_hf_model", "--profile", "mine.toml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     # far above the 0.2 of chance: the classifier's outputs were put into the data's label order
@@ -96,9 +98,8 @@ def test_own_parquet_with_held_out_csv_and_the_default_encoder_is_planned_with_i
     pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": labels}), tmp_path / "my.parquet")
     with (tmp_path / "check.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *rows("held_out")])
-    tiny = (ROOT / "profiles" / "tiny.toml").read_text()
-    assert "vocabulary = 400" in tiny
-    (tmp_path / "wide.toml").write_text(tiny.replace("vocabulary = 400", "vocabulary = 9000"))
+    assert "vocabulary = 400" in TINY
+    (tmp_path / "wide.toml").write_text(TINY.replace("vocabulary = 400", "vocabulary = 9000"))
     done = build("--data", "my.parquet", "--held-out", "check.csv", "--profile", "wide.toml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
