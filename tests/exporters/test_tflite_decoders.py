@@ -14,14 +14,13 @@ from torch import nn
 from edgedistill.errors import VerificationError
 from edgedistill.exporters import tflite
 from edgedistill.exporters._divergence import Mismatch
-from edgedistill.exporters.tflite import proving, proving_texts
+from edgedistill.exporters.tflite import proving, proving_texts, rehearsing
 from edgedistill.exporters.tflite.decoding import derived_tables
 from edgedistill.exporters.tflite.generating import Text
 from edgedistill.exporters.tflite.pack import Packer
-from edgedistill.exporters.tflite.proving import Proof, prove, prove_calls
+from edgedistill.exporters.tflite.proving import Reader, ask_calls, prove, proven
 from edgedistill.exporters.tflite.proving_values import near_whole, roundings
 from edgedistill.exporters.tflite.reading import names, parse, uses
-from edgedistill.exporters.tflite.running import load
 from edgedistill.quant import FrozenStudent, freeze
 from edgedistill.quant.activations import quantize_rows
 from edgedistill.specs import QuantScheme
@@ -58,9 +57,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return frozen, path
 
 
-@pytest.fixture(scope="module")
-def proof(made: Made) -> Proof:
-    return Proof(*made, load(made[1]))
+def every_call(made: Made) -> Callable[[Reader], None]:
+    caches = proving._caches(made[0], np.random.default_rng(0))
+    return lambda reader: ask_calls(reader, made[0], caches)
 
 
 def layers(schema: Any, model: Any, path: Path) -> list[dict[str, Any]]:
@@ -189,15 +188,9 @@ def changed(made: Made, change: Change, folder: Path) -> Path:
     return path
 
 
-def read_in_parts(proof: Proof) -> None:
+def in_parts(reader: Reader) -> None:
     """A text of 15 tokens, in pieces of 8, of which the second is filled up, and then one by one."""
-    text = np.random.default_rng(1).integers(0, CONFIG.vocabulary, 15).tolist()
-    proven = proof.text(13)
-    state = Text(proven)
-    state.read(text[:13])
-    for token in text[13:]:
-        state.step(token)
-    proven.check()
+    reader.read(np.random.default_rng(1).integers(0, CONFIG.vocabulary, 15).tolist(), 13)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -205,7 +198,7 @@ def test_a_fault_that_int8_would_hide_is_found_where_it_is(made: Made, fault: st
     change, told = FAULTS[fault]
     path = changed(made, change, tmp_path)
     with pytest.raises(VerificationError, match=f"It first differs at {told}"):
-        prove(made[0], path, load(path))
+        prove(made[0], path)
 
 
 @pytest.mark.parametrize("fault", KEPT)
@@ -214,23 +207,20 @@ def test_a_cache_that_is_not_kept_is_found_by_calls_by_texts_and_by_their_layers
 ) -> None:
     change, told = KEPT[fault]
     path = changed(made, change, tmp_path)
-    proof = Proof(made[0], path, load(path))
     with pytest.raises(VerificationError, match=r"It first differs at (kv_cache_[kv]_[01]|the input of layers\.[01])"):
-        prove_calls(proof, np.random.default_rng(0))
+        proven(made[0], path, every_call(made))
     with pytest.raises(VerificationError, match=f"It first differs at {told}"):
-        read_in_parts(proof)
-    for module in (proving, proving_texts):  # without what is asked to the bit
+        proven(made[0], path, in_parts)
+    for module in (proving, proving_texts, rehearsing):  # without what is asked to the bit
         monkeypatch.setattr(module, "same_bits", lambda ours, theirs: True)
     with pytest.raises(VerificationError, match=f"read in parts .* at {LAYER}"):
-        read_in_parts(proof)
+        proven(made[0], path, in_parts)
 
 
-def test_a_millionth_is_found_where_nothing_rounds(
-    made: Made, proof: Proof, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_millionth_is_found_where_nothing_rounds(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = changed(made, larger, tmp_path)
     with pytest.raises(VerificationError, match=r"kv_cache_v_1, after the layers: not the values .* bit for bit"):
-        prove_calls(Proof(made[0], path, load(path)), np.random.default_rng(0))
+        proven(made[0], path, every_call(made))
     feeds = Text.feeds
 
     def wrong(self: Text, ids: list[int]) -> dict[str, Any]:
@@ -239,7 +229,7 @@ def test_a_millionth_is_found_where_nothing_rounds(
 
     monkeypatch.setattr(Text, "feeds", wrong)
     with pytest.raises(VerificationError, match="kv_cache_v_1 is not handed on as the last call"):
-        read_in_parts(proof)
+        proven(*made, in_parts)
 
 
 def moved(by: int) -> Feeds:
@@ -266,12 +256,10 @@ HANDED: dict[str, Feeds] = {
 
 
 @pytest.mark.parametrize("fault", HANDED)
-def test_what_is_not_handed_on_between_calls_is_found(
-    proof: Proof, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_handed_on_between_calls_is_found(made: Made, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call alone is right."""
     feeds, told = Text.feeds, r"read in parts .* at the input of layers\.[012]\.output"
-    read_in_parts(proof)
+    proven(*made, in_parts)
 
     def wrong(self: Text, ids: list[int]) -> dict[str, Any]:
         given = feeds(self, ids)
@@ -279,10 +267,10 @@ def test_what_is_not_handed_on_between_calls_is_found(
 
     monkeypatch.setattr(Text, "feeds", wrong)
     with pytest.raises(VerificationError, match=told if "position" in fault else "is not handed on as the last call"):
-        read_in_parts(proof)
+        proven(*made, in_parts)
     monkeypatch.setattr(proving_texts, "same_bits", lambda ours, theirs: True)
     with pytest.raises(VerificationError, match=told):
-        read_in_parts(proof)
+        proven(*made, in_parts)
 
 
 def test_float_logits_are_held_to_the_students_in_float64_from_end_to_end() -> None:

@@ -24,13 +24,19 @@ _MOST_SECTIONS = 64
 
 
 class Bundle(NamedTuple):
-    """A file whose sections are where it says: the bytes of the metadata and of the tokenizer.json, and the model's
-    first byte and the one behind its last.
+    """A file whose sections are where it says: `places` has the first byte of each kind and the one behind its last, in
+    the header's order; `header` is what lies between byte `HEADER_END` and the first of them.
     """
 
+    header: bytes
     metadata: bytes
     tokenizer: bytes
-    model: tuple[int, int]
+    places: dict[int, tuple[int, int]]
+
+    @property
+    def model(self) -> tuple[int, int]:
+        """Where the .tflite is."""
+        return self.places[MODEL]
 
 
 def parse(path: Path) -> Bundle:
@@ -60,11 +66,12 @@ def parse(path: Path) -> Bundle:
                 last = stop
             metadata = _bytes(file, places[METADATA], MOST_METADATA_BYTES)
             tokenizer = _inflated(_bytes(file, places[TOKENIZER], MOST_TOKENIZER_BYTES))
+            header = _bytes(file, (HEADER_END, min(begin for begin, _ in places.values())), 2 * MOST_HEADER_BYTES)
     except OSError as error:
         raise ForeignFile(f"{path}: cannot be read ({error.strerror}).") from None
     except (ValueError, struct.error) as error:
         raise ForeignFile(f"{path}: not a bundle of this package, or damaged: {error}. Export it again.") from None
-    return Bundle(metadata, tokenizer, places[MODEL])
+    return Bundle(header, metadata, tokenizer, places)
 
 
 def sections(data: bytes, header_end: int, size: int) -> dict[int, tuple[int, int]]:

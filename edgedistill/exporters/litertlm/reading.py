@@ -11,14 +11,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgedistill.errors import StageError, VerificationError
+from edgedistill.errors import ForeignFile, StageError, VerificationError
 from edgedistill.exporters import tflite
 from edgedistill.exporters.litertlm.parsing import BLOCK, Bundle, parse
+from edgedistill.exporters.litertlm.soundness import check_header, sound
 from edgedistill.exporters.litertlm.speech import speech_of
 from edgedistill.exporters.litertlm.writing import metadata_of
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.stored import QuantizedTensor
 from edgedistill.specs import Audit
+
+CACHE = "DYNAMIC_UPDATE_SLICE"  # how a decoder's .tflite keeps keys and values (`tflite.decoding.WriteSlots`)
 
 
 @contextlib.contextmanager
@@ -62,6 +65,7 @@ def verify(frozen: FrozenStudent, path: Path) -> None:
     bundle, speech = parse(path), speech_of(frozen)
     with model_of(path, bundle) as model:
         tflite.verify(frozen, model)
+    check_header(path, bundle)
     if bundle.tokenizer != speech.tokenizer_bytes:
         raise VerificationError(f"{path}: its tokenizer is not the student's.")
     if bundle.metadata != metadata_of(frozen, speech):
@@ -75,10 +79,14 @@ def audit(path: Path) -> Audit:
     """The oldest runtime that loads the model inside, its operators, and the risks they carry.
 
     Raises:
-        VerificationError: if the file is no bundle of this package, or damaged.
+        ForeignFile: if the file is no bundle of this package, or damaged.
+        VerificationError: if the model in it is none of ours.
+        MissingDependency: if litert-lm-builder, whose message classes are needed, is not installed.
     """
-    with model_of(path, parse(path)) as model:
+    with model_of(path, sound(path)) as model:
         found = tflite.audit(model)
+    if CACHE not in found.operators:
+        raise ForeignFile(f"{path}: the model in it is no decoder: it has no {CACHE}. Export it again.")
     untried = "LiteRT-LM's CPU backend is the one that such bundles are tried with; they have no attention mask input"
     return found.model_copy(
         update={"runtime_min": f"LiteRT-LM with {found.runtime_min}", "risks": (*found.risks, untried)}

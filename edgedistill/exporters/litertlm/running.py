@@ -9,12 +9,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgedistill.errors import MissingDependency, StageError, VerificationError
+from edgedistill.errors import ForeignFile, MissingDependency, StageError
 from edgedistill.exporters import tflite
 from edgedistill.exporters._quiet import silenced
 from edgedistill.exporters.litertlm.chat import Message
-from edgedistill.exporters.litertlm.parsing import parse
-from edgedistill.exporters.litertlm.reading import model_of
+from edgedistill.exporters.litertlm.reading import audit, model_of
+from edgedistill.exporters.litertlm.soundness import sound
 from edgedistill.students import Signature
 
 
@@ -109,46 +109,53 @@ class BundleRunner:
         """
         return self.model.run(signature, feeds)
 
-    @contextlib.contextmanager
-    def engine(self) -> Iterator[Engine]:
-        """LiteRT-LM on the CPU, for as long as the context lasts; it writes no cache beside the file.
+    def engine(self) -> contextlib.AbstractContextManager[Engine]:
+        """As `engine`, of this bundle."""
+        return engine(self._path, self._threads)
 
-        Raises:
-            MissingDependency: if litert-lm-api is not installed.
-            StageError: if it refuses the bundle.
-        """
-        try:
-            with silenced():
-                import litert_lm
-        except ImportError as error:
-            raise MissingDependency(
-                f"Running .litertlm needs litert-lm-api ({error}): pip install 'edgedistill[litertlm]'"
-            ) from None
-        litert_lm.set_min_log_severity(litert_lm.LogSeverity.SILENT)
-        with _refusals("load the bundle"), silenced():
-            backend = litert_lm.Backend.CPU(thread_count=self._threads)
-            opened = litert_lm.Engine(str(self._path), backend=backend, cache_dir=":nocache")
-        try:
-            yield Engine(litert_lm, opened)
-        finally:
-            with silenced():
-                opened.close()
+
+@contextlib.contextmanager
+def engine(path: Path, threads: int = 1) -> Iterator[Engine]:
+    """LiteRT-LM on the CPU with a bundle, for as long as the context lasts; it writes no cache beside the file.
+
+    It lives in this process, which a damaged bundle would end: it is given none that is not sound.
+
+    Raises:
+        ForeignFile: if the file is no bundle of this package, or damaged.
+        MissingDependency: if litert-lm-api or litert-lm-builder is not installed.
+        StageError: if it refuses the bundle.
+    """
+    try:
+        with silenced():
+            import litert_lm
+    except ImportError as error:
+        raise MissingDependency(
+            f"Running .litertlm needs litert-lm-api ({error}): pip install 'edgedistill[litertlm]'"
+        ) from None
+    audit(path)
+    litert_lm.set_min_log_severity(litert_lm.LogSeverity.SILENT)
+    with _refusals("load the bundle"), silenced():
+        backend = litert_lm.Backend.CPU(thread_count=threads)
+        opened = litert_lm.Engine(str(path), backend=backend, cache_dir=":nocache")
+    try:
+        yield Engine(litert_lm, opened)
+    finally:
+        with silenced():
+            opened.close()
 
 
 def load(path: Path, threads: int = 1) -> BundleRunner:
     """Open a bundle for execution on `threads` CPU threads.
 
     Raises:
-        MissingDependency: if ai-edge-litert is not installed.
-        StageError: if the file is damaged, or LiteRT refuses its model.
+        MissingDependency: if ai-edge-litert or litert-lm-builder is not installed.
+        ForeignFile: if the file is no bundle of this package, or damaged.
+        StageError: if LiteRT refuses its model.
     """
-    try:
-        with model_of(path, parse(path)) as copy:
-            model = tflite.load(copy, threads)
-    except VerificationError as error:
-        raise StageError(f"LiteRT-LM cannot load {path}: {error}") from error
+    with model_of(path, sound(path)) as copy:
+        model = tflite.load(copy, threads)
     if not isinstance(model, tflite.DecoderRunner):
-        raise StageError(f"LiteRT-LM cannot load {path}: the model in it is no decoder.")
+        raise ForeignFile(f"{path}: the model in it is no decoder. Export it again.")
     return BundleRunner(path, model, threads)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +14,8 @@ from edgedistill.exporters._quiet import silenced
 from edgedistill.exporters.litertlm.parsing import BLOCK, HEADER, HEADER_END, MODEL, sections
 from edgedistill.exporters.litertlm.speech import MODELS, Speech
 from edgedistill.quant.frozen import FrozenStudent
+
+_PIECE = 2**20  # bytes that are hashed at a time
 
 
 def toolkit() -> Any:
@@ -73,24 +76,28 @@ def write(frozen: FrozenStudent, speech: Speech, model: Path, out: Path) -> None
             builder.add_tflite_model(str(model), tools.TfLiteModelType.PREFILL_DECODE)
             with out.open("w+b") as file:
                 builder.build(file)
-                _seal(tools, file)
+                _seal(file)
         except (ValueError, AssertionError, OSError) as error:
             raise StageError(f"litert-lm-builder cannot make the bundle: {error}.") from error
 
 
-def _seal(tools: Any, file: BinaryIO) -> None:
-    """Replace the header, which has the time and a random id in it, by one that follows from the sections."""
+def header_of(file: BinaryIO, places: Mapping[int, tuple[int, int]]) -> bytes:
+    """What a bundle has between byte `HEADER_END` and its first section, as it follows from the sections of `file`,
+    whose hash is in it.
+
+    Raises:
+        MissingDependency: if litert-lm-builder is not installed.
+    """
     import flatbuffers  # type: ignore[import-untyped]
+
+    tools = toolkit()
     from litert_lm_builder import litertlm_header_schema_py_generated as schema
 
-    size = file.seek(0, 2)
-    file.seek(HEADER_END)
-    end = int.from_bytes(file.read(8), "little")
-    places = sections(file.read(end - HEADER), end, size)
     digest = hashlib.sha256()
     for begin, stop in sorted(places.values()):
         file.seek(begin)
-        digest.update(file.read(stop - begin))
+        for start in range(begin, stop, _PIECE):
+            digest.update(file.read(min(_PIECE, stop - start)))
 
     def entry(key: str, value: str) -> Any:
         return tools.Metadata(key, value, tools.DType.STRING).to_key_value_pair()
@@ -105,6 +112,15 @@ def _seal(tools: Any, file: BinaryIO) -> None:
     packer = flatbuffers.Builder(BLOCK)
     packer.Finish(header.Pack(packer))
     found = bytes(packer.Output())
+    end = (HEADER + len(found)).to_bytes(HEADER - HEADER_END, "little")
+    return end + found.ljust(min(begin for begin, _ in places.values()) - HEADER, b"\0")
+
+
+def _seal(file: BinaryIO) -> None:
+    """Replace the header, which has the time and a random id in it, by one that follows from the sections."""
+    size = file.seek(0, 2)
     file.seek(HEADER_END)
-    file.write((HEADER + len(found)).to_bytes(8, "little"))
-    file.write(found.ljust(min(begin for begin, _ in places.values()) - HEADER, b"\0"))
+    end = int.from_bytes(file.read(HEADER - HEADER_END), "little")
+    header = header_of(file, sections(file.read(end - HEADER), end, size))
+    file.seek(HEADER_END)
+    file.write(header)

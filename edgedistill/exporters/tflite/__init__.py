@@ -14,29 +14,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgedistill.errors import StageError
+from edgedistill.exporters._memory import give_back
 from edgedistill.exporters._proof import Feeds, Limits, executes
 from edgedistill.exporters.tflite.analyzing import gpu_verdict
 from edgedistill.exporters.tflite.auditing import audit
 from edgedistill.exporters.tflite.carriers import carriers
 from edgedistill.exporters.tflite.checking import verify
-from edgedistill.exporters.tflite.decoding import entry_points
+from edgedistill.exporters.tflite.decoding import entry_points, keeps_caches
 from edgedistill.exporters.tflite.generating import DecoderRunner, load
 from edgedistill.exporters.tflite.graph import convert
 from edgedistill.exporters.tflite.opening import opens
 from edgedistill.exporters.tflite.probing import first_divergence, largest_value
-from edgedistill.exporters.tflite.proving import Proof, prove
+from edgedistill.exporters.tflite.proving import Reader, prove, proven
 from edgedistill.exporters.tflite.reading import read_back
 from edgedistill.exporters.tflite.running import TfliteRunner
 from edgedistill.exporters.tflite.shrink import shrink
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.specs.quant import QuantScheme
+from edgedistill.students import Signature
 
 __all__ = [
     "EXTRA",
     "REQUIRES",
     "SUFFIX",
     "DecoderRunner",
-    "Proof",
+    "Reader",
     "TfliteRunner",
     "audit",
     "check",
@@ -45,6 +47,7 @@ __all__ = [
     "gpu_verdict",
     "largest_value",
     "load",
+    "proven",
     "read_back",
     "verify",
 ]
@@ -137,21 +140,21 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
     try:
         given = {} if opens(frozen) else carriers(frozen)
         partial.write_bytes(shrink(convert(frozen, signatures, given), frozen, given))
-        _prove(frozen, partial)
+        give_back()
+        _prove(frozen, partial, signatures)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _prove(frozen: FrozenStudent, path: Path) -> None:
+def _prove(frozen: FrozenStudent, path: Path, signatures: Sequence[Signature]) -> None:
     """Read the file back and compare it, then run every signature."""
     verify(frozen, path)
-    runner, limits = load(path), _LIMITS[frozen.scheme.activations]
+    if all(keeps_caches(signature) for signature in signatures):
+        prove(frozen, path)
+        return
 
     def explain(feeds: Feeds) -> str | None:
         return first_divergence(frozen, path, feeds)
 
-    if isinstance(runner, DecoderRunner):
-        prove(frozen, path, runner.calls)
-    else:
-        executes(frozen, runner, limits, explain=explain)
+    executes(frozen, load(path), _LIMITS[frozen.scheme.activations], explain=explain)

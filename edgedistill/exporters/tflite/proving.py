@@ -15,75 +15,119 @@ slot that a call does not write comes back with the bits that it was given, valu
 their layer answered, and a text's next call is given what the last one answered.
 
 The layers' values are read as further outputs of the graph. LiteRT then runs the same kernels, which is checked: the
-file itself must answer the same bits. (It does not where LiteRT is told to keep every tensor.)
+file itself must answer the same bits (`rehearsing`). (It does not where LiteRT is told to keep every tensor.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgedistill.errors import VerificationError
 from edgedistill.exporters._divergence import Call, Mismatch, follow, shaped, weights_of
+from edgedistill.exporters._memory import give_back
 from edgedistill.exporters.tflite import running
 from edgedistill.exporters.tflite.decoding import step
 from edgedistill.exporters.tflite.generating import Text
 from edgedistill.exporters.tflite.pack import Packer
-from edgedistill.exporters.tflite.proving_texts import TextProof
+from edgedistill.exporters.tflite.proving_texts import TextProof, WholeText
 from edgedistill.exporters.tflite.proving_values import Expected, near, same_bits
 from edgedistill.exporters.tflite.reading import names, parse, uses
+from edgedistill.exporters.tflite.rehearsing import Heard, Rehearsal, Values, differs, written
 from edgedistill.exporters.tflite.running import TfliteRunner
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Signature
 
 _TRIED, _LONGEST = 8, 48  # calls of each entry point at any position; tokens of the text that is read in parts
 _SEEN, _PIECE = 512, 64  # tokens of which the caches of single calls are made, and how many of them at a time
-Values = dict[str, NDArray[Any]]
+_SHOWN = "shown_"  # how the further outputs are named
+T = TypeVar("T")
 
 
-def prove(frozen: FrozenStudent, path: Path, runner: TfliteRunner) -> None:
+@runtime_checkable
+class Reader(Protocol):
+    """What a script asks: the file alone (`Rehearsal`), and then with its layers shown (`Proof`)."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The file's entry points."""
+
+    def run(self, signature: str, feeds: Mapping[str, NDArray[Any]]) -> Values:
+        """One call."""
+
+    def read(self, ids: Sequence[int], prompt: int) -> None:
+        """A text, its first `prompt` tokens in pieces and the others one by one."""
+
+    def continued(self, prompt: Sequence[int], count: int) -> list[int]:
+        """The `count` most likely tokens behind a prompt."""
+
+
+def prove(frozen: FrozenStudent, path: Path) -> None:
     """Try single calls at any position, with the caches of a random text, and a text that is read in parts.
 
-    `runner` is the file, loaded.
+    Raises:
+        VerificationError: if the file computes something else; it names the first layer that does.
+        StageError: if the runtime fails.
+    """
+    text = frozen.sample(frozen.signatures([min(_LONGEST, frozen.config["max_length"])])[0], np.random.default_rng(0))
+    ids, caches = text["input_ids"][0].tolist(), _caches(frozen, np.random.default_rng(1))
+
+    def script(reader: Reader) -> None:
+        ask_calls(reader, frozen, caches)
+        for cut in (1, len(ids) // 3, len(ids) - 1):
+            reader.read(ids, cut)
+
+    proven(frozen, path, script)
+
+
+def ask_calls(reader: Reader, frozen: FrozenStudent, caches: Mapping[str, NDArray[Any]]) -> None:
+    """Each entry point at random positions, with these caches, the same at every time.
 
     Raises:
         VerificationError: if the file computes something else; it names the first layer that does.
     """
-    proof, random = Proof(frozen, path, runner), np.random.default_rng(0)
-    prove_calls(proof, random)
-    text = frozen.sample(frozen.signatures([min(_LONGEST, frozen.config["max_length"])])[0], random)["input_ids"][0]
-    for cut in (1, text.size // 3, text.size - 1):
-        proof.read(text.tolist(), cut)
-
-
-def prove_calls(proof: Proof, random: np.random.Generator) -> None:
-    """Each entry point at random positions, with the caches of a random text.
-
-    Raises:
-        VerificationError: if the file computes something else; it names the first layer that does.
-    """
-    caches = _caches(proof.frozen, random)
-    for signature in proof.signatures.values():
+    random = np.random.default_rng(0)
+    for signature in reader.signatures.values():
         tokens = signature._replace(inputs=tuple(port for port in signature.inputs if port.name not in caches))
         for _ in range(_TRIED):
-            proof.run(signature.name, proof.frozen.sample(tokens, random) | caches)
+            reader.run(signature.name, {**frozen.sample(tokens, random), **caches})
+
+
+def proven(frozen: FrozenStudent, path: Path, script: Callable[[Reader], T]) -> tuple[T, list[Expected]]:
+    """What `script` makes of the file, every layer of every call compared with the student's; and of each text that it
+    read, in turn, the logits that another runtime is held to.
+
+    Raises:
+        VerificationError: if the file computes something else; it names the first layer that does.
+        DataError: if a text does not fit the file's caches.
+        StageError: if the runtime fails.
+    """
+    rehearsal = Rehearsal(running.load(path))
+    script(rehearsal)
+    heard = rehearsal.heard
+    del rehearsal
+    give_back()
+    proof = Proof(frozen, path, heard)
+    found = script(proof)
+    proof.close()
+    return found, proof.expected()
 
 
 class Proof:
-    """A decoder's file as a runner that compares each layer of each call with the student's.
+    """A decoder's file as a `Reader` that compares each layer of each call with the student's.
 
-    `runner` is the file at `path`, loaded; `module` the student as trained.
+    `heard` are the same calls of the file as it is; `module` the student as trained.
     """
 
-    def __init__(self, frozen: FrozenStudent, path: Path, runner: TfliteRunner) -> None:
-        self.frozen, self.module, self._runner = frozen, frozen.to_module(), runner
+    def __init__(self, frozen: FrozenStudent, path: Path, heard: Sequence[Heard]) -> None:
+        self.frozen, self.module, self._heard = frozen, frozen.to_module(), iter(heard)
+        self._texts: list[WholeText] = []
         schema, model = parse(path)
         stored, places = names(model, path), weights_of(frozen, frozen.build())
         # of each entry point: a layer's place, and the names of what it is given and what it answers
@@ -102,37 +146,36 @@ class Proof:
                 )
             ]
         self.places = list(places)
-        self._shown = running.load(path, content=Packer().pack(model))
-
-    @property
-    def signatures(self) -> Mapping[str, Signature]:
-        """The file's entry points."""
-        return self._runner.signatures
+        self._shown: TfliteRunner | None = running.load(path, content=Packer().pack(model))
+        # as the file itself has them
+        self.signatures: Mapping[str, Signature] = {
+            name: entry._replace(outputs=tuple(port for port in entry.outputs if not port.name.startswith(_SHOWN)))
+            for name, entry in self._shown.signatures.items()
+        }
 
     def text(self, prompt: int) -> TextProof:
         """A text of which the first `prompt` tokens are read in pieces and the others one by one."""
         return TextProof(self, prompt)
 
-    @cached_property
-    def unrounded(self) -> nn.Module:
-        """The student in float64; of one with float activations."""
-        return self.frozen.to_module().double()
+    def close(self) -> None:
+        """Give LiteRT's memory back; no call can be made any more."""
+        self._shown = None
+        give_back()
 
-    def read(self, ids: Sequence[int], prompt: int) -> Expected:
-        """Read a text, its first `prompt` tokens in pieces, and compare every layer with the student's; the logits
-        behind the other tokens.
+    def read(self, ids: Sequence[int], prompt: int) -> None:
+        """Read a text, its first `prompt` tokens in pieces, and compare every layer with the student's.
 
         Raises:
             VerificationError: if the file computes something else; it names the first layer that does.
             DataError: if they do not fit the file's caches.
             StageError: if the runtime fails.
         """
-        proven = self.text(prompt)
-        state = Text(proven)
+        reading = self.text(prompt)
+        state = Text(reading)
         state.read(ids[:prompt])
         for token in ids[prompt:]:
             state.step(token)
-        return proven.check()
+        self._texts.append(reading.check())
 
     def continued(self, prompt: Sequence[int], count: int) -> list[int]:
         """The `count` most likely tokens behind a prompt; every layer that led to them is compared with the student's.
@@ -142,10 +185,22 @@ class Proof:
             DataError: if they do not fit the file's caches.
             StageError: if the runtime fails.
         """
-        proven = self.text(len(prompt) - 1)
-        tokens = Text(proven).continued(prompt, count)
-        proven.check()
+        reading = self.text(len(prompt) - 1)
+        tokens = Text(reading).continued(prompt, count)
+        self._texts.append(reading.check())
         return tokens
+
+    def expected(self) -> list[Expected]:
+        """Of each text that was read, in turn, the logits that another runtime is held to. Float ones are first held
+        to the student's own, in float64, which takes as much memory as a loaded file: `close` before.
+
+        Raises:
+            VerificationError: if those are not the student's.
+        """
+        if self.frozen.scheme.activations != "float":
+            return [text.as_answered() for text in self._texts]
+        exact = self.frozen.to_module().double()
+        return [text.near(self.module, exact) for text in self._texts]
 
     def run(self, signature: str, feeds: Mapping[str, NDArray[Any]]) -> Values:
         """One call of the file.
@@ -163,7 +218,7 @@ class Proof:
         last = next(iter(answers))
         told = follow(self.module, calls, feeds, _ask, answers[last], 1.0, partial(_answer, answers, last))
         if told is not None:
-            raise _differs(signature, feeds, told)
+            raise differs(signature, feeds, told)
         return found
 
     def answered(self, signature: str, feeds: Mapping[str, NDArray[Any]]) -> tuple[Values, Values]:
@@ -175,22 +230,16 @@ class Proof:
                 the call does not write.
             StageError: if the runtime fails.
         """
-        found, shown = self._runner.run(signature, feeds), self._shown.run(signature, feeds)
-        start, count = int(feeds["input_pos"][0]), feeds["tokens"].shape[1]
-        for name, value in found.items():
-            if not same_bits(value, shown[name]):
-                raise _differs(signature, feeds, f"{name}, which has other bits where layers are shown")
-            for kept in (slice(start), slice(start + count, None)) if name in feeds else ():
-                if not same_bits(value[:, :, kept], feeds[name][:, :, kept]):
-                    raise _differs(signature, feeds, f"{name}: a slot that is not written came back changed")
+        assert self._shown is not None
+        shown, said = self._shown.run(signature, feeds), next(self._heard, None)
+        found = {port.name: shown[port.name] for port in self.signatures[signature].outputs}
+        told = written(signature, feeds, found)
+        if said is None or said[:2] != (signature, int(feeds["input_pos"][0])):
+            raise differs(signature, feeds, "another call than the file was asked for where no layer is shown")
+        for name, value in told.items():
+            if not same_bits(value, said.written[name]):
+                raise differs(signature, feeds, f"{name}, which has other bits where layers are shown")
         return found, {**feeds, **shown}
-
-
-def _differs(signature: str, feeds: Mapping[str, NDArray[Any]], told: str) -> VerificationError:
-    return VerificationError(
-        f"TFLite: signature {signature} does not compute the student at position {feeds['input_pos'][0]}. It first "
-        f"differs at {told}."
-    )
 
 
 def _shown(schema: Any, signature: Any, subgraph: Any, index: Any) -> str:
@@ -198,7 +247,7 @@ def _shown(schema: Any, signature: Any, subgraph: Any, index: Any) -> str:
     for entry in (*signature.inputs, *signature.outputs):
         if entry.tensorIndex == index:
             return str(entry.name.decode())
-    name = f"shown_{index}"
+    name = f"{_SHOWN}{index}"
     subgraph.outputs = np.append(np.asarray(subgraph.outputs, np.int32), np.int32(index))
     signature.outputs.append(schema.TensorMapT(name=name.encode(), tensorIndex=int(index)))
     return name

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,8 +66,8 @@ class TextProof:
             self._logits.append(torch.from_numpy(found["logits"][0]))
         return found
 
-    def check(self) -> Expected:
-        """Compare all that was read with the student's whole text, and float logits from end to end.
+    def check(self) -> WholeText:
+        """Compare each layer with that of the student that reads the whole text.
 
         Raises:
             VerificationError: naming the first layer that differs.
@@ -77,26 +77,47 @@ class TextProof:
             if rows:
                 given, answered = (torch.cat(parts) for parts in zip(*rows, strict=True))
                 calls[place] = [Call(given, answered)]
-        ids, found = np.array([self.tokens], np.int32), torch.cat(self._logits)
-        expected = Expected(found.double(), ROUNDING * float(found.abs().max()))
+        text = WholeText(self.tokens, self._prompt, torch.cat(self._logits))
+        ids, found = np.array([self.tokens], np.int32), text.logits
         told = follow(self._proof.module, calls, {"input_ids": ids}, _ask, found, ROUNDING, partial(_last, len(found)))
-        if told is None and self._proof.frozen.scheme.activations == "float":
-            try:
-                expected = self._near_whole(torch.from_numpy(ids), found)
-            except Mismatch as error:
-                told = str(error)
         if told is not None:
-            raise VerificationError(
-                f"TFLite: a text of {len(self.tokens)} tokens, read in parts ({self._prompt} first), is not the "
-                "student's: the file computes something else, or does not keep its keys and values. It first differs "
-                f"at {told}."
-            )
-        return expected
+            raise text.differs(told)
+        return text
 
-    def _near_whole(self, ids: Tensor, found: Tensor) -> Expected:
+
+class WholeText(NamedTuple):
+    """A text that was read in parts, its first `prompt` tokens in pieces; the file's logits [n, vocabulary] behind the
+    last ones.
+    """
+
+    tokens: list[int]
+    prompt: int
+    logits: Tensor
+
+    def as_answered(self) -> Expected:
+        """The file's own logits, to a layer's rounding."""
+        return Expected(self.logits.double(), ROUNDING * float(self.logits.abs().max()))
+
+    def near(self, module: nn.Module, exact: nn.Module) -> Expected:
+        """Compare them, from end to end, with those of the student in float64, `exact`; `module` is it in float32.
+
+        Raises:
+            VerificationError: if they are not near.
+        """
+        ids = torch.tensor([self.tokens], dtype=torch.int32)
         with torch.no_grad():
-            exact = self._proof.unrounded(ids).logits[0]
-        return near_whole(exact, found, partial(roundings, self._proof.module, ids))
+            logits = exact(ids).logits[0]
+        try:
+            return near_whole(logits, self.logits, partial(roundings, module, ids))
+        except Mismatch as error:
+            raise self.differs(str(error)) from None
+
+    def differs(self, told: str) -> VerificationError:
+        """The error of a text that is not the student's."""
+        return VerificationError(
+            f"TFLite: a text of {len(self.tokens)} tokens, read in parts ({self.prompt} first), is not the student's: "
+            f"the file computes something else, or does not keep its keys and values. It first differs at {told}."
+        )
 
 
 def _ask(place: str, layer: nn.Module, ours: Tensor, output: Tensor, call: Call) -> Tensor:

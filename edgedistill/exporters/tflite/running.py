@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.errors import DataError, MissingDependency, StageError, VerificationError
+from edgedistill.errors import DataError, ForeignFile, MissingDependency, StageError, VerificationError
 from edgedistill.exporters._quiet import silenced
 from edgedistill.exporters.tflite.reading import parse
 from edgedistill.students import Port, Signature
@@ -70,7 +70,8 @@ def load(path: Path, threads: int = 1, content: bytes | None = None) -> TfliteRu
 
     Raises:
         MissingDependency: if ai-edge-litert is not installed.
-        StageError: if the file is damaged, or LiteRT refuses it.
+        ForeignFile: if the file is no .tflite, or damaged.
+        StageError: if it is none of ours, or LiteRT refuses it.
     """
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -84,6 +85,8 @@ def load(path: Path, threads: int = 1, content: bytes | None = None) -> TfliteRu
             runner = TfliteRunner(Interpreter(**source, num_threads=threads))
             _ = runner.signatures
             return runner
+    except ForeignFile:  # says it all, and has an exit code of its own
+        raise
     except (VerificationError, RuntimeError, ValueError) as error:
         raise StageError(f"LiteRT cannot load {path}: {str(error).splitlines()[0]}. Export it again.") from error
 
