@@ -37,6 +37,8 @@ def proof_tables(found: Verified) -> None:
         output.table(f"{proof.artifact.path}, on {found.rows}", ("what", "found"), _lines(found, proof))
         for risk in proof.risks:
             output.say(f"risk: {risk}", "yellow")
+    for note in found.notes:
+        output.say(f"not compared: {note}", "yellow")
 
 
 def proof_document(found: Verified) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def proof_document(found: Verified) -> dict[str, Any]:
         "golden_samples": found.golden,
         "logits_max_difference": found.logits_max_difference,
         "rows": found.rows,
+        "not_compared": list(found.notes),
         "formats": {proof.artifact.format: _document(found, proof) for proof in found.proofs},
     }
 

@@ -7,7 +7,7 @@ host saw (timings, gate, report) lies beside it and is not in that list.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from edgedistill import catalog
 from edgedistill.data import read_splits
 from edgedistill.errors import SpecError
 from edgedistill.gate import exit_error
-from edgedistill.pipeline import preparing
+from edgedistill.pipeline import companions, preparing
 from edgedistill.pipeline.mixed import RESULT
 from edgedistill.pipeline.proofs import model_name, read_json
 from edgedistill.pipeline.trained import Trained
@@ -27,7 +27,6 @@ from edgedistill.store import Finished, check_place, sha256_of, storage_errors, 
 from edgedistill.teachers import Located
 
 NOT_IN_MANIFEST = {"candidates", "stages", "front", "ties", "search", "efforts"}
-SNIPPETS = Path(__file__).parent / "snippets"
 BANKING77 = {
     "what": "BANKING77 (a subset), Casanueva et al. 2020, PolyAI",
     "licence": "CC-BY-4.0",
@@ -98,18 +97,10 @@ def _contents(
     (draft / "frozen").mkdir()
     for name in ("student.safetensors", "student.json"):
         shutil.copy(frozen.file(name), draft / "frozen" / name)
-    _snippets(draft, exported)
-    write_whole(draft / "NOTICE.md", _notice(_licences(profile, located)).encode())
-    return tuple(Artifact(**read_json(done.file("artifact.json"))) for done in exported.values())
-
-
-def _snippets(draft: Path, formats: Collection[str]) -> None:
-    """The code that loads each format, and what it shares with other code of its language."""
-    own = sorted(path for name in formats for path in (SNIPPETS / name).glob("*.*"))
-    languages = {path.suffix for path in own}
-    shared = sorted(path for path in (SNIPPETS / "shared").iterdir() if path.suffix in languages)
-    for path in own + shared:
+    for path in companions.snippets(exported):
         shutil.copy(path, draft / path.name)
+    write_whole(draft / companions.NOTICE, companions.notice(_licences(profile, located)).encode())
+    return tuple(Artifact(**read_json(done.file("artifact.json"))) for done in exported.values())
 
 
 def _golden(by_format: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -207,12 +198,6 @@ def _licences(profile: Profile, located: Located) -> list[dict[str, str]]:
          "use": "weights it was distilled from"},
         BUILTIN_LICENCES.get(profile.data.train, own),
     ]  # fmt: skip
-
-
-def _notice(licences: Sequence[Mapping[str, str]]) -> str:
-    lines = ["# What this bundle was made from", ""]
-    lines += [f"- {item['what']} — {item['licence']} — {item['use']}" for item in licences]
-    return "\n".join(lines) + "\n"
 
 
 def _observed(draft: Path, plan: Plan, profile: Profile, trained: Trained, judged: Judged, manifest: Manifest) -> None:

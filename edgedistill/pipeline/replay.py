@@ -16,7 +16,7 @@ from edgedistill.data import load_rows, make_splits
 from edgedistill.data.sources import is_builtin
 from edgedistill.data.tokenizer import parse_tokenizer
 from edgedistill.errors import DataError, SpecError, VerificationError, did_you_mean
-from edgedistill.pipeline import executed, preparing, proofs
+from edgedistill.pipeline import companions, executed, preparing, proofs
 from edgedistill.pipeline.golden import GoldenSample
 from edgedistill.pipeline.recheck import Bundle, check_files, golden_samples, inside, model_path, read_object
 from edgedistill.specs import Artifact, Audit, Parity, Progress, Silent
@@ -64,7 +64,9 @@ class Proof:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was compared and found equal, in numbers; `labelled`: whether the task's metric could be computed."""
+    """What was compared and found equal, in numbers; `labelled`: whether the task's metric could be computed. `notes`:
+    what could not be compared, and why.
+    """
 
     files: int
     tensors: int
@@ -73,6 +75,7 @@ class Verified:
     rows: str
     labelled: bool
     proofs: tuple[Proof, ...]
+    notes: tuple[str, ...] = ()
 
 
 def verify(
@@ -99,6 +102,7 @@ def verify(
     proofs.require([artifact.format for artifact in artifacts])
     watch.begin("files")
     files = check_files(bundle)
+    notes = companions.check(bundle)
     watch.end(f"{files} files have the manifest's hashes")
     from edgedistill.quant import FrozenStudent
 
@@ -118,7 +122,8 @@ def verify(
     worst = max(_replay_all(bundle, frozen, samples, artifact, tolerance, watch) for artifact in artifacts)
     count = len(samples) * len(artifacts)
     watch.end(f"{count} samples replayed through the files")
-    return Verified(files, len(frozen.quantized), count, worst, rows.source, rows.labels is not None, tuple(found))
+    labelled = rows.labels is not None
+    return Verified(files, len(frozen.quantized), count, worst, rows.source, labelled, tuple(found), notes)
 
 
 def _check_labels(bundle: Bundle, frozen: Any) -> None:

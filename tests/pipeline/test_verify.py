@@ -228,3 +228,42 @@ def test_tensorflows_own_analyzer_names_what_keeps_a_file_from_the_gpu(cli: Call
     found = json.loads(done.stdout)["formats"]["tflite"]
     assert "Not supported op EMBEDDING_LOOKUP" in found["gpu_delegate"]
     assert any("Not supported op EMBEDDING_LOOKUP" in risk for risk in found["risks"])
+
+
+@pytest.mark.parametrize("name", ["TextClassifier.kt", "WordPiece.kt", "NOTICE.md"])
+def test_code_and_notice_that_were_changed_and_signed_again_are_found(bundle: Path, name: str) -> None:
+    """Emptied, changed in one line, or left out of the manifest and the folder."""
+    whole = (bundle / name).read_text(encoding="utf-8")
+    for content in ("", whole.replace(" ", "  ", 1)):
+        (bundle / name).write_text(content, encoding="utf-8")
+        signed(bundle, name)
+        with pytest.raises(VerificationError, match=rf"{name}: is not the one that edgedistill .* writes"):
+            verify(bundle, most_rows=5)
+    (bundle / name).unlink()
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["files"][name]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError, match=f"has no {name}"):
+        verify(bundle, most_rows=5)
+
+
+def test_code_that_another_version_wrote_is_not_compared_but_names_the_model(
+    cli: Callable[..., Any], bundle: Path
+) -> None:
+    code = bundle / "TextClassifier.kt"
+    own = code.read_text(encoding="utf-8") + "// another line\n"
+    code.write_text(own, encoding="utf-8")
+    signed(bundle, code.name, edgedistill_version="0.0.9")
+    done = cli("verify", bundle, "--rows", 5, "--json")
+    assert done.returncode == 0, done.stderr
+    (told,) = json.loads(done.stdout)["not_compared"]
+    assert told.startswith("written by edgedistill 0.0.9, and this is ")
+    for content, wrong in (
+        ("", "TextClassifier.kt: is empty"),
+        (own.replace("model.tflite", "other.tflite"), "names model.tflite"),
+        (own.replace("golden.json", "other.json"), "names golden.json"),
+    ):
+        code.write_text(content, encoding="utf-8")
+        signed(bundle, code.name)
+        with pytest.raises(VerificationError, match=wrong):
+            verify(bundle, most_rows=5)

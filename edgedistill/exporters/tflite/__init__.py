@@ -142,6 +142,7 @@ def export(frozen: FrozenStudent, buckets: Sequence[int], out: Path) -> None:
         partial.write_bytes(shrink(convert(frozen, signatures, given), frozen, given))
         give_back()
         _prove(frozen, partial, signatures)
+        give_back()
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
