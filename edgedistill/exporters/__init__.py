@@ -48,6 +48,10 @@ class Exporter(Protocol):
     """What the format stores exactly (`QuantScheme.misfit`), as a literal: the planner reads it unimported."""
     EXCLUDES: Sequence[tuple[Mapping[str, str], str]]
     """Combinations of held values that the format still cannot hold, each with the reason. A literal; may be absent."""
+    ROW_MULTIPLE: int
+    """What the length of every stored matrix's rows has to be a multiple of. A literal; absent where it may be any."""
+    INT4_ROW_MULTIPLE: int
+    """The same of rows of int4 codes that the runtime computes with or looks up, not of those dequantized before."""
     PARITY: float
     """The median difference from the student that its runtime may show where activations are float, as a share of the
     largest output: rounding only, unless the runtime rounds activations by itself."""

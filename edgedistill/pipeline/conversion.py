@@ -17,6 +17,7 @@ from edgedistill import catalog
 from edgedistill.data import load_rows
 from edgedistill.errors import DataError, SpecError, did_you_mean
 from edgedistill.pipeline import executed, proofs, replay
+from edgedistill.plan.storable import check_family, check_stored
 from edgedistill.specs import Artifact, Checkpoint, Parity, PerGroup, Progress, Silent, WeightGrid
 from edgedistill.store import bytes_of, digest_of, storage_errors, write_json, writing
 
@@ -52,13 +53,14 @@ def convert(
     if out.exists():
         raise SpecError(f"{out}: exists. Choose another --out, or remove it yourself.")
     proofs.require(formats)
-    for name in formats:
-        constants = catalog.constants("exporters", name)
-        reason = about.scheme.misfit(constants["HOLDS"], constants.get("EXCLUDES", ()))
-        if reason is not None:
-            raise SpecError(f"format {name!r} cannot store exactly {reason}.")
+    if about.family not in catalog.plugins("students"):
+        raise SpecError(f"family = {about.family!r}{did_you_mean(about.family, catalog.plugins('students'))}")
+    where, told = f"checkpoint {about.weights}", " Its codes were trained for their grid: train it with that scheme."
+    family = check_family(formats, about.family, where)
+    check_stored(formats, family, about.scheme, where, done=told)
     watch.begin("freeze")
     words, frozen, moved = _frozen(about, base)
+    check_stored(formats, family, about.scheme, where, frozen.tensors, told)
     watch.end(f"{sum(item.exact for item in moved)} of {len(moved)} tensors held exactly")
     draft = out.with_name(f".{out.name}.draft")
     with writing(out):
@@ -90,8 +92,6 @@ def _frozen(about: Checkpoint, base: Path) -> tuple[Any, Any, tuple[Any, ...]]:
     path = base / about.tokenizer
     pieces = replay.read_tokenizer(path).get_vocab_size()
     words = json.loads(path.read_text(encoding="utf-8"))
-    if about.family not in catalog.plugins("students"):
-        raise SpecError(f"family = {about.family!r}{did_you_mean(about.family, catalog.plugins('students'))}")
     family = catalog.load_plugin("students", about.family)
     sizes = {"vocabulary": pieces, "classes": len(about.labels), "max_length": about.buckets[-1], **about.config}
     config = family.Config.decode(sizes, "config")

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgedistill import catalog
 from edgedistill.errors import SpecError
 from edgedistill.pipeline import conversion, proofs
 from edgedistill.pipeline.recheck import inside, open_bundle, read_json
+from edgedistill.plan.storable import check_family, check_stored
 from edgedistill.specs import Artifact, Progress
 from edgedistill.store import storage_errors
 
@@ -31,11 +31,9 @@ def repack(folder: Path, formats: Sequence[str], out: Path, precision: str, prog
     for name in ("frozen/student.json", "frozen/student.safetensors"):
         inside(folder, name)
     student = quant.FrozenStudent.load(folder / "frozen")
-    for name in formats:
-        about = catalog.constants("exporters", name)
-        reason = student.scheme.misfit(about["HOLDS"], about.get("EXCLUDES", ()))
-        if reason is not None:
-            raise SpecError(f"format {name!r} cannot store exactly {reason}.")
+    family = check_family(formats, student.family, str(folder))
+    told = " Its codes were trained for their grid: build again with that scheme."
+    check_stored(formats, family, student.scheme, str(folder), student.tensors, told)
     words = {"tokenizer_json": read_json(folder, "tokenizer.json")}
     student = dataclasses.replace(student, task=student.task | words)
     draft, buckets = out.with_name(f".{out.name}.draft"), bundle.profile.student.buckets

@@ -9,8 +9,9 @@ from typing import Any
 
 from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
-from edgedistill.plan.nearest import KINDS, MIXED, nearest
-from edgedistill.specs import DistilSpec, LossTerm, Profile, QuantScheme, Target
+from edgedistill.plan.nearest import KINDS
+from edgedistill.plan.storable import check_stored
+from edgedistill.specs import DistilSpec, LossTerm, Profile, Target
 
 
 def check(target: Target, profile: Profile) -> ModuleType:
@@ -32,7 +33,8 @@ def check(target: Target, profile: Profile) -> ModuleType:
                 f" {profile.student.family!r} of {where}. It can be held by: {', '.join(family.FORMATS)}."
             )
     for name in target.formats:
-        _holds(name, target.formats, kinds, profile.export.widest_use, where)
+        _constant("exporters", name, "HOLDS")
+    check_stored(target.formats, family, profile.export.widest_use, where)
     if profile.export.scheme.activations not in kinds:
         raise SpecError(
             f"{where}: a {profile.student.family!r} student cannot have export.scheme.activations = "
@@ -41,17 +43,17 @@ def check(target: Target, profile: Profile) -> ModuleType:
     return family
 
 
-def check_exceptions(profile: Profile, family: ModuleType, config: Mapping[str, Any]) -> None:
-    """Every tensor that the scheme names apart is one of the chosen student's.
+def check_chosen(profile: Profile, family: ModuleType, config: Mapping[str, Any], formats: Sequence[str]) -> None:
+    """Every tensor that the scheme names apart is one of the chosen student's, and all are stored exactly.
 
     Of one chosen among others the number of a layer is not held against the scheme: others are deeper.
 
     Raises:
-        SpecError: for a name that no tensor has.
+        SpecError: for a name that no tensor has, or a scheme that one of `formats` cannot store such a student in.
     """
-    scheme = profile.export.scheme
-    known = [tensor.name for tensor in family.tensors(family.Config.decode(config, "the student"))
-             if tensor.grid(scheme) is not None]  # fmt: skip
+    scheme, tensors = profile.export.scheme, family.tensors(family.Config.decode(config, "the student"))
+    check_stored(formats, family, profile.export.widest_use, f"profile {profile.name!r}", tensors)
+    known = [tensor.name for tensor in tensors if tensor.grid(scheme) is not None]
     one = len(profile.student.candidates) == 1
     kinds = {name if one else _depthless(name) for name in known}
     for name in scheme.layers:
@@ -98,16 +100,6 @@ def _known(kind: catalog.PluginKind, name: str, where: str) -> None:
     names = catalog.plugins(kind)
     if name not in names:
         raise SpecError(f"{where}: unknown name {name!r}{did_you_mean(name, names)}")
-
-
-def _holds(name: str, formats: Sequence[str], kinds: Sequence[str], scheme: QuantScheme, where: str) -> None:
-    about = catalog.constants("exporters", name)
-    reason = scheme.misfit(_constant("exporters", name, "HOLDS"), about.get("EXCLUDES", ()))
-    if reason is not None:
-        reason = reason.replace(f"export.scheme.layers.{MIXED} =", "export.mixed.narrow =")
-        advice = nearest(scheme, [catalog.constants("exporters", each) for each in formats], kinds)
-        told = f" The nearest scheme that {' and '.join(formats)} can store has {advice}." if advice else ""
-        raise SpecError(f"{where}: format {name!r} cannot store exactly {reason}.{told}")
 
 
 def _constant(kind: catalog.PluginKind, name: str, constant: str) -> Any:

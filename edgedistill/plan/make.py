@@ -7,7 +7,7 @@ from types import ModuleType
 
 from edgedistill import catalog
 from edgedistill.plan.assistants import plan_assistants
-from edgedistill.plan.check import check, check_exceptions
+from edgedistill.plan.check import check, check_chosen
 from edgedistill.plan.choose import RANKED_FROM, SAME_QUALITY
 from edgedistill.plan.methods import method_notes
 from edgedistill.plan.naming import describe
@@ -66,10 +66,11 @@ def make_plan(
     problem = _problem(everyone, budgets, profile, families[0], classes, teacher_parameters, calibrations or {}, builds)
     found = search(problem)
     chosen = found.chosen
-    check_exceptions(profile, families[0], chosen.config)
+    check_chosen(profile, families[0], chosen.config, problem.formats)
     between, why = plan_assistants(problem, chosen, builds, request)
     notes = [*_choice(problem, found), *_gaps(problem, chosen), *_unused(budgets), *([why] if why else []), *method]
-    if classes is None and chosen.config.get("classes") == families[0].Config.model_fields["classes"].default:
+    default = families[0].Config.model_fields.get("classes")  # what makes text has none
+    if classes is None and default is not None and chosen.config.get("classes") == default.default:
         notes.append(f"the number of classes is not known yet: sizes are those for {chosen.config['classes']}")
     if pieces is not None and pieces < asked:
         notes.append(f"the training texts have {pieces} word pieces of the teacher's, of the {asked} asked for at most")

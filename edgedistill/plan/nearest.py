@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -20,11 +20,10 @@ MIXED = "mixed"
 """The exception that stands for `export.mixed.narrow`."""
 
 
-def nearest(scheme: QuantScheme, formats: Sequence[Mapping[str, Any]], kinds: Sequence[str] = KINDS) -> str:
-    """What to write in place of parts of `scheme`, as TOML, so that all `formats` store it; empty if nothing helps.
+def nearest(scheme: QuantScheme, fits: Callable[[QuantScheme], bool], kinds: Sequence[str] = KINDS) -> str:
+    """What to write in place of parts of `scheme`, as TOML, so that it `fits`; empty if nothing helps.
 
-    `formats` are the literals of their modules (`HOLDS`, `EXCLUDES`), `kinds` what activations the student may have.
-    Exceptions with one grid are changed together.
+    `kinds` are what activations the student may have. Exceptions with one grid are changed together.
     """
     odd = tuple(dict.fromkeys(scheme.layers.values()))
     choices = sorted(product(GRIDS, GRIDS, GRIDS, *(GRIDS for _ in odd), KINDS, DTYPES),
@@ -39,7 +38,7 @@ def nearest(scheme: QuantScheme, formats: Sequence[Mapping[str, Any]], kinds: Se
             found = QuantScheme.decode({key: _plain(value) for key, value in told.items()}, "")
         except SpecError:  # groups with static activations
             continue
-        if all(found.misfit(about["HOLDS"], about.get("EXCLUDES", ())) is None for about in formats):
+        if fits(found):
             return ", ".join(_changes(scheme, found))
     return ""
 

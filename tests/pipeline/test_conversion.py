@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from edgedistill.catalog import load_plugin
 from edgedistill.errors import SpecError
 from edgedistill.exporters.coreml.card import card_of
 from edgedistill.pipeline.conversion import convert
-from edgedistill.quant import FrozenStudent
-from edgedistill.specs import Checkpoint
+from edgedistill.quant import FrozenStudent, freeze
+from edgedistill.specs import Checkpoint, PerGroup, QuantScheme, WeightGrid
 
 ABOUT = """
 weights = "qat.safetensors"
@@ -146,3 +147,30 @@ def test_a_format_that_cannot_hold_it_is_refused_at_once(checkpoint: Path, cli: 
     done = cli("convert", checkpoint, "--format", "tflite", "--out", checkpoint.parent / "out")
     assert done.returncode == 2
     assert "cannot store exactly" in done.stderr
+    told = " ".join(done.stderr.split())
+    assert "The nearest scheme that tflite can store has " in told
+    assert "train it with that scheme" in told
+    done = cli("convert", checkpoint, "--format", "litertlm", "--out", checkpoint.parent / "out")
+    assert done.returncode == 2
+    assert "format 'litertlm' cannot hold the student family 'bert'. It can be held by: tflite" in done.stderr
+
+
+def test_a_bundle_whose_student_a_format_cannot_hold_is_refused_with_what_it_could(
+    tiny_bundle: Path, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """As a plan refuses it, before anything is written: a format of other families, groups of 8 bits."""
+    copy = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    student = FrozenStudent.load(copy / "frozen")
+    groups = QuantScheme(weights=WeightGrid(granularity=PerGroup()))
+    config = load_plugin("students", "bert").Config.decode(student.config, "config")
+    freeze(student.to_module("float"), "bert", config, groups, student.task).save(copy / "frozen")
+    for name, expected in (
+        ("litertlm", "format 'litertlm' cannot hold the student family 'bert'. It can be held by: tflite"),
+        ("tflite", "export.scheme.weights = 'int8 per group of 32'; it holds 'int8 per channel', 'int4 per channel', "
+         "'int4 per group of 32'. The nearest scheme that tflite can store has weights = { bits = 8 }. Its codes were "
+         "trained for their grid: build again with that scheme."),
+    ):  # fmt: skip
+        done = cli("convert", copy, "--out", tmp_path / "none", "--format", name)
+        assert done.returncode == 2
+        assert expected in " ".join(done.stderr.split())
+        assert not (tmp_path / "none").exists()

@@ -218,6 +218,46 @@ def test_a_scheme_that_a_format_cannot_store_is_refused(profile: Make, monkeypat
         make_plan(PHONE, profile(export={"scheme": {"activations": "static_int8"}}))
 
 
+SIZES = {"layers": 1, "width": 32, "heads": 2, "kv_heads": 1, "head_width": 16, "ffn": 64}
+
+
+@pytest.mark.parametrize(
+    ("formats", "student", "scheme", "told"),
+    [
+        (
+            "tflite",
+            {},
+            {"embeddings": "groups", "activations": "float", "scale_dtype": "bf16"},
+            r"a head that is embedding\.weight, stored as int4 per group of 32: .* computes garbage from it.* The "
+            r"nearest scheme that tflite can store has embeddings = \{ bits = 4 \}\.",
+        ),
+        ("litertlm,onnx", {}, {"embeddings": "groups"}, r'litertlm and onnx can store has scale_dtype = "bf16"\.'),
+        (
+            "tflite",
+            {"width": 31},
+            {"weights": {"bits": 4}},
+            r"layers\.0\.query\.weight as int4 per channel: it has rows of 31, which have to be a multiple of 2\. The "
+            r"nearest .* has weights = \{ bits = 8 \}\.",
+        ),
+    ],
+)
+def test_a_decoder_whose_own_tensors_a_format_cannot_store_is_refused(
+    profile: Make, formats: str, student: dict[str, Any], scheme: dict[str, Any], told: str
+) -> None:
+    """A head that is the table of embeddings is stored as that; an untied one is stored as a head."""
+    scheme = {key: GROUPS_4 if value == "groups" else value for key, value in scheme.items()}
+
+    def planned(**more: Any) -> None:
+        chosen = {"family": "llama", "candidates": [{**SIZES, **student, **more}], "init": "random"}
+        make_plan(PHONE.model_copy(update={"formats": tuple(formats.split(","))}),
+                  profile(student=chosen, export={"scheme": scheme}))  # fmt: skip
+
+    with pytest.raises(SpecError, match=told):
+        planned()
+    if not student:
+        planned(tied=False)
+
+
 GROUPS_4 = {"bits": 4, "granularity": {"kind": "per_group"}}
 GROUPS_8 = {"bits": 8, "granularity": {"kind": "per_group"}}
 

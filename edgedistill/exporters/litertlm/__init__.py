@@ -67,6 +67,7 @@ EXCLUDES = (
         'XNNPACK rounds the scales of groups to bfloat16; choose scale_dtype = "bf16"',
     ),
 )
+INT4_ROW_MULTIPLE = 2
 COMPUTES = {"dynamic_int8": "as_trained", "float": "as_trained"}
 PARITY = 5e-6
 REQUIRES = ("litert_torch", "ai_edge_litert", "litert_lm_builder", "litert_lm")

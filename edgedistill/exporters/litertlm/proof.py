@@ -18,7 +18,6 @@ from edgedistill.exporters.litertlm.parsing import parse
 from edgedistill.exporters.litertlm.reading import model_of
 from edgedistill.exporters.litertlm.running import Engine, engine
 from edgedistill.exporters.litertlm.speech import Speech
-from edgedistill.exporters.tflite.proving_values import Expected
 from edgedistill.quant.frozen import FrozenStudent
 
 _LONGEST_ANSWER = 8
@@ -36,7 +35,7 @@ class _Answered(NamedTuple):
     """What LiteRT answered: to each prompt its tokens, and to those that are scored the logits behind them."""
 
     tokens: list[list[int]]
-    scored: list[Expected]
+    scored: list[tflite.Expected]
 
 
 def prove(frozen: FrozenStudent, speech: Speech, path: Path) -> None:
@@ -141,7 +140,7 @@ def _check_answers(speech: Speech, opened: Engine, prompts: Sequence[_Prompt], a
         _check_scores(speech, opened, prompt.text, logits)
 
 
-def _check_scores(speech: Speech, opened: Engine, prompt: str, expected: Expected) -> None:
+def _check_scores(speech: Speech, opened: Engine, prompt: str, expected: tflite.Expected) -> None:
     """How likely LiteRT-LM finds each token of a text: as likely as the student does, or LiteRT (`_answers`)."""
     target, found = _target(speech), opened.scored(prompt, _TARGET)
     likely = expected.logits.log_softmax(-1)[range(len(target)), target]

@@ -25,9 +25,8 @@ def sound(path: Path) -> Bundle:
     bundle = parse(path)
     check_header(path, bundle)
     try:
-        words = parse_tokenizer(bundle.tokenizer.decode("utf-8"))
-        _check_metadata(bundle.metadata, words)
-    except ValueError as error:  # text that is not UTF-8 is one too
+        _check_metadata(bundle.metadata, _words(bundle.tokenizer))
+    except ValueError as error:
         raise ForeignFile(f"{path}: not a bundle of this package, or damaged: {error}. Export it again.") from None
     return bundle
 
@@ -46,6 +45,14 @@ def check_header(path: Path, bundle: Bundle) -> None:
             f"{path}: not a bundle of this package, or damaged: its header, which has a hash of all that follows, is "
             "not the one of its content. Export it again."
         )
+
+
+def _words(data: bytes) -> Any:
+    """The tokenizer; raises ValueError, saying what is wrong."""
+    try:
+        return parse_tokenizer(data.decode("utf-8"))
+    except ValueError as error:  # text that is not UTF-8 is one too
+        raise ValueError(f"a tokenizer that cannot be read ({error})") from None
 
 
 def _check_metadata(data: bytes, words: Any) -> None:

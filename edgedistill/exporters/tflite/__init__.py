@@ -26,6 +26,7 @@ from edgedistill.exporters.tflite.graph import convert
 from edgedistill.exporters.tflite.opening import opens
 from edgedistill.exporters.tflite.probing import first_divergence, largest_value
 from edgedistill.exporters.tflite.proving import Reader, prove, proven
+from edgedistill.exporters.tflite.proving_values import Expected
 from edgedistill.exporters.tflite.reading import read_back
 from edgedistill.exporters.tflite.running import TfliteRunner
 from edgedistill.exporters.tflite.shrink import shrink
@@ -38,6 +39,7 @@ __all__ = [
     "REQUIRES",
     "SUFFIX",
     "DecoderRunner",
+    "Expected",
     "Reader",
     "TfliteRunner",
     "audit",
@@ -81,6 +83,7 @@ EXCLUDES = (
         'XNNPACK rounds the scales of groups to bfloat16; choose scale_dtype = "bf16"',
     ),
 )
+INT4_ROW_MULTIPLE = 2
 COMPUTES = {"dynamic_int8": "as_trained", "static_int8": "as_trained", "float": "as_trained"}
 PARITY = 5e-6
 REQUIRES = ("litert_torch", "ai_edge_litert")

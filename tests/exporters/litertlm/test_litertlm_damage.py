@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import subprocess
+import sys
+import tempfile
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -13,9 +17,22 @@ import pytest
 
 from edgedistill.errors import ForeignFile, VerificationError
 from edgedistill.exporters import litertlm
-from edgedistill.exporters.litertlm.parsing import HEADER, HEADER_END, METADATA, MODEL, TOKENIZER, parse, sections
+from edgedistill.exporters.litertlm.parsing import (
+    BLOCK,
+    HEADER,
+    HEADER_END,
+    METADATA,
+    MODEL,
+    TOKENIZER,
+    Bundle,
+    parse,
+    sections,
+)
+from edgedistill.exporters.litertlm.running import engine
+from edgedistill.exporters.litertlm.writing import header_of
 from edgedistill.quant import FrozenStudent
 
+TINY = Path(__file__).parents[2] / "runners" / "tiny_decoder.litertlm"
 Made = tuple[FrozenStudent, Path]
 Change = Callable[[bytearray, dict[int, tuple[int, int]]], Any]
 
@@ -121,6 +138,151 @@ def test_every_cut_and_every_changed_byte_of_the_header_is_refused_or_means_the_
         except VerificationError:
             continue
     assert kept < 0.7 * header_end(whole)
+
+
+def rebuilt(whole: bytes, **parts: bytes) -> bytes:
+    """The bundle with other content in its sections and a header that agrees, as one who wants to deceive would."""
+    places = sections(whole[HEADER : header_end(whole)], header_end(whole), len(whole))
+    given = {MODEL: "model", METADATA: "metadata", TOKENIZER: "tokenizer"}
+    made, moved = bytearray(whole[: min(places.values())[0]]), {}
+    for kind, (begin, end) in sorted(places.items(), key=lambda item: item[1]):
+        made += bytes(-len(made) % BLOCK)
+        start = len(made)
+        made += parts.get(given[kind], whole[begin:end])
+        moved[kind] = start, len(made)
+    with tempfile.TemporaryFile() as file:
+        file.write(made)
+        made[HEADER_END : min(places.values())[0]] = header_of(file, {kind: moved[kind] for kind in places})
+    return bytes(made)
+
+
+def packed(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + zlib.compress(text)
+
+
+def hostile(whole: bytes) -> dict[str, tuple[str, bytes]]:
+    """Bundles of which every section is where it should be; LiteRT-LM 0.18.1 ends its process on most of them."""
+    bundle = parse_bytes(whole)
+    headless = json.dumps(json.loads(bundle.tokenizer) | {"model": None}).encode()
+    flipped = bytearray(whole)
+    flipped[150] ^= 0x40  # in an offset behind the places of the sections
+    tiny = (Path(__file__).parents[2] / "devices" / "tiny_static.tflite").read_bytes()
+    return {
+        "header": ("not the one of its content", bytes(flipped)),
+        "one byte of the model": ("not the one of its content", whole[:-2000] + b"\xff" + whole[-1999:]),
+        "tokenizer of nothing": ("a tokenizer that cannot be read", rebuilt(whole, tokenizer=packed(b""))),
+        "tokenizer of another kind": ("a tokenizer that cannot be read", rebuilt(whole, tokenizer=packed(b"{}"))),
+        "tokenizer without end": ("a tokenizer that cannot be read", rebuilt(whole, tokenizer=packed(b"[" * 100_000))),
+        "tokenizer without a model": (
+            "",
+            rebuilt(whole, tokenizer=packed(headless)),
+        ),
+        "tokenizer that is no text": (
+            "a tokenizer that cannot be read",
+            rebuilt(whole, tokenizer=packed(b"\xff\xfe{}")),
+        ),
+        "metadata of noise": ("metadata", rebuilt(whole, metadata=b"\x12" * 200)),
+        "metadata cut off": ("metadata", rebuilt(whole, metadata=bundle.metadata[:-9])),
+        "metadata of nothing": ("metadata without", rebuilt(whole, metadata=b"\x28\x1e")),
+        "metadata of another token": ("names a token", rebuilt(whole, metadata=other_stop(bundle.metadata))),
+        "another model": ("no decoder", rebuilt(whole, model=tiny)),
+        "no model": ("the model in it", rebuilt(whole, model=b"\0\0\0\0TFL3" + bytes(4000))),
+    }
+
+
+def other_stop(metadata: bytes) -> bytes:
+    from litert_lm_builder.runtime.proto import llm_metadata_pb2
+
+    message: Any = llm_metadata_pb2.LlmMetadata.FromString(metadata)
+    message.stop_tokens[0].token_ids.ids[0] = 10**6
+    return bytes(message.SerializeToString(deterministic=True))
+
+
+def parse_bytes(whole: bytes) -> Bundle:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "whole.litertlm"
+        path.write_bytes(whole)
+        return parse(path)
+
+
+def test_what_would_end_litert_lms_process_is_not_given_to_it(tmp_path: Path) -> None:
+    """The engine lives in this very process: a case that got there would end the test run."""
+    whole, path = TINY.read_bytes(), tmp_path / "hostile.litertlm"
+    assert rebuilt(whole) == whole
+    for case, (told, data) in hostile(whole).items():
+        path.write_bytes(data)
+        with pytest.raises(ForeignFile, match=told) as error, engine(path):
+            pytest.fail(case)
+        assert str(error.value).startswith(str(path)), case
+        assert "\n" not in str(error.value)
+        with pytest.raises(ForeignFile, match=told):
+            litertlm.audit(path)
+    with engine(TINY) as opened:
+        assert opened.tokenize("the dog")
+
+
+@pytest.mark.parametrize("case", ["header", "tokenizer of another kind", "metadata of noise", "another model"])
+def test_a_bundle_that_litert_lm_cannot_load_is_wrong_input_of_bench(
+    cli: Callable[..., Any], tmp_path: Path, case: str
+) -> None:
+    path = tmp_path / "hostile.litertlm"
+    path.write_bytes(hostile(TINY.read_bytes())[case][1])
+    done = cli("bench", path, "--launches", 1, "--prompt-tokens", 8, "--answer-tokens", 2, "--json")
+    assert done.returncode == 2, done.stderr
+    assert json.loads(done.stdout)["error"]["type"] == "ForeignFile"
+
+
+# Each file in a process of its own, forked from one that has the libraries, with a gigabyte more of address space and
+# a minute: it must answer, or say what is wrong.
+FUZZ = """
+import os, random, resource, signal, sys
+from pathlib import Path
+from edgedistill.errors import ForeignFile, StageError
+from edgedistill.exporters import litertlm
+from edgedistill.exporters.litertlm.running import engine
+litertlm.read_back(Path(sys.argv[1]))
+source, work, chance = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2]), random.Random(int(sys.argv[3]))
+refused = 0
+for turn in range(int(sys.argv[4])):
+    data = bytearray(source)
+    at = chance.randrange(chance.choice([500, 40_000, len(source) - 8]))  # header, texts, model
+    if turn % 3 == 0:
+        del data[at:]
+    elif turn % 3 == 1:
+        data[at] ^= 1 << chance.randrange(8)
+    else:
+        data[at : at + 4] = chance.choice([b"\\xff" * 4, b"\\xff\\xff\\xff\\x7f", bytes(4), chance.randbytes(4)])
+    work.write_bytes(data)
+    child = os.fork()
+    if child == 0:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))
+        signal.alarm(60)
+        code = 0
+        for look in (litertlm.read_back, litertlm.audit, litertlm.load):
+            try:
+                look(work)
+            except StageError as error:  # its subclasses are what a reader may raise
+                code = 3
+        try:
+            with engine(work) as opened:
+                opened.continued("the dog", 2)
+        except ForeignFile:
+            code = 3
+        os._exit(code)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ended in (0, 3), (turn, at, ended)
+    refused += ended == 3
+print(refused)
+"""
+
+
+@pytest.mark.slow
+def test_three_hundred_damaged_bundles_crash_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FUZZ, str(TINY), str(tmp_path / "damaged.litertlm"), "1", "300"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=550, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 250
 
 
 def test_an_absent_file_and_a_folder_are_refused(tmp_path: Path) -> None:
