@@ -32,6 +32,7 @@ from edgedistill.exporters.litertlm.running import engine
 from edgedistill.exporters.litertlm.writing import header_of
 from edgedistill.quant import FrozenStudent
 
+UNREAD = "a tokenizer that cannot be read"
 TINY = Path(__file__).parents[2] / "runners" / "tiny_decoder.litertlm"
 Made = tuple[FrozenStudent, Path]
 Change = Callable[[bytearray, dict[int, tuple[int, int]]], Any]
@@ -170,17 +171,11 @@ def hostile(whole: bytes) -> dict[str, tuple[str, bytes]]:
     return {
         "header": ("not the one of its content", bytes(flipped)),
         "one byte of the model": ("not the one of its content", whole[:-2000] + b"\xff" + whole[-1999:]),
-        "tokenizer of nothing": ("a tokenizer that cannot be read", rebuilt(whole, tokenizer=packed(b""))),
-        "tokenizer of another kind": ("a tokenizer that cannot be read", rebuilt(whole, tokenizer=packed(b"{}"))),
-        "tokenizer without end": ("a tokenizer that cannot be read", rebuilt(whole, tokenizer=packed(b"[" * 100_000))),
-        "tokenizer without a model": (
-            "",
-            rebuilt(whole, tokenizer=packed(headless)),
-        ),
-        "tokenizer that is no text": (
-            "a tokenizer that cannot be read",
-            rebuilt(whole, tokenizer=packed(b"\xff\xfe{}")),
-        ),
+        "tokenizer of nothing": (UNREAD, rebuilt(whole, tokenizer=packed(b""))),
+        "tokenizer of another kind": (UNREAD, rebuilt(whole, tokenizer=packed(b"{}"))),
+        "tokenizer without end": (UNREAD, rebuilt(whole, tokenizer=packed(b"[" * 100_000))),
+        "tokenizer without a model": (UNREAD, rebuilt(whole, tokenizer=packed(headless))),
+        "tokenizer that is no text": (UNREAD, rebuilt(whole, tokenizer=packed(b"\xff\xfe{}"))),
         "metadata of noise": ("metadata", rebuilt(whole, metadata=b"\x12" * 200)),
         "metadata cut off": ("metadata", rebuilt(whole, metadata=bundle.metadata[:-9])),
         "metadata of nothing": ("metadata without", rebuilt(whole, metadata=b"\x28\x1e")),
