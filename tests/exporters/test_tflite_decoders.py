@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from torch import nn
 from edgedistill.errors import VerificationError
 from edgedistill.exporters import tflite
 from edgedistill.exporters._divergence import Mismatch
-from edgedistill.exporters.tflite import proving, proving_texts, rehearsing
+from edgedistill.exporters.tflite import proving, proving_texts, rehearsing, running
 from edgedistill.exporters.tflite.decoding import derived_tables
 from edgedistill.exporters.tflite.generating import Text
 from edgedistill.exporters.tflite.pack import Packer
 from edgedistill.exporters.tflite.proving import Reader, ask_calls, prove, proven
 from edgedistill.exporters.tflite.proving_values import near_whole, roundings
 from edgedistill.exporters.tflite.reading import names, parse, uses
+from edgedistill.exporters.tflite.rehearsing import Rehearsal
 from edgedistill.quant import FrozenStudent, freeze
 from edgedistill.quant.activations import quantize_rows
 from edgedistill.specs import QuantScheme
@@ -230,6 +232,48 @@ def test_a_millionth_is_found_where_nothing_rounds(made: Made, tmp_path: Path, m
     monkeypatch.setattr(Text, "feeds", wrong)
     with pytest.raises(VerificationError, match="kv_cache_v_1 is not handed on as the last call"):
         proven(*made, in_parts)
+
+
+def test_the_file_itself_answers_the_bits_that_it_answers_with_its_layers_shown(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked one after the other: a bit that differs, and another question, are found."""
+    run = Rehearsal.run
+
+    def other(name: str) -> Callable[..., Any]:
+        def changed(self: Rehearsal, signature: str, feeds: Any) -> Any:
+            found = run(self, signature, feeds)
+            if name in found:
+                self.heard[-1].written[name].view(np.int32)[..., 0] ^= 1
+            return found
+
+        return changed
+
+    for name in ("logits", "kv_cache_k_2"):
+        monkeypatch.setattr(Rehearsal, "run", other(name))
+        with pytest.raises(VerificationError, match=f"at {name}, which has other bits where layers are shown"):
+            proven(*made, in_parts)
+    monkeypatch.setattr(Rehearsal, "run", run)
+    lengths = iter((13, 12))
+    with pytest.raises(VerificationError, match="another call than the file was asked for"):
+        proven(*made, lambda reader: reader.read(list(range(15)), next(lengths)))
+
+
+def test_one_runtime_is_loaded_at_a_time(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each keeps copies of all weights, in float32 where activations are float."""
+    loaded: list[weakref.ref[Any]] = []
+    load = running.load
+
+    def watched(*asked: Any, **more: Any) -> Any:
+        assert not [one for one in loaded if one() is not None]
+        found = load(*asked, **more)
+        loaded.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(running, "load", watched)
+    prove(*made)
+    assert len(loaded) == 2
+    assert not [one for one in loaded if one() is not None]
 
 
 def moved(by: int) -> Feeds:

@@ -233,10 +233,10 @@ class Proof:
         assert self._shown is not None
         shown, said = self._shown.run(signature, feeds), next(self._heard, None)
         found = {port.name: shown[port.name] for port in self.signatures[signature].outputs}
-        told = written(signature, feeds, found)
-        if said is None or said[:2] != (signature, int(feeds["input_pos"][0])):
+        told = Heard.of(signature, feeds, written(signature, feeds, found))
+        if said is None or not said.same_question(told):
             raise differs(signature, feeds, "another call than the file was asked for where no layer is shown")
-        for name, value in told.items():
+        for name, value in told.written.items():
             if not same_bits(value, said.written[name]):
                 raise differs(signature, feeds, f"{name}, which has other bits where layers are shown")
         return found, {**feeds, **shown}

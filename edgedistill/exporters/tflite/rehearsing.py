@@ -21,11 +21,23 @@ Values = dict[str, NDArray[Any]]
 
 
 class Heard(NamedTuple):
-    """One call: at which position, and what it wrote: its slots of the caches, and all other outputs."""
+    """One call: at which position it was asked for which tokens, and what it wrote: its slots of the caches, and all
+    other outputs.
+    """
 
     signature: str
     position: int
+    tokens: list[int]
     written: Values
+
+    @classmethod
+    def of(cls, signature: str, feeds: Mapping[str, NDArray[Any]], answered: Values) -> Heard:
+        """A call with these inputs."""
+        return cls(signature, int(feeds["input_pos"][0]), feeds["tokens"][0].tolist(), answered)
+
+    def same_question(self, other: Heard) -> bool:
+        """Whether both were asked the same."""
+        return self[:3] == other[:3]
 
 
 class Rehearsal:
@@ -49,7 +61,7 @@ class Rehearsal:
         """
         found = self._runner.run(signature, feeds)
         kept = {name: value.copy() for name, value in written(signature, feeds, found).items()}
-        self.heard.append(Heard(signature, int(feeds["input_pos"][0]), kept))
+        self.heard.append(Heard.of(signature, feeds, kept))
         return found
 
     def read(self, ids: Sequence[int], prompt: int) -> None:
