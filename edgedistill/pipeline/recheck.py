@@ -59,6 +59,11 @@ class Bundle:
         return self.manifest.artifacts[0]
 
 
+def is_file(path: Path) -> bool:
+    """Whether this is one model's file and no bundle; a .mlpackage is a folder."""
+    return path.is_file() or (path.is_dir() and path.suffix == ".mlpackage")
+
+
 def open_bundle(folder: Path) -> Bundle:
     """Read and check the manifest; no other file is opened.
 
