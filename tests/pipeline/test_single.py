@@ -97,7 +97,8 @@ def test_what_cannot_be_asked_of_a_file_is_refused(cli: Cli, tiny_bundle: Path, 
 @pytest.mark.slow  # an export of each format
 @pytest.mark.parametrize("format_name", bert.FORMATS)
 def test_files_of_every_format_are_held_against_their_student(cli: Cli, tmp_path: Path, format_name: str) -> None:
-    frozen = freeze(part("bert", "module").build(bert.TINY), "bert", bert.TINY, QuantScheme(activations="float"), {})
+    config = bert.TINY.model_copy(update={"width": 32, "ffn": 64})
+    frozen = freeze(part("bert", "module").build(config), "bert", config, QuantScheme(activations="float"), {})
     exporter = load_plugin("exporters", format_name)
     path = tmp_path / f"model{exporter.SUFFIX}"
     exporter.export(frozen, (8, 16), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -253,6 +254,19 @@ def test_two_processes_write_the_same_bundle(made: Made, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert (tmp_path / "again.litertlm").read_bytes() == path.read_bytes()
+
+
+def test_a_bundle_is_verified_at_the_command_line(made: Made, tmp_path: Path, cli: Any) -> None:
+    frozen, path = made
+    frozen.save(tmp_path)
+    done = cli("verify", path, "--student", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["format"], told["tensors"], told["entry_points"]) == ("litertlm", len(frozen.quantized), ["any"])
+    other = rewritten(frozen, path, tmp_path / "other.litertlm", stops=(3,))
+    done = cli("verify", other, "--student", tmp_path)
+    assert done.returncode == 1
+    assert "start and end tokens" in done.stderr
 
 
 def test_a_bundle_says_what_it_needs(made: Made) -> None:
