@@ -1,10 +1,12 @@
-"""What every format promises, for every family and scheme that the plan allows; a new file is tested by being there."""
+"""What every format promises, for every family and kind of scheme; a new file is tested by being there.
+
+That it is so for every scheme that a plan allows is shown in `test_contract_schemes.py`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -13,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
+from contract_schemes import TIES, allows
+from contract_students import BUCKETS, differences, student, task
+from shared_conversions import Shared
 
-from edgedistill import catalog, quant
+from edgedistill import catalog
 from edgedistill.errors import EdgedistillError, VerificationError
 from edgedistill.exporters import Runner
 from edgedistill.exporters._proof import answer
@@ -25,34 +28,15 @@ from edgedistill.plan.size.graphs import formats
 from edgedistill.quant import FrozenStudent
 from edgedistill.specs import PerGroup, QuantScheme, WeightGrid
 from edgedistill.store import digest_of, files_in
-from edgedistill.students import part
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 from _size_fit import zero_points
 
-BUCKETS = (8, 16)
 INT8, INT4 = WeightGrid(), WeightGrid(bits=4)
 INT8_GROUPS, INT4_GROUPS = WeightGrid(granularity=PerGroup()), WeightGrid(bits=4, granularity=PerGroup())
 WEIGHTS = {"int8": INT8, "int4": INT4, "int8 groups": INT8_GROUPS, "int4 groups": INT4_GROUPS}
-# Grids that differ between embeddings, head, layers and one layer: a file must not take one for another.
-APART = {
-    "apart, float": QuantScheme(
-        weights=INT4, embeddings=INT4_GROUPS, head=INT8, layers={"layers.0.up.weight": INT8}, activations="float"
-    ),
-    "apart with groups, dynamic_int8, bf16 scales": QuantScheme(
-        weights=INT4_GROUPS, embeddings=INT4, head=INT4, layers={"layers.0.up.weight": INT8}, scale_dtype="bf16"
-    ),
-}
-# An export of a decoder takes 15 s of a core with litert-torch, 4 with torch's and coremltools: the other schemes are
-# slow tests.
-QUICK = {
-    ("llama", "coreml"): ("int8, dynamic_int8", "int4 groups, float"),
-    ("llama", "litertlm"): ("int8, dynamic_int8",),
-    ("llama", "onnx"): ("int8, dynamic_int8", "int4, float", "int4 groups, dynamic_int8, bf16 scales"),
-    ("llama", "tflite"): ("int4 groups, dynamic_int8, bf16 scales",),
-}
-# 13 and 9 s; quick are the same layers in 8 bits, and a vit's, which has them all, in 4
-SLOW = [("bert", "tflite", "int4, static_int8"), ("bert", "onnx", "int4, static_int8")]
+# What is run here, for its file is run by every export too: the other schemes are slow tests.
+QUICK = ("int8, dynamic_int8", "int8, static_int8", "int4, float", "int4 groups, dynamic_int8, bf16 scales")
 # Of these another default test writes one student's file in two processes, with other hash seeds: tflite by
 # pipeline/test_build.py (`test_a_killed_build_continues_to_the_same_bytes`), the others by the test of this name in
 # gguf/test_gguf.py, onnx/test_onnx.py and, of the bundle around format tflite's file, litertlm/test_litertlm.py.
@@ -61,12 +45,6 @@ TWICE = ("gguf", "litertlm", "onnx", "tflite")
 FP16 = ("coreml",)
 # what computes a static student with its own integers: every answer is the student's
 INTEGERS = ("onnx", "tflite")
-# wide enough for groups of 32
-WIDER = {
-    "bert": {"width": 32, "ffn": 64},
-    "cnn": {"head_width": 32},
-    "vit": {"width": 32, "ffn": 64, "patch": 8},
-}
 
 
 def schemes() -> dict[str, QuantScheme]:
@@ -78,84 +56,36 @@ def schemes() -> dict[str, QuantScheme]:
             continue
         label = f"{name}, {kind}{', bf16 scales' if dtype == 'bf16' else ''}"
         found[label] = QuantScheme(weights=grid, head=grid, activations=kind, scale_dtype=dtype)
-    return found | APART
+    return found
 
 
 def held() -> list[tuple[str, str, str]]:
-    """(family, format, scheme) that the plan allows."""
+    """(family, format, scheme) that the plan allows; a decoder's head is its embeddings."""
     found = []
     for family in catalog.plugins("students"):
         plugin = catalog.load_plugin("students", family)
-        tied = not any(tensor.kind == "head" for tensor in plugin.tensors(plugin.TINY))
         for name, scheme in schemes().items():
-            stored = scheme.model_copy(update={"head": scheme.embeddings}) if tied else scheme
+            stored = scheme.model_copy(update={"head": scheme.embeddings}) if family in TIES else scheme
             if scheme.activations in getattr(plugin, "ACTIVATIONS", (scheme.activations,)):
                 found += [(family, f, name) for f in plugin.FORMATS if allows(f, scheme) and allows(f, stored)]
     return found
 
 
-def allows(format_name: str, scheme: QuantScheme) -> bool:
-    about = catalog.constants("exporters", format_name)
-    return scheme.misfit(about["HOLDS"], about.get("EXCLUDES", ())) is None
-
-
-def is_quick(family: str, format_name: str, scheme: str) -> bool:
-    if scheme in APART and (family, scheme) != ("bert", "apart with groups, dynamic_int8, bf16 scales"):
-        return False
-    return (family, format_name, scheme) not in SLOW and scheme in QUICK.get((family, format_name), (scheme,))
-
-
 def marked(cases: list[tuple[str, str, str]]) -> list[Any]:
-    return [pytest.param(*case, marks=() if is_quick(*case) else pytest.mark.slow) for case in cases]
+    return [pytest.param(*case, marks=() if case[2] in QUICK else pytest.mark.slow) for case in cases]
 
 
 def first(**wanted: str) -> tuple[str, str, str]:
     """The first quick case of a family or a format."""
     for case in CASES:
         about = dict(zip(("family", "format_name", "scheme"), case, strict=True))
-        if is_quick(*case) and wanted.items() <= about.items():
+        if case[2] in QUICK and wanted.items() <= about.items():
             return case
     raise AssertionError(f"no case of {wanted}")
 
 
-def task(format_name: str) -> dict[str, Any]:
-    """What a student must bring for a format: a bundle for texts needs a tokenizer."""
-    if format_name != "litertlm":
-        return {}
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    built = Tokenizer(models.BPE())
-    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<|im_end|>"], show_progress=False)
-    built.train_from_iterator(["a banana and an apple; the ape had the last banana"], trainer)
-    return {"tokenizer_json": json.loads(built.to_str())}
-
-
-def student(family: str, scheme: QuantScheme, task: dict[str, Any] | None = None) -> FrozenStudent:
-    """Weights as large as trained ones, so that logits are of order 1; static ranges observed on random samples."""
-    torch.manual_seed(0)
-    apart = torch.Generator().manual_seed(1)
-    plugin = catalog.load_plugin("students", family)
-    config = plugin.TINY.model_copy(update=WIDER.get(family, {}))
-    model = part(family, "module").build(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" not in name:
-                nn.init.normal_(parameter, std=0.1 if parameter.dim() == 1 else 1.2 / parameter[0].numel() ** 0.5)
-            else:  # as after training, no two are alike: a file would hold equal ones once
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=apart))
-    quant.prepare(model, scheme, plugin.tensors(config)).train()
-    random = np.random.default_rng(1)
-    with torch.no_grad():
-        for signature in itertools.islice(itertools.cycle(plugin.signatures(config, BUCKETS)), 24):
-            feeds = plugin.sample(config, signature, random)
-            model(*(torch.from_numpy(feeds[port.name]) for port in signature.inputs))
-    quant.freeze_observers(model)
-    return quant.freeze(model.eval(), family, config, scheme, task or {})
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def made(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`made(family, format, scheme)`: the student and its file, exported once."""
     folder, known = tmp_path_factory.mktemp("contract"), {}
 
@@ -185,14 +115,8 @@ def test_every_code_and_scale_of_the_file_is_the_students(
     made: Any, family: str, format_name: str, scheme: str
 ) -> None:
     frozen, path = made(family, format_name, scheme)
-    exporter = catalog.load_plugin("exporters", format_name)
-    found = exporter.read_back(path)
-    assert found.keys() == frozen.quantized.keys()
-    for name, expected in frozen.quantized.items():
-        assert np.array_equal(found[name].codes, expected.codes), name
-        assert np.array_equal(found[name].scales, expected.scales), name
-        assert len(np.unique(expected.codes)) > 8, "the test needs weights that use their grid"
-    exporter.verify(frozen, path)
+    assert differences(format_name, frozen, path) == []
+    catalog.load_plugin("exporters", format_name).verify(frozen, path)
 
 
 @pytest.mark.parametrize(("family", "format_name", "scheme"), marked(CASES))

@@ -44,9 +44,8 @@ class Codes(nn.Module):
     # what a network may ask of any weight, to make tensors like it
     dtype, device = torch.float32, torch.device("cpu")
 
-    def __init__(self, tensor: QuantizedTensor, bits: int) -> None:
+    def __init__(self, tensor: QuantizedTensor) -> None:
         super().__init__()
-        self.bits = bits
         self.register_buffer("codes", torch.from_numpy(tensor.codes.copy()))
         self.register_buffer("scales", torch.from_numpy(tensor.scales.copy()))
         self.axes = axes_of(tensor)
@@ -57,10 +56,10 @@ class Codes(nn.Module):
         inputs = self.codes, self.scales, *(zeros.int8 for zeros in self.zeros)
         return operator("DequantizeLinear", inputs, self.axes, self.codes.shape)
 
-    def rows(self, ids: Tensor) -> Tensor:
+    def rows(self, ids: Tensor, bits: int) -> Tensor:
         """The rows that `ids` name, and only these dequantized, where ONNX Runtime can look codes up: not INT4 ones."""
         shape = (*ids.shape, self.codes.shape[1])
-        if self.bits == 4:
+        if bits == 4:
             return operator("Gather", (self(), ids), {"axis": 0}, shape)
         flat = ids.reshape(-1)  # so that the rows are a matrix, dequantized as the weight is
         count = flat.shape[0]

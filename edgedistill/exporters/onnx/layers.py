@@ -28,8 +28,8 @@ def lower(frozen: FrozenStudent) -> nn.Module:
         StageError: if a quantized tensor is not the weight of a linear layer, convolution or embedding, or static
             activations meet what has no static form.
     """
-    model, grids = frozen.build(), frozen.grids()
-    weights = {name: Codes(tensor, grids[name].bits) for name, tensor in frozen.quantized.items()}
+    model = frozen.build()
+    weights = {name: Codes(tensor) for name, tensor in frozen.quantized.items()}
     users = users_of(frozen, model)
     odd = sorted(set(weights) - set(users.values()))
     if odd:
@@ -103,19 +103,19 @@ class _Convolution(nn.Module):
 
 
 class _Embedding(nn.Module):
-    def __init__(self, weight: Codes) -> None:
+    def __init__(self, weight: Codes, bits: int) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.bits = weight, bits
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.weight.rows(input)
+        return self.weight.rows(input, self.bits)
 
 
 def _lowered(
     frozen: FrozenStudent, place: str, layer: nn.Module, weight: Codes, name: str, points: dict[str, Grid]
 ) -> nn.Module:
     if isinstance(layer, nn.Embedding):
-        return _Embedding(weight)
+        return _Embedding(weight, frozen.grids()[name].bits)
     if isinstance(layer, Convolution) and points:
         bias = static_bias(frozen, place, name, frozen.points[layer.source])
         return StaticConvolution(layer, bias, weight, (points[layer.source], points[layer.result]))
