@@ -132,6 +132,13 @@ def rows_misfit(problem: Problem, tensors: Sequence[StoredTensor], scheme: Quant
                     f"{tensor.name} has rows of {tensor.shape[1]}, and {what} stores blocks of {multiple}: take a "
                     f"multiple of {multiple}."
                 )
+        unpacked = grid.bits == 4 and (scheme.activations != "float" or tensor.kind == "embedding")
+        for name, multiple in problem.int4_row_multiples.items() if unpacked and len(tensor.shape) == 2 else ():
+            if tensor.shape[1] % multiple:
+                return (
+                    f"{tensor.name} has rows of {tensor.shape[1]} int4 codes, and format {name!r} stores a multiple of "
+                    f"{multiple}: take such a width, or 8 bits for this weight."
+                )
     return None
 
 

@@ -124,6 +124,7 @@ def _problem(
         teacher_parameters=teacher,
         quality=quality_model(teacher, [one for one in builds if one.family == profile.student.family]),
         row_multiples={name: catalog.constants("exporters", name).get("ROW_MULTIPLE", 1) for name in formats},
+        int4_row_multiples={name: catalog.constants("exporters", name).get("INT4_ROW_MULTIPLE", 1) for name in formats},
     )
 
 

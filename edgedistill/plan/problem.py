@@ -36,6 +36,7 @@ class Problem(NamedTuple):
     teacher_parameters: int | None
     quality: QualityModel
     row_multiples: Mapping[str, int]  # by format: what the width of every stored matrix is a multiple of
+    int4_row_multiples: Mapping[str, int]  # and that of matrices of int4 codes that the runtime reads as they are
 
     @property
     def scheme(self) -> QuantScheme:

@@ -1,6 +1,6 @@
 """How LiteRT quantizes the input of a linear layer at run time, and the linear layer computed on those integers.
 
-Sources, both confirmed by running ai-edge-litert 2.3.0 (`tests/exporters/test_tflite.py` repeats the check): XNNPACK's
+Sources, both confirmed by running ai-edge-litert 2.3.0 (tests/exporters repeats the checks): XNNPACK's
 `xnn_f32_qd8_asymmetric_quantization_params` for dynamic rows, and its `qs8-qc8w` requantization for static layers.
 """
 

@@ -1,7 +1,8 @@
 """The schemes that a plan allows, for every family and format; of them, a few in which every two choices meet.
 
-A scheme is made of parts: the grid of the embeddings, of the layers, of the head, the kind of activations and the type
-of scales. What a family does not have is no part of its schemes. A decoder's head may be its embeddings ("tied").
+A scheme is made of parts: the bits and the granularity of the embeddings, of the layers and of the head, the kind of
+activations and the type of scales. What a family does not have is no part of its schemes. A decoder's head may be its
+embeddings ("tied").
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from edgedistill.specs import PerGroup, QuantScheme, WeightGrid
 
 TIED = "tied"
 TIES = ("llama",)  # families whose head may be the embeddings
-Parts = Mapping[str, Any]
+
+
+INT8, INT4 = WeightGrid(), WeightGrid(bits=4)
+INT8_GROUPS, INT4_GROUPS = WeightGrid(granularity=PerGroup()), WeightGrid(bits=4, granularity=PerGroup())
+WEIGHTS = {"int8": INT8, "int4": INT4, "int8 groups": INT8_GROUPS, "int4 groups": INT4_GROUPS}
+# What is run here, for its file is run by every export too: the other schemes are slow tests.
+QUICK = ("int8, dynamic_int8", "int8, static_int8", "int4, float", "int4 groups, dynamic_int8, bf16 scales")
 
 
 class Case(NamedTuple):
@@ -33,10 +40,13 @@ class Case(NamedTuple):
 
     @property
     def label(self) -> str:
-        """A short name for one scheme: "embeddings int4g, weights int8, head tied, float, bf16"."""
-        parts = parts_of(self)
-        named = (f"{part} {_short(value)}" for part, value in parts.items() if part not in ("activations", "scales"))
-        return ", ".join([*named, parts["activations"], parts["scales"]])
+        """A short name for one scheme: "weights int8, embeddings int4g, head tied, float, bf16"."""
+        scheme, kinds = self.scheme, kinds_of(self.family)
+        tables = [f"embeddings {_short(scheme.embeddings)}"] * ("embedding" in kinds)
+        head = TIED if self.tied else _short(scheme.head)
+        return ", ".join(
+            [f"weights {_short(scheme.weights)}", *tables, f"head {head}", scheme.activations, scheme.scale_dtype]
+        )
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -44,15 +54,16 @@ class Case(NamedTuple):
         return {"tied": self.tied} if self.family in TIES else {}
 
 
-def parts_of(case: Case) -> Parts:
+def parts_of(case: Case) -> dict[str, Any]:
     """The choices that make the case's scheme, as far as its family has what they are about."""
-    scheme, kinds = case.scheme, kinds_of(case.family)
-    found: dict[str, Any] = {"weights": scheme.weights}
-    if "embedding" in kinds:
-        found["embeddings"] = scheme.embeddings
-    if "head" in kinds:
-        found["head"] = TIED if case.tied else scheme.head
-    return found | {"activations": scheme.activations, "scales": scheme.scale_dtype}
+    scheme, grids = case.scheme, {"weights": case.scheme.weights}
+    if "embedding" in kinds_of(case.family):
+        grids["embeddings"] = scheme.embeddings
+    if not case.tied:
+        grids["head"] = scheme.head
+    bits = {f"bits of {part}": grid.bits for part, grid in grids.items()}
+    grain = {f"granularity of {part}": grid.granularity.kind for part, grid in grids.items()}
+    return {**bits, **grain, TIED: case.tied, "activations": scheme.activations, "scales": scheme.scale_dtype}
 
 
 def kinds_of(family: str) -> set[str]:
@@ -65,6 +76,30 @@ def allows(format_name: str, scheme: QuantScheme) -> bool:
     """Whether a plan takes the scheme for a format, as `plan.check.check` asks; `test_contract.py` compares them."""
     about = catalog.constants("exporters", format_name)
     return scheme.misfit(about["HOLDS"], about.get("EXCLUDES", ())) is None
+
+
+def schemes() -> dict[str, QuantScheme]:
+    """Every combination of a grid, a kind of activations and a type of scales."""
+    kinds = ("dynamic_int8", "static_int8", "float")
+    found = {}
+    for (name, grid), kind, dtype in itertools.product(WEIGHTS.items(), kinds, ("fp16", "bf16")):
+        if (dtype == "bf16" and name != "int4 groups") or ("groups" in name and kind == "static_int8"):
+            continue
+        label = f"{name}, {kind}{', bf16 scales' if dtype == 'bf16' else ''}"
+        found[label] = QuantScheme(weights=grid, head=grid, activations=kind, scale_dtype=dtype)
+    return found
+
+
+def held() -> list[tuple[str, str, str]]:
+    """(family, format, scheme) that the plan allows; a decoder's head is its embeddings."""
+    found = []
+    for family in catalog.plugins("students"):
+        plugin = catalog.load_plugin("students", family)
+        for name, scheme in schemes().items():
+            stored = scheme.model_copy(update={"head": scheme.embeddings}) if family in TIES else scheme
+            if scheme.activations in getattr(plugin, "ACTIVATIONS", (scheme.activations,)):
+                found += [(family, f, name) for f in plugin.FORMATS if allows(f, scheme) and allows(f, stored)]
+    return found
 
 
 def planned(family: str, format_name: str) -> list[Case]:
@@ -90,7 +125,7 @@ def pairs(case: Case) -> set[Any]:
     return set(itertools.combinations(parts_of(case).items(), 2))
 
 
-def covering(cases: Sequence[Case], given: Iterable[Case] = (), tries: int = 12) -> list[Case]:
+def covering(cases: Sequence[Case], given: Iterable[Case] = (), tries: int = 24) -> list[Case]:
     """Those that together have every pair of choices that occurs in `cases`; what `given` has is not asked for again.
 
     Greedy: the next is one that has the most new pairs; of these one whose graph was met before, which is converted
@@ -148,5 +183,14 @@ def _plain(value: Any) -> Any:
     return value.model_dump() if isinstance(value, WeightGrid) else value
 
 
-def _short(grid: Any) -> str:
-    return grid if isinstance(grid, str) else f"int{grid.bits}{'g' * isinstance(grid.granularity, PerGroup)}"
+def _short(grid: WeightGrid) -> str:
+    return f"int{grid.bits}{'g' * isinstance(grid.granularity, PerGroup)}"
+
+
+CASES = held()
+
+
+def quick(family: str, format_name: str) -> list[Case]:
+    """The cases of `test_contract.py` that are no slow tests."""
+    names = [name for *pair, name in CASES if pair == [family, format_name] and name in QUICK]
+    return [Case(family, format_name, schemes()[name], family in TIES) for name in names]

@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -34,11 +35,13 @@ class Shared:
     def __init__(self, folder: Path) -> None:
         self.folder, self.hits = folder, 0
         self._tflite, self._onnx = tflite.convert, onnx.convert
+        self._patch: pytest.MonkeyPatch | None = None
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Let the exporters convert through this."""
         patch.setattr(tflite, "convert", self.to_tflite)
         patch.setattr(onnx, "convert", self.to_onnx)
+        self._patch = patch
 
     def remove(self, patch: pytest.MonkeyPatch) -> None:
         """Let the exporters convert everything themselves again."""
@@ -61,6 +64,7 @@ class Shared:
 
         Not where activations are static: what a graph is made of then depends on its grids.
         """
+        self._read_operators_once()
         if frozen.scheme.activations == "static_int8":
             return self._onnx(frozen, signatures)
         network = Entry(lower(frozen)).eval()
@@ -77,6 +81,14 @@ class Shared:
                 assert list(tensor.dims) == list(values[tensor.name].shape), tensor.name
                 tensor.raw_data = np.ascontiguousarray(values[tensor.name]).tobytes()
         return model
+
+    def _read_operators_once(self) -> None:
+        """torch parses the source of 500 operators for each conversion."""
+        if self._patch is not None:
+            from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+            self._patch.setattr(ONNXRegistry, "from_torchlib", functools.cache(ONNXRegistry.from_torchlib))
+            self._patch = None
 
     def _found(self, seen: list[Any], convert: Callable[[], bytes]) -> bytes:
         path = self.folder / hashlib.sha256(repr(seen).encode()).hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract_schemes import TIES, allows
+from contract_schemes import CASES, QUICK, allows, schemes
 from contract_students import BUCKETS, differences, student, task
 from shared_conversions import Shared
 
@@ -26,17 +26,11 @@ from edgedistill.exporters._proof import answer
 from edgedistill.plan.size import COUNTED_AS, file_size
 from edgedistill.plan.size.graphs import formats
 from edgedistill.quant import FrozenStudent
-from edgedistill.specs import PerGroup, QuantScheme, WeightGrid
 from edgedistill.store import digest_of, files_in
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 from _size_fit import zero_points
 
-INT8, INT4 = WeightGrid(), WeightGrid(bits=4)
-INT8_GROUPS, INT4_GROUPS = WeightGrid(granularity=PerGroup()), WeightGrid(bits=4, granularity=PerGroup())
-WEIGHTS = {"int8": INT8, "int4": INT4, "int8 groups": INT8_GROUPS, "int4 groups": INT4_GROUPS}
-# What is run here, for its file is run by every export too: the other schemes are slow tests.
-QUICK = ("int8, dynamic_int8", "int8, static_int8", "int4, float", "int4 groups, dynamic_int8, bf16 scales")
 # Of these another default test writes one student's file in two processes, with other hash seeds: tflite by
 # pipeline/test_build.py (`test_a_killed_build_continues_to_the_same_bytes`), the others by the test of this name in
 # gguf/test_gguf.py, onnx/test_onnx.py and, of the bundle around format tflite's file, litertlm/test_litertlm.py.
@@ -45,30 +39,6 @@ TWICE = ("gguf", "litertlm", "onnx", "tflite")
 FP16 = ("coreml",)
 # what computes a static student with its own integers: every answer is the student's
 INTEGERS = ("onnx", "tflite")
-
-
-def schemes() -> dict[str, QuantScheme]:
-    """Every combination of a grid, a kind of activations and a type of scales."""
-    kinds = ("dynamic_int8", "static_int8", "float")
-    found = {}
-    for (name, grid), kind, dtype in itertools.product(WEIGHTS.items(), kinds, ("fp16", "bf16")):
-        if (dtype == "bf16" and name != "int4 groups") or ("groups" in name and kind == "static_int8"):
-            continue
-        label = f"{name}, {kind}{', bf16 scales' if dtype == 'bf16' else ''}"
-        found[label] = QuantScheme(weights=grid, head=grid, activations=kind, scale_dtype=dtype)
-    return found
-
-
-def held() -> list[tuple[str, str, str]]:
-    """(family, format, scheme) that the plan allows; a decoder's head is its embeddings."""
-    found = []
-    for family in catalog.plugins("students"):
-        plugin = catalog.load_plugin("students", family)
-        for name, scheme in schemes().items():
-            stored = scheme.model_copy(update={"head": scheme.embeddings}) if family in TIES else scheme
-            if scheme.activations in getattr(plugin, "ACTIVATIONS", (scheme.activations,)):
-                found += [(family, f, name) for f in plugin.FORMATS if allows(f, scheme) and allows(f, stored)]
-    return found
 
 
 def marked(cases: list[tuple[str, str, str]]) -> list[Any]:
@@ -100,9 +70,6 @@ def made(shared: Shared, tmp_path_factory: pytest.TempPathFactory) -> Any:
         return known[key]
 
     return make
-
-
-CASES = held()
 
 
 def test_there_are_cases_for_every_family_and_format() -> None:

@@ -1,6 +1,6 @@
 """The predicted size against files that the exporters really write.
 
-tests/exporters/test_contract.py compares every family, format and scheme that the plan allows, at the smallest sizes;
+tests/exporters/test_contract.py compares every family and format, with schemes of every kind, at the smallest sizes;
 `python bench/size.py` does it at real ones.
 """
 

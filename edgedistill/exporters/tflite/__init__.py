@@ -84,6 +84,7 @@ EXCLUDES = (
     ),
 )
 INT4_ROW_MULTIPLE = 2
+"""What the width of an int4 matrix is a multiple of, unless a layer with float activations dequantizes it first."""
 COMPUTES = {"dynamic_int8": "as_trained", "static_int8": "as_trained", "float": "as_trained"}
 PARITY = 5e-6
 REQUIRES = ("litert_torch", "ai_edge_litert")
