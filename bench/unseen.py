@@ -1,0 +1,176 @@
+"""Confront the predictor with measurements that were published elsewhere and that no fit has seen.
+
+python bench/unseen.py
+"""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from math import exp, log
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from edgedistill.predict import DeviceSpecs, LlmWorkload, Workload, predict, resolve
+from edgedistill.predict.latency import class_name
+
+DATA, RESULTS = Path(__file__).parent / "data" / "unseen", Path(__file__).parent / "results"
+HEAD = """# On measurements that no fit has seen
+
+`python bench/unseen.py` makes this page. `bench/data/unseen` holds measurements that others published, each with its
+source. None of them was in the predictor's data when they were collected, so nothing was fitted or chosen by them.
+`latency.csv` names a device and a model; models are described by features alone (`models.csv`: traced, or the figures
+of the model's own page), devices that are in no table by their specifications (`devices.csv`). `llm.csv` describes
+models by their parameters alone. *Spec only* in the second column: no row of the chip in the calibration.
+
+*First* is what the predictor said when it met the rows, before anything was changed for what they showed (`first` in
+the files). *Now* is what it says today.
+
+**{outside} rows are outside of the calibration** to this day: the first table. {inside} rows filled a gap (a class of
+few models or chips) and were then added to the calibration, `part` = `calibration` in the files: of those, *now* is no
+proof, and they stand in the second table for *first* alone.
+
+Left out: figures that contradict each other (a phone with 32 tokens/s on one page and 9.8 on another of one author) or
+physics (62 tokens/s of a 3 B model in 4 bits on an A17 Pro: twice its memory's bandwidth), and rates without a chip.
+
+"""
+COLUMNS = (
+    "class", "device known by", "rows", "devices", "models", "MdAPE %, first", "now", "measured / predicted, first",
+    "now", "within x1.5 %, first", "now", "within x2 %, first", "now", "80% interval covers %, first", "now",
+    "high / low, first", "now",
+)  # fmt: skip
+
+
+class Met(NamedTuple):
+    """One row: forecasts of then and now, as median, low and high."""
+
+    row: Mapping[str, str]
+    kind: str
+    measured: float
+    then: tuple[float, float, float]
+    now: tuple[float, float, float]
+    spec_only: bool
+
+
+def read(name: str) -> list[dict[str, str]]:
+    with (DATA / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def device_of(name: str, devices: Mapping[str, Mapping[str, str]]) -> str | DeviceSpecs:
+    row = devices.get(name)
+    if row is None:
+        return name
+    numbers = {key: float(row[key]) for key in ("memory_bandwidth_gb_per_s", "npu_int8_tops") if row[key]}
+    return DeviceSpecs(name=name, soc=row["soc"], cpu=row["cpu"], **numbers)
+
+
+def workload_of(row: Mapping[str, str], models: Mapping[str, Mapping[str, str]]) -> Workload:
+    run: dict[str, Any] = {key: row[key] for key in ("runtime", "unit", "precision")}
+    run["threads"] = int(row["threads"] or 1)
+    if row["model"].startswith("ncnn:"):  # a model of ncnn's own benchmark, on a board that has not run it
+        return Workload(model=row["model"].removeprefix("ncnn:"), **run)
+    model = models[row["model"]]
+    kinds = {key: model[key] == "1" for key in ("transformer", "soft_ops")}
+    return Workload.from_row(model, **kinds, **run)
+
+
+def meet() -> list[Met]:
+    devices = {row["device"]: row for row in read("devices.csv")}
+    models = {row["model"]: row for row in read("models.csv")}
+    found = []
+    for row in read("latency.csv"):
+        device, work = device_of(row["device"], devices), workload_of(row, models)
+        told = predict(device, work)
+        kind = class_name(resolve(device), work)
+        found.append(_met(row, kind, float(row["ms"]), told))
+    for row in read("llm.csv"):
+        active = float(row["active_params_b"]) if row["active_params_b"] else None
+        work_llm = LlmWorkload(
+            params_b=float(row["params_b"]),
+            active_params_b=active,
+            quant=row["quant"],
+            backend=row["backend"],
+            runtime=row["runtime"],
+            prompt_tokens=int(row["prompt_tokens"]),
+        )
+        told = predict(device_of(row["device"], devices), work_llm, f"{row['phase']}_tokens_per_s")
+        found.append(_met(row, f"llm {row['phase']} {row['backend']}", float(row["tokens_per_s"]), told))
+    return found
+
+
+def _met(row: Mapping[str, str], kind: str, measured: float, told: Any) -> Met:
+    then = tuple(float(row[key]) for key in ("first", "first_low", "first_high"))
+    return Met(row, kind, measured, then, (told.median, told.low, told.high), told.level == "spec only")  # type: ignore[arg-type]
+
+
+def judge(met: Sequence[Met], which: str) -> dict[str, float]:
+    """Errors, bias and coverage of the forecasts of `then` or `now`."""
+    forecasts = [getattr(one, which) for one in met]
+    away = [log(one.measured / told[0]) for one, told in zip(met, forecasts, strict=True)]
+    inside = [told[1] <= one.measured <= told[2] for one, told in zip(met, forecasts, strict=True)]
+    share = 100 / len(met)
+    return {
+        "mdape": round(100 * median(abs(exp(-one) - 1) for one in away), 1),
+        "ratio": round(exp(median(away)), 2),
+        "within_1.5x": round(share * sum(abs(one) <= log(1.5) for one in away)),
+        "within_2x": round(share * sum(abs(one) <= log(2) for one in away)),
+        "coverage_80": round(share * sum(inside)),
+        "width": round(median(told[2] / told[1] for told in forecasts), 1),
+    }
+
+
+def groups(met: Sequence[Met]) -> list[dict[str, Any]]:
+    split: dict[tuple[str, str], list[Met]] = defaultdict(list)
+    for one in met:
+        split[one.kind, "specifications" if one.spec_only else "its chip's rows"].append(one)
+    return [
+        {
+            "class": kind,
+            "known_by": known,
+            "rows": len(rows),
+            "devices": len({one.row["device"] for one in rows}),
+            "models": len({one.row["model"] for one in rows}),
+            "first": judge(rows, "then"),
+            "now": judge(rows, "now"),
+        }
+        for (kind, known), rows in sorted(split.items())
+    ]
+
+
+def table(figures: Sequence[Mapping[str, Any]]) -> str:
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|---|---|{'--:|' * (len(COLUMNS) - 2)}"]
+    for one in figures:
+        cells = [one[key] for key in ("class", "known_by", "rows", "devices", "models")]
+        cells += [one[when][key] for key in one["now"] for when in ("first", "now")]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def worst(met: Sequence[Met], count: int = 15) -> str:
+    lines = ["| device | model | class | measured | predicted now | interval | source |", "|---|---|---|--:|--:|--:|---|"]
+    for one in sorted(met, key=lambda one: -abs(log(one.measured / one.now[0])))[:count]:
+        told = [f"{value:.3g}" for value in (one.measured, one.now[0])]
+        ends = f"{one.now[1]:.3g} to {one.now[2]:.3g}"
+        cells = (one.row["device"], one.row["model"], one.kind, *told, ends, one.row["source"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    met = meet()
+    outside = [one for one in met if one.row["part"] == "outside"]
+    inside = [one for one in met if one.row["part"] != "outside"]
+    figures = {"outside": groups(outside), "calibration": groups(inside)}
+    text = HEAD.format(outside=len(outside), inside=len(inside))
+    text += "## Outside of the calibration\n\n" + table(figures["outside"])
+    text += "\n## Added to the calibration since\n\n" + table(figures["calibration"])
+    text += "\n## The worst, outside of the calibration\n\nMilliseconds, or tokens per second.\n\n" + worst(outside)
+    (RESULTS / "unseen.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "unseen.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
