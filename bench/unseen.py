@@ -149,7 +149,10 @@ def table(figures: Sequence[Mapping[str, Any]]) -> str:
 
 
 def worst(met: Sequence[Met], count: int = 15) -> str:
-    lines = ["| device | model | class | measured | predicted now | interval | source |", "|---|---|---|--:|--:|--:|---|"]
+    lines = [
+        "| device | model | class | measured | predicted now | interval | source |",
+        "|---|---|---|--:|--:|--:|---|",
+    ]
     for one in sorted(met, key=lambda one: -abs(log(one.measured / one.now[0])))[:count]:
         told = [f"{value:.3g}" for value in (one.measured, one.now[0])]
         ends = f"{one.now[1]:.3g} to {one.now[2]:.3g}"

@@ -18,11 +18,23 @@ CORES: dict[str, tuple[int, bool, bool]] = {
     "x4": (32, True, False), "x925": (32, True, False), "oryon": (32, True, False), "kryo": (8, False, False),
     "carmel": (16, True, False), "denver2": (16, False, False), "cyclone": (16, False, False),
     "ftc664": (8, False, False), "ftc310": (8, False, True), "neoverse": (16, True, False),
+    "c1-ultra": (32, True, False), "c1-premium": (32, True, False), "c1-pro": (16, True, False),
+    "c1-nano": (8, True, True), "a320": (8, True, True), "m3": (24, True, False), "m4": (24, True, False),
+    "m5": (24, True, False), "monsoon": (24, True, False), "vortex": (24, True, False), "tempest": (16, True, False),
+    "lightning": (24, True, False), "thunder": (16, True, False),
+}  # fmt: skip
+# Qualcomm's names of Arm's cores, by the first of their digits: prime, gold, silver.
+_KRYO = {
+    "2": ("A73", "A73", "A53"), "3": ("A75", "A75", "A55"), "4": ("A76", "A76", "A55"), "5": ("A77", "A77", "A55"),
+    "6": ("X1", "A78", "A55"), "7": ("X2", "A710", "A510"),
 }  # fmt: skip
 APPLE = re.compile(r"^(p|e|apple.*|firestorm|icestorm|avalanche|blizzard|everest|sawtooth)$")
 APPLE_CORE = (32, True, False)
 # ARMv8.6's matrix instructions on int8 (i8mm), of core names above; Apple's from A15 on.
-INT8_MATRICES = frozenset(["x2", "x3", "x4", "x925", "a710", "a715", "a720", "a725", "a510", "a520", "oryon"])
+INT8_MATRICES = frozenset([
+    "x2", "x3", "x4", "x925", "a710", "a715", "a720", "a725", "a510", "a520", "a320", "oryon", "c1-ultra", "c1-premium",
+    "c1-pro", "c1-nano",
+])  # fmt: skip
 NO_MATRICES_APPLE = frozenset(["firestorm", "icestorm", "cyclone"])
 UNKNOWN_CORE = (16, True, False)
 
@@ -57,6 +69,7 @@ class Core(NamedTuple):
 def parse_cores(text: str) -> tuple[Core, ...]:
     """`1xX3@2.91 + 4xA715@2.37` or `Cortex-A76 2.4GHz x 4` as clusters; what cannot be read is left out."""
     found = []
+    text = _NUMBERED.sub(_arm_core, text)
     for count, name, ghz in re.findall(r"(\d+)\s*[x×]\s*([A-Za-z][\w-]*)(?:\s*@\s*|\s+)([\d.]+)", text):
         found.append(Core(int(count), _core_name(name), float(ghz)))
     if not found:
@@ -64,6 +77,14 @@ def parse_cores(text: str) -> tuple[Core, ...]:
         for name, ghz, count in re.findall(pattern, text, re.IGNORECASE):
             found.append(Core(int(count or 1), _core_name(name), float(ghz)))
     return tuple(found)
+
+
+_NUMBERED = re.compile(r"k(?:ry|yr)o[\s-]*([2-7])\d\d(?:[\s-]+(prime|gold|silver)\b)?", re.IGNORECASE)
+
+
+def _arm_core(found: re.Match[str]) -> str:
+    """`Kryo 585 Silver` -> A55; without a word the big one."""
+    return _KRYO[found[1]][("prime", "gold", "silver").index((found[2] or "gold").lower())]
 
 
 def _core_name(text: str) -> str:

@@ -24,7 +24,7 @@ DYNAMIC_GAIN = {True: 2.7, False: 1.35}
 WIDER_OUTSIDE = 0.5  # of the log of what work outside the calibrated range adds to it, added to both ends
 INT8_SHARE = 0.7  # of the peak of int8 dot products: the best of LiteRT's rows on a CPU reaches 0.66
 OTHER_NPU = re.compile(
-    r"mediatek|dimensity|helio|\bmt\d{4}|exynos|kirin|unisoc|rockchip|\brk3|amlogic|bcm2|jetson|orin"
+    r"mediatek|dimensity|helio|genio|\bmt\d{4}|exynos|kirin|unisoc|amlogic|bcm2|jetson|orin|edge ?tpu|\bi\.?mx|hailo"
 )
 OTHER_PRECISION = 1.5  # both ends, where a unit was measured in another precision only
 ANCHORED, WELL_ANCHORED = 3, 5  # numbers of own measurements that intervals were cross-validated for
@@ -59,7 +59,7 @@ def class_name(device: Device, work: Workload) -> str:
         known = ", ".join(sorted(one for one in CLASSES if LAYERS_TOLD not in one))
         raise SpecError(
             f"no measurements of runtime {work.runtime!r} on the {work.unit} in {work.precision!r}. Known: {known};"
-            " runtimes litert, qnn, onnx, coreml, ncnn, paddle_lite; precisions fp32, fp16, int8, w8a8, w8a16,"
+            " runtimes litert, qnn, onnx, coreml, rknn, ncnn, paddle_lite; precisions fp32, fp16, int8, w8a8, w8a16,"
             " dynamic_int8."
         )
     return name

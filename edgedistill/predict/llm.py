@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp, log, sqrt
+from math import exp, hypot, log, sqrt
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from edgedistill.errors import SpecError, did_you_mean
 from edgedistill.predict import tables
-from edgedistill.predict.devices import Device, of_name
+from edgedistill.predict.devices import BANDWIDTH_SPREAD, Device, of_name
 from edgedistill.predict.llm_features import (
     LAYERS_IN,
     QUANTS,
@@ -32,6 +32,7 @@ CALIBRATED_PROMPT, CALIBRATED_GENERATED = 256, 64
 KERNELS = {"w4": "q4_0", "w8": "q8_0", "f16": "q8_0", "f32": "q8_0"}  # what llama.cpp runs where no row has the name
 WIDER = {"f16": log(16 / 8.5), "f32": log(32 / 8.5)}  # bits that decode reads beside those of q8_0
 UNMEASURED_KERNEL = 0.3  # log: a kernel that no row of the unit has runs slower than the unit's usual ones
+UNSTATED = 1.2816 * BANDWIDTH_SPREAD  # log, 80 %: how far a rate is off that is told from the cores
 RANGE_B, WIDER_OUTSIDE = (0.3, 16.0), 0.3
 
 
@@ -87,6 +88,10 @@ def _modelled(device: Device, work: LlmWorkload, phase: Phase, quant: str, calib
     calibrated = calibration is not None and name in calibration.factors
     low, high = found["intervals"].get(cost.key, found["intervals"]["spec only"])
     flags = _flags(work, one, quant)
+    if cost.missing:
+        slope = found["spec"].get(f"pace:{work.backend}", 1.0)
+        low, high = -hypot(low, UNSTATED * slope), hypot(high, UNSTATED * slope)
+        flags.append(f"{cost.missing[0]}: not stated, told from the cores or taken as typical, interval widened")
     away = max(log(one.params_b / RANGE_B[1]), log(RANGE_B[0] / one.params_b), 0.0)
     if away:
         low, high = low - WIDER_OUTSIDE * (1 + away), high + WIDER_OUTSIDE * (1 + away)
@@ -233,14 +238,14 @@ def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, fo
 
 
 def _spec_cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> Cost:
-    facts = spec_facts(device, work.backend, phase)
+    facts = spec_facts(device, work.backend, phase, told=True)
     kernel = spec_kernel(work.runtime, quant)
     log_s = spec_log_s(found["spec"], work.backend, kernel, facts)
     log_s += spec_effect(found["quant"], work.backend, kernel, KERNELS.get(quant, quant))
     if kernel == "llama" and phase == "decode":
         log_s += WIDER.get(quant, 0.0)
     told = "memory bandwidth and a typical utilisation" if phase == "decode" else "peak rate and a typical utilisation"
-    missing = () if "pace" in facts else (MISSING[phase, work.backend],)
+    missing = () if "pace" in spec_facts(device, work.backend, phase) else (MISSING[phase, work.backend],)
     beyond = spec_beyond(found["spec"], work.backend, facts)
     return _relative(found, log_s, "spec only", told, missing)._replace(beyond=beyond)
 

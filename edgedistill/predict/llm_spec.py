@@ -17,11 +17,15 @@ MISSING = {
 }
 
 
-def spec_facts(device: Device, unit: str, phase: str) -> dict[str, float]:
-    """`pace`, the log of the rate that binds the phase, where it is stated; and what the chip is known to lack."""
+def spec_facts(device: Device, unit: str, phase: str, *, told: bool = False) -> dict[str, float]:
+    """`pace`, the log of the rate that binds the phase, where it is stated; and what the chip is known to lack.
+
+    With `told`, a bandwidth that is not stated is told from the cores.
+    """
     found: dict[str, float] = {}
-    rates = {"cpu": device.cpu_peak_gflops, "gpu": device.bandwidth_gb_per_s, "npu": device.npu_tops}
-    rate = device.bandwidth_gb_per_s if phase == "decode" else rates[unit]
+    bandwidth = device.bandwidth_gb_per_s or (device.bandwidth_told if told else None)
+    rates = {"cpu": device.cpu_peak_gflops, "gpu": bandwidth, "npu": device.npu_tops}
+    rate = bandwidth if phase == "decode" else rates[unit]
     if rate:
         found["pace"] = log(rate)
     if phase == "decode" and unit != "npu" and "google tensor" in device.soc:

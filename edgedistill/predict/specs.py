@@ -58,7 +58,7 @@ class Workload(Spec, metaclass=_Asked):
     """
 
     model: str | None = Field(default=None, description="a key of model_features.csv or a model of the latency rows")
-    runtime: str = Field(default="litert", description="litert, tflite, qnn, onnx, coreml, ncnn, paddle_lite")
+    runtime: str = Field(default="litert", description="litert, tflite, qnn, onnx, coreml, rknn, ncnn, paddle_lite")
     unit: Unit = "cpu"
     precision: str = "fp32"
     threads: Annotated[int, Field(ge=1, le=64)] = 1

@@ -12,6 +12,7 @@ from typing import Any
 from edgedistill.errors import SpecError
 
 DATA = Path(__file__).with_name("data")
+MORE = "more"  # folder within it: rows that this project collected, in files of the same names and columns
 COEFFICIENTS = Path(__file__).with_name("coefficients.json")
 SCHEMA_VERSION = 3
 
@@ -20,24 +21,28 @@ Row = Mapping[str, str]
 
 @cache
 def rows(name: str) -> tuple[Row, ...]:
-    """A shipped CSV file as rows of text.
+    """A shipped CSV file as rows of text, and after them those of the file of its name in `more`.
 
     Raises:
-        SpecError: if the file is missing or not a table.
+        SpecError: if a file is missing or not a table.
     """
-    path = DATA / name
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return tuple(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SpecError(f"{path}: cannot be read ({error}). Reinstall the package.") from None
+    return tuple(row for path in _files(name) for row in _read(path))
 
 
 @cache
 def latency_rows(model: str) -> tuple[Row, ...]:
     """The latency rows of one model, found without building the others: the file is read at each plan."""
-    path = DATA / "latency.csv"
     start = f'"{model}",' if "," in model else f"{model},"
+    return tuple(row for path in _files("latency.csv") for row in _read(path, start))
+
+
+def _files(name: str) -> tuple[Path, ...]:
+    more = DATA / MORE / name
+    return (DATA / name, more) if more.exists() else (DATA / name,)
+
+
+def _read(path: Path, start: str = "") -> tuple[Row, ...]:
+    """The rows of a file whose lines begin so."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header = next(file)

@@ -129,6 +129,23 @@ def test_few_chips_make_a_wider_interval_and_it_covers_the_next_chip() -> None:
     assert 0.75 < np.mean(held) < 0.85
 
 
+def test_an_interval_of_few_chips_is_stretched_until_it_foretells_the_one_left_out() -> None:
+    """Seven chips of which one is odd, as one of six was on Qualcomm's NPU; eleven of a kind are left as they are."""
+    draw, held, plain = np.random.default_rng(5), [], []
+    for _ in range(300):
+        error = np.repeat(0.2 * draw.standard_t(2, 8), 20) + draw.normal(0, 0.1, 160)
+        chip = np.repeat(list("abcdefgh"), 20)
+        low, high = intervals.interval(error[:140], chip[:140])
+        held.append(np.mean((error[140:] >= low) & (error[140:] <= high)))
+        ends = intervals._quantiles(error[:140], chip[:140])
+        plain.append(np.mean((error[140:] >= ends[0]) & (error[140:] <= ends[1])))
+    assert np.mean(plain) < np.mean(held) - 0.02
+    assert 0.75 < np.mean(held) < 0.9
+    many = np.repeat(list("abcdefghijk"), 20)
+    error = draw.normal(0, 0.2, 220)
+    assert intervals.interval(error, many) == intervals._quantiles(error, many)
+
+
 def test_folds_keep_a_label_together() -> None:
     labels = ("a", "b", "a", "c", "d", "e", "c")
     parts = crossval.folds(labels, 3)
@@ -185,13 +202,17 @@ REACHED = [
     ("ncnn cpu float", "new family", 13.5),
     ("ncnn cpu int8", "new model", 15.0),
     ("litert cpu float", "new model", 10.0),
-    ("litert cpu float", "new family", 12.0),
+    ("litert cpu float", "new family", 12.5),
     ("qualcomm npu float", "new model", 20.0),
     ("qualcomm npu w8a8", "new model", 20.0),
     ("qualcomm npu w8a16", "new model", 20.0),
     ("qualcomm npu float, layers told", "new model", 20.0),
     ("qualcomm npu w8a8, layers told", "new model", 20.0),
     ("qualcomm npu w8a16, layers told", "new model", 20.0),
+    ("paddle cpu float", "new model", 13.0),
+    ("paddle cpu float", "new family", 16.0),
+    ("rockchip npu int8", "new model", 20.0),
+    ("rockchip npu int8", "new family", 20.0),
     ("coreml ane float", "new model", 10.0),
     ("edgetpu int8", "new model", 10.0),
     ("ncnn cpu float", "known model, chip has not run it", 11.0),
@@ -222,41 +243,37 @@ def test_errors_on_what_was_held_out(name: str, split: str, most: float) -> None
 
 
 def test_anchors_help_on_the_very_rows_that_had_none() -> None:
-    """In every class of enough chips, but for one of two models: there the only anchor is the other model."""
+    """In every class of enough chips."""
     seen = [row for row in figures().values() if row["mdape_before"] is not None and not row["few"]]
     worse = [row["class"] for row in seen if row["mdape"] > row["mdape_before"]]
     assert len(seen) > 50
-    assert set(worse) <= {"paddle cpu float"}
+    assert not worse
 
 
 def test_intervals_cover_about_80_percent() -> None:
-    """75 to 85 % of every class of more than 8 chips or models; of fewer, one chip moves it by 10 % and more."""
+    """75 to 85 % of every class of more than 10 chips or models; of fewer, one chip moves it by 10 % and more."""
     outside = {
         (row["class"], row["split"]): row["coverage_80"]
         for row in figures().values()
         if not row["few"] and row["coverage_80"] is not None and not 75 <= row["coverage_80"] <= 85
         if POOLED not in row["class"]
     }
-    assert len(outside) <= 18, outside
-    assert all(55 <= share <= 92 for share in outside.values()), outside
-    large = [key for key in outside if figures()[key]["keys"] > 8]
+    assert len(outside) <= 15, outside
+    assert all(60 <= share <= 92 for share in outside.values()), outside
+    large = [key for key in outside if figures()[key]["keys"] > 10]
     assert not large
-    small = [row for row in figures().values() if not row["few"] and row["coverage_80"] and row["keys"] <= 8]
+    small = [row for row in figures().values() if not row["few"] and row["coverage_80"] and row["keys"] <= 10]
     small = [row for row in small if POOLED not in row["class"]]
     together = sum(row["rows"] * row["coverage_80"] for row in small) / sum(row["rows"] for row in small)
     assert 75 <= together <= 85
 
 
 def test_intervals_of_a_unit_in_all_precisions_cover_about_80_percent() -> None:
-    """Each way to know a device, but for Paddle Lite (four models) and LiteRT with own measurements (five chips)."""
+    """Each way to know a device, but for Paddle Lite (five models in int8)."""
     pooled = {key: row for key, row in figures().items() if POOLED in key[0] and "paddle" not in key[0]}
     bad = {key for key, row in pooled.items() if not row["few"] and not 75 <= row["coverage_80"] <= 85}
     assert len(pooled) > 50
-    assert {split for _, split in bad} <= {
-        "new chip, new model, 3 anchors",
-        "new chip, new model, anchors known, 3 anchors",
-    }
-    assert {name for name, _ in bad} <= {"litert cpu, all precisions"}
+    assert not bad
     npu = [pooled[f"qualcomm npu, all precisions{told}", "new model"] for told in ("", ", layers told")]
     assert all(row["mdape"] <= 20.0 and row["width"] < 3.0 for row in npu)
 

@@ -7,6 +7,10 @@ Rows of one chip (or model) err alike. So many rows tell of a next chip no more 
 independent ones would (the design effect of cluster sampling, Kish 1965), and the interval is the quantiles of the
 rows, with the n + 1 of conformal prediction, times Student's t over the normal quantile at that many less one.
 
+Of few chips that correlation is little more than a guess. Where 5 to 10 of them tell an interval, it is stretched until
+intervals made of all but one hold 80 % of the rows of the one left out, each in turn. Of fewer, leaving one out leaves
+too few.
+
 A chip's speed errs alike in all precisions of a unit. Where few chips say how far a new one may be off, the interval
 holds both its own and that of all precisions together.
 """
@@ -27,6 +31,8 @@ NARROWEST = 0.05  # log units: no class of published rows repeats better (their 
 FEW_CHIPS = 8  # up to which the other precisions of a unit have a say
 Z95 = 1.959963984540054
 FEWEST_KEYS, FEWEST_ROWS = 3, 30  # below that an interval is made of other classes
+FEWEST_LEFT, MOST_LEFT = 5, 10  # chips of which each is left out in turn, to see what the others' intervals hold
+MOST_STRETCHED = 2.0  # of the log: one odd chip of six makes no interval of everything
 
 
 def few(held: HeldOut) -> bool:
@@ -37,10 +43,27 @@ def few(held: HeldOut) -> bool:
 def interval(error: Floats, key: Iterable[str]) -> tuple[float, float]:
     """Log factors on the median that the next case lies in with 80 %."""
     names = np.array(tuple(key))
+    low, high = _quantiles(error, names)
+    stretch = _stretch(error, names) if FEWEST_LEFT <= len(set(names)) <= MOST_LEFT else 1.0
+    return stretch * low, stretch * high
+
+
+def _quantiles(error: Floats, names: NDArray[np.str_]) -> tuple[float, float]:
+    """Quantiles of the rows, wider as they are worth fewer independent ones."""
     tail = (1 - SHARE) / 2
     level = min(1.0, (1 - tail) * (len(error) + 1) / len(error))
     wider = _student(_independent(error, names) - 1) / Z90
     return wider * float(np.quantile(error, 1 - level)), wider * float(np.quantile(error, level))
+
+
+def _stretch(error: Floats, names: NDArray[np.str_]) -> float:
+    """The least factor, 1 to 2, on intervals made of the other keys that makes them hold 80 % of all rows."""
+    needed = np.zeros(len(error))
+    for name in sorted(set(names)):
+        mine = names == name
+        low, high = _quantiles(error[~mine], names[~mine])
+        needed[mine] = np.where(error[mine] < 0, error[mine] / min(low, -NARROWEST), error[mine] / max(high, NARROWEST))
+    return min(max(float(np.sort(needed)[int(np.ceil(SHARE * len(error))) - 1]), 1.0), MOST_STRETCHED)
 
 
 def rounded(ends: tuple[float, float]) -> list[float]:
@@ -83,9 +106,17 @@ def judged(held: HeldOut, kin: Sequence[HeldOut] = ()) -> tuple[NDArray[np.bool_
     return inside, width
 
 
-def within(held: HeldOut, ends: tuple[float, float]) -> tuple[NDArray[np.bool_], Floats]:
-    """As `judged`, of an interval that the rows had no part in."""
-    return np.asarray(covered(held.error, ends), dtype=bool), np.full(len(held.error), _width(ends))
+def judged_few(held: HeldOut, ends: tuple[float, float]) -> tuple[NDArray[np.bool_], Floats]:
+    """As `judged`, of what `by_split` ships for few keys: `ends` of other classes, or the other keys' where wider."""
+    inside, width = np.zeros(len(held.error), dtype=bool), np.zeros(len(held.error))
+    keys = np.array(held.key)
+    for key in sorted(set(held.key)):
+        mine, given = keys == key, ends
+        if not mine.all():
+            own = interval(held.error[~mine], keys[~mine])
+            given = min(own[0], ends[0]), max(own[1], ends[1])
+        inside[mine], width[mine] = covered(held.error[mine], given), _width(given)
+    return inside, width
 
 
 def coverage(held: HeldOut) -> float:

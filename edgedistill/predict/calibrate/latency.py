@@ -161,11 +161,11 @@ def judge(
     others: Sequence[Mapping[str, HeldOut]] = (),
     kin: Sequence[Mapping[str, HeldOut]] = (),
 ) -> Judged:
-    """Errors and what intervals hold of them; a class of few cases has the interval of others, without a part in it."""
+    """Errors and what intervals hold of them, each made as it ships but without the key to hold."""
     found = intervals.judged(held, _kin_of(split, kin))
     if few(held):
         ends = intervals.pooled(one[split] for one in others if split in one and not few(one[split]))
-        found = found if ends is None else intervals.within(held, ends)
+        found = found if ends is None else intervals.judged_few(held, ends)
     return Judged(held, None if found is None else found[0], None if found is None else found[1], few(held))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgedistill.predict import tables
-from edgedistill.predict.classes import CLASSES, LAYERS_TOLD, TERMS, LatencyClass, class_of, precision_of
+from edgedistill.predict.classes import CLASSES, COLLECTED, LAYERS_TOLD, TERMS, LatencyClass, class_of, precision_of
 from edgedistill.predict.devices import of_name
 from edgedistill.predict.features import Features, facts, feature_tables, features, find_row
 from edgedistill.predict.specs import Workload
@@ -132,7 +132,8 @@ def fit_imputation() -> dict[str, dict[str, float]]:
 
     Layers of a compiled graph from those of the model: rows of Qualcomm's NPU.
     """
-    known = [row for found in feature_tables().values() for row in found.values() if row["act_out_m"] and row["gmacs"]]
+    tables_known = [found for name, found in feature_tables().items() if name != COLLECTED]  # few models, many widths
+    known = [row for found in tables_known for row in found.values() if row["act_out_m"] and row["gmacs"]]
     basis = {
         "one": [1.0] * len(known),
         "gmacs": [log(float(row["gmacs"])) for row in known],

@@ -1,0 +1,138 @@
+"""Measurements that were published elsewhere: that no fit sees them, and what the predictor is worth on them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from math import log
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgedistill.errors import SpecError
+from edgedistill.predict import DeviceSpecs, LlmWorkload, Workload, predict, resolve, tables
+from edgedistill.predict.calibrate.samples import all_samples, fit_imputation
+from edgedistill.predict.classes import COLLECTED
+from edgedistill.predict.cores import parse_cores
+from edgedistill.predict.features import feature_tables
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.fixture(scope="module")
+def unseen() -> Iterator[Any]:
+    sys.path.insert(0, str(BENCH))
+    import unseen
+
+    yield unseen
+    sys.path.remove(str(BENCH))
+
+
+@pytest.fixture(scope="module")
+def outside(unseen: Any) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for one in unseen.meet():
+        if one.row["part"] == "outside":
+            found.setdefault(one.kind, []).append(one)
+    return found
+
+
+def test_no_row_that_judges_is_one_that_was_fitted() -> None:
+    """By model and figure; Rockchip's models and chips that were kept apart are in no shipped file."""
+    fitted = {(row["model"], float(row["ms"])) for row in tables.rows("latency.csv")}
+    described = set(feature_tables()[COLLECTED])
+    with (BENCH / "data" / "unseen" / "latency.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    judging = [row for row in rows if row["part"] == "outside"]
+    elsewhere = [row for row in judging if "in latency.csv" not in row["source"]]  # the others no feature set describes
+    assert len(elsewhere) > 200
+    assert not {(row["model"], float(row["ms"])) for row in elsewhere} & fitted
+    samples = all_samples(fit_imputation())
+    seen = {(name, row) for name, data in samples.items() for row in zip(data.model, data.log_ms.tolist(), strict=True)}
+    for row in (row for row in judging if row not in elsewhere):
+        name = f"litert {row['unit']} {'int8' if row['precision'] == 'int8' else 'float'}"
+        assert (name, (row["model"], log(float(row["ms"])))) not in seen, row
+    kept = [row for row in judging if row["runtime"] == "rknn"]
+    assert {row["device"] for row in kept if row["model"] in described} == {"RK3562", "RK3576 @1 core", "RV1109"}
+    assert all(row["source"] for row in rows)
+
+
+# class -> at most so much MdAPE, percent, and at least so much coverage, percent, of the rows outside
+JUDGED = [
+    ("litert cpu float", 20.0, 70),
+    ("ncnn cpu float", 25.0, 70),
+    ("paddle cpu float", 30.0, 70),
+    ("coreml ane float", 25.0, 80),
+    ("rockchip npu int8", 50.0, 70),
+    ("llm decode cpu", 35.0, 80),
+    ("llm decode gpu", 35.0, 90),
+    ("llm decode npu", 30.0, 80),
+]
+
+
+@pytest.mark.parametrize(("kind", "most", "least"), JUDGED)
+def test_errors_on_what_no_fit_has_seen(
+    unseen: Any, outside: dict[str, list[Any]], kind: str, most: float, least: int
+) -> None:
+    seen = unseen.judge(outside[kind], "now")
+    assert seen["mdape"] <= most
+    assert seen["coverage_80"] >= least
+
+
+def test_the_page_is_what_the_predictor_says_today(unseen: Any) -> None:
+    met = [one for one in unseen.meet() if one.row["part"] == "outside"]
+    shipped = json.loads((BENCH / "results" / "unseen.json").read_text(encoding="utf-8"))
+    assert json.loads(json.dumps(unseen.groups(met))) == shipped["outside"]
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("1xKryo 585 Prime@2.84 + 3xKryo 585 Gold@2.42 + 4xKryo 585 Silver@1.8", ["a77", "a77", "a55"]),
+        ("4xKryo280@2.45 + 4xKryo280 Silver@1.9", ["a73", "a53"]),
+        ("4xKryo@2.35", ["kryo"]),
+        ("1xC1-Ultra@4.21 + 3xC1-Premium@3.5", ["c1-ultra", "c1-premium"]),
+    ],
+)
+def test_cores_by_the_names_of_their_makers(text: str, names: list[str]) -> None:
+    assert [core.name for core in parse_cores(text)] == names
+
+
+def test_a_chip_is_a_device_too() -> None:
+    """By the name that its maker gives it; the phone's own facts stay with the phone."""
+    chip, phone = resolve("Snapdragon 865"), resolve("Xiaomi Mi 10")
+    assert (chip.cores, chip.bandwidth_gb_per_s, chip.soc) == (phone.cores, phone.bandwidth_gb_per_s, phone.soc)
+    assert resolve("Rockchip RK3588").soc == "rk3588"
+    assert resolve("Qualcomm Snapdragon 8 Gen 3").battery_wh is None
+    work = Workload(gmacs=0.3, runtime="ncnn", precision="fp32", threads=4)
+    assert predict(DeviceSpecs(soc="Snapdragon 865"), work).median == predict("Snapdragon 865", work).median
+    with pytest.raises(SpecError, match="unknown device"):
+        resolve("Snapdragon 9999")
+
+
+def test_rockchips_npus_are_not_taken_for_qualcomms() -> None:
+    work = Workload(gmacs=4.1, params_m=25.6, runtime="rknn", unit="npu", precision="int8")
+    own = predict(DeviceSpecs(soc="Rockchip RK3576", npu_int8_tops=6.0), work)
+    assert "rockchip npu int8" in own.method
+    by_soc = predict(DeviceSpecs(soc="RK3576", npu_int8_tops=6.0), work.model_copy(update={"runtime": "onnx"}))
+    assert by_soc.median == own.median
+    assert "rockchip" not in predict("galaxy_s24", work.model_copy(update={"runtime": "qnn"})).method
+
+
+def test_a_bandwidth_that_is_not_stated_is_told_from_the_cores() -> None:
+    """A board of four small cores has no phone's memory; what is told is said, and widens the interval."""
+    work = LlmWorkload(params_b=0.5, quant="q4_0")
+    small, big = (predict(DeviceSpecs(cpu=cpu), work) for cpu in ("4xA53@1.6", "2xOryon@4.3 + 6xOryon@3.5"))
+    assert small.median < big.median / 3
+    stated = predict(DeviceSpecs(cpu="4xA53@1.6", memory_bandwidth_gb_per_s=12.8), work)
+    assert stated.median == pytest.approx(small.median, rel=0.6)
+    assert small.high / small.low > 1.2 * stated.high / stated.low
+    assert small.missing == ("memory_bandwidth_gb_per_s",)
+    assert not stated.missing
+    assert any("told from the cores" in flag for flag in small.flags)
