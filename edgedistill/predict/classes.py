@@ -98,14 +98,15 @@ def precision_of(precision: str) -> str:
     return "int8" if re.search(r"int8|w8a8|uint8", text) else "float"
 
 
-def class_of(runtime: str, unit: str, precision: str, soc: str = "") -> str:
+def class_of(runtime: str, unit: str, precision: str, soc: str = "", npu_tops: float | None = None) -> str:
     """The class a measurement belongs to, or an empty string when there is none.
 
     Qualcomm's NPU is reached from LiteRT, ONNX Runtime and QNN alike: the runtime is then the build within the class.
+    An NPU of another vendor is taken as Qualcomm's, or as Rockchip's where its TOPS are nearer to theirs.
     """
     family, kind = family_of(runtime), precision_of(precision)
     if unit == "npu":
-        return _npu_class(family, kind, soc.lower())
+        return _npu_class(family, kind, soc.lower(), npu_tops)
     if family == "onnx" and unit == "cpu":
         family = "litert"
     name = f"{family} {unit} {'int8' if kind != 'float' else 'float'}"
@@ -113,9 +114,12 @@ def class_of(runtime: str, unit: str, precision: str, soc: str = "") -> str:
 
 
 ROCKCHIP = re.compile(r"rockchip|\brk[13]\d{3}|\brv1\d{3}")
+_QUALCOMM = re.compile(r"snapdragon|\b(?:qc[ms]|s[adm]+)\d{3}")
+# Half way, in the log, from the most of the Rockchip chips that were measured (3) to the least of Qualcomm's (15).
+FEW_TOPS = 6.7
 
 
-def _npu_class(family: str, kind: str, soc: str) -> str:
+def _npu_class(family: str, kind: str, soc: str, tops: float | None) -> str:
     if family in ("", "ncnn", "paddle"):  # these reach no NPU
         return ""
     if family == "coreml" or re.search(r"\ba1\d\b|apple|bionic", soc):
@@ -123,6 +127,8 @@ def _npu_class(family: str, kind: str, soc: str) -> str:
     if "tensor" in soc:
         return "edgetpu int8"
     if family == "rknn" or ROCKCHIP.search(soc):
+        return "rockchip npu int8"
+    if family in ("litert", "onnx") and tops is not None and tops < FEW_TOPS and not _QUALCOMM.search(soc):
         return "rockchip npu int8"
     if family in ("litert", "onnx", "qnn"):
         return f"qualcomm npu {'w8a8' if kind in ('int8', 'dynamic_int8') else kind}"

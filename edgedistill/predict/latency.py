@@ -9,7 +9,7 @@ from statistics import median
 
 from edgedistill.errors import SpecError
 from edgedistill.predict import tables
-from edgedistill.predict.classes import CLASSES, LAYERS_TOLD, class_of, family_of, precision_of
+from edgedistill.predict.classes import CLASSES, LAYERS_TOLD, ROCKCHIP, class_of, family_of, precision_of
 from edgedistill.predict.devices import Device, of_name
 from edgedistill.predict.features import Features, describes, features, find_row
 from edgedistill.predict.powers import bend, outside
@@ -54,7 +54,7 @@ def class_name(device: Device, work: Workload) -> str:
     """
     device.refuse_absent(work.unit)
     precision = "fp32" if is_dynamic(work) else work.precision
-    name = class_of(work.runtime, work.unit, precision, device.soc)
+    name = class_of(work.runtime, work.unit, precision, device.soc, device.npu_tops)
     if not name or not precision_known(work.precision):
         known = ", ".join(sorted(one for one in CLASSES if LAYERS_TOLD not in one))
         raise SpecError(
@@ -153,9 +153,10 @@ def _unlike(device: Device, work: Workload, name: str, speed: Speed) -> tuple[fl
     elif not same_precision(work.precision, name):
         widen += log(OTHER_PRECISION)
         flags.append(f"{work.precision}: no measurements on this unit, taken as {name.split()[-1]}")
-    if name.startswith("qualcomm") and OTHER_NPU.search(device.soc):
+    vendor = name.split()[0].title()
+    if {"Qualcomm": OTHER_NPU.search(device.soc), "Rockchip": not ROCKCHIP.search(device.soc)}.get(vendor):
         widen += log(OTHER_PRECISION)
-        flags.append("no measurements of NPUs of this vendor, taken as Qualcomm's of as many TOPS, interval widened")
+        flags.append(f"no measurements of NPUs of this vendor, taken as {vendor}'s of as many TOPS, interval widened")
     if speed.beyond:
         flags.append("device: faster or slower than any that was measured, interval widened")
     return widen, flags

@@ -108,7 +108,7 @@ def test_a_chip_is_a_device_too() -> None:
     """By the name that its maker gives it; the phone's own facts stay with the phone."""
     chip, phone = resolve("Snapdragon 865"), resolve("Xiaomi Mi 10")
     assert (chip.cores, chip.bandwidth_gb_per_s, chip.soc) == (phone.cores, phone.bandwidth_gb_per_s, phone.soc)
-    assert resolve("Rockchip RK3588").soc == "rk3588"
+    assert resolve("Broadcom BCM2712").cores == resolve("rpi5").cores
     assert resolve("Qualcomm Snapdragon 8 Gen 3").battery_wh is None
     work = Workload(gmacs=0.3, runtime="ncnn", precision="fp32", threads=4)
     assert predict(DeviceSpecs(soc="Snapdragon 865"), work).median == predict("Snapdragon 865", work).median
@@ -123,6 +123,19 @@ def test_rockchips_npus_are_not_taken_for_qualcomms() -> None:
     by_soc = predict(DeviceSpecs(soc="RK3576", npu_int8_tops=6.0), work.model_copy(update={"runtime": "onnx"}))
     assert by_soc.median == own.median
     assert "rockchip" not in predict("galaxy_s24", work.model_copy(update={"runtime": "qnn"})).method
+
+
+def test_a_small_npu_of_another_vendor_is_taken_as_one_of_its_size() -> None:
+    """Qualcomm's least has 15 TOPS, and a fit by those says nothing of 4; Qualcomm's own stay Qualcomm's."""
+    work = Workload(gmacs=0.3, params_m=3.5, runtime="litert", unit="npu", precision="int8")
+    small = predict(DeviceSpecs(soc="NXP i.MX 8M with Google Edge TPU", npu_int8_tops=4.0), work)
+    assert "rockchip" in small.method
+    assert any("of this vendor, taken as Rockchip's" in flag for flag in small.flags)
+    big = predict(DeviceSpecs(soc="Exynos 2400", npu_int8_tops=17.0), work)
+    assert "qualcomm" in big.method
+    assert any("of this vendor, taken as Qualcomm's" in flag for flag in big.flags)
+    assert "qualcomm" in predict(DeviceSpecs(soc="Snapdragon 7c", npu_int8_tops=5.0), work).method
+    assert not any("vendor" in flag for flag in predict(DeviceSpecs(soc="RK3576", npu_int8_tops=3.0), work).flags)
 
 
 def test_a_bandwidth_that_is_not_stated_is_told_from_the_cores() -> None:
