@@ -19,13 +19,14 @@ DATA, RESULTS = Path(__file__).parent / "data" / "unseen", Path(__file__).parent
 HEAD = """# On measurements that no fit has seen
 
 `python bench/unseen.py` makes this page. `bench/data/unseen` holds measurements that others published, each with its
-source. None of them was in the predictor's data when they were collected, so nothing was fitted or chosen by them.
-`latency.csv` names a device and a model; models are described by features alone (`models.csv`: traced, or the figures
-of the model's own page), devices that are in no table by their specifications (`devices.csv`). `llm.csv` describes
-models by their parameters alone. *Spec only* in the second column: no row of the chip in the calibration.
+source. None of them was in the predictor's data when they were collected, or it stood there without features, so that
+no fit could use it (the source says so). `latency.csv` names a device and a model; models are described by features
+alone (`models.csv`: traced, or the figures of the model's own page), devices that are in no table by their
+specifications (`devices.csv`). `llm.csv` describes models by their parameters alone. A device is known by
+*specifications* where no row of its chip is in the calibration.
 
 *First* is what the predictor said when it met the rows, before anything was changed for what they showed (`first` in
-the files). *Now* is what it says today.
+the files; of Rockchip's runtime it knew no name, and was asked for ONNX). *Now* is what it says today.
 
 **{outside} rows are outside of the calibration** to this day: the first table. {inside} rows filled a gap (a class of
 few models or chips) and were then added to the calibration, `part` = `calibration` in the files: of those, *now* is no
@@ -33,6 +34,17 @@ proof, and they stand in the second table for *first* alone.
 
 Left out: figures that contradict each other (a phone with 32 tokens/s on one page and 9.8 on another of one author) or
 physics (62 tokens/s of a 3 B model in 4 bits on an A17 Pro: twice its memory's bandwidth), and rates without a chip.
+
+What the first meeting showed, and was mended: NPUs of Rockchip and Coral were taken as Qualcomm's of as many TOPS, six
+times too slow; Apple's cores before A14 counted a third too little; a bandwidth that was not stated was taken as a
+phone's, so boards with small cores decoded eight times too fast; Paddle's class had two models.
+
+What it showed and still stands. Swin on Qualcomm's NPU takes 1.6 times what is told: windows of attention are many
+layers. llama.cpp reads prompts in q4_0 three to four times as fast as told on CPUs with dot products and no matrix
+instructions, as its older builds, which the rows are of, did not. ncnn of 2020 on a Raspberry Pi 3 is 1.5 (float) to
+2.6 times (int8) slower than that of today. Jetson's GPUs decode 1.7 times as fast as phones' of their bandwidth. The
+Edge TPU of Pixel 6 is 1.5 times slower than that of Pixel 8, the only one with rows. YOLO v6 and v7 on Rockchip's NPUs
+take 0.6 of what is told from their MACs and parameters alone.
 
 """
 COLUMNS = (

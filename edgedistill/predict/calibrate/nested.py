@@ -39,7 +39,7 @@ def nested(impute: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """
     figures, pools = [], dict[str, list[HeldOut]]()
     for name, data in all_samples(impute, every_term=True).items():
-        if name.startswith(("litert", "edgetpu", "coreml")):
+        if name.startswith(("litert", "edgetpu", "coreml", "rockchip")):
             figures.append(_figure(name, "new family", _one(name, data, "family")))
         elif data.one.compiled:
             told = f"qualcomm npu, all precisions{LAYERS_TOLD if name.endswith(LAYERS_TOLD) else ''}"
