@@ -69,8 +69,7 @@ def make_plan(
     check_chosen(profile, families[0], chosen.config, problem.formats)
     between, why = plan_assistants(problem, chosen, builds, request)
     notes = [*_choice(problem, found), *_gaps(problem, chosen), *_unused(budgets), *([why] if why else []), *method]
-    default = families[0].Config.model_fields.get("classes")  # what makes text has none
-    if classes is None and default is not None and chosen.config.get("classes") == default.default:
+    if classes is None and chosen.config.get("classes", 0) == _default_classes(families[0]):
         notes.append(f"the number of classes is not known yet: sizes are those for {chosen.config['classes']}")
     if pieces is not None and pieces < asked:
         notes.append(f"the training texts have {pieces} word pieces of the teacher's, of the {asked} asked for at most")
@@ -92,6 +91,12 @@ def make_plan(
         unmeasured=_unmeasured(problem),
         notes=tuple(notes),
     )
+
+
+def _default_classes(family: ModuleType) -> int | None:
+    """None: its students make no classes, but text."""
+    field = family.Config.model_fields.get("classes")
+    return None if field is None else field.default
 
 
 def with_choice(profile: Profile, chosen: Candidate) -> Profile:
