@@ -12,6 +12,7 @@ from edgedistill.plan.predict import predict
 from edgedistill.plan.problem import Problem, quantile
 from edgedistill.plan.quality import INT4_LOSS
 from edgedistill.plan.size import largest
+from edgedistill.plan.storable import misfit
 from edgedistill.specs import Candidate, PerGroup, Prediction, QuantScheme, Spec
 from edgedistill.students import StoredTensor
 
@@ -118,27 +119,12 @@ def _numbers(tensor: StoredTensor) -> int:
     return count
 
 
-def rows_misfit(problem: Problem, tensors: Sequence[StoredTensor], scheme: QuantScheme) -> str | None:
-    """Why rows of a student's weights cannot be cut into the blocks that scheme and formats need; None: they can."""
-    multiples = {f"format {name!r}": multiple for name, multiple in problem.row_multiples.items()}
-    for tensor in tensors:
-        grid = tensor.grid(scheme)
-        if grid is None:
-            continue
-        groups = grid.granularity.size if isinstance(grid.granularity, PerGroup) else 1
-        for what, multiple in {"its scheme": groups, **multiples}.items():
-            if tensor.shape[1] % multiple:
-                return (
-                    f"{tensor.name} has rows of {tensor.shape[1]}, and {what} stores blocks of {multiple}: take a "
-                    f"multiple of {multiple}."
-                )
-        unpacked = grid.bits == 4 and (scheme.activations != "float" or tensor.kind == "embedding")
-        for name, multiple in problem.int4_row_multiples.items() if unpacked and len(tensor.shape) == 2 else ():
-            if tensor.shape[1] % multiple:
-                return (
-                    f"{tensor.name} has rows of {tensor.shape[1]} int4 codes, and format {name!r} stores a multiple of "
-                    f"{multiple}: take such a width, or 8 bits for this weight."
-                )
+def unstorable(problem: Problem, tensors: Sequence[StoredTensor], scheme: QuantScheme) -> str | None:
+    """What a format cannot store of tensors in a scheme; None: all formats can store all."""
+    for name, about in problem.stores.items():
+        reason = misfit(about, scheme, tensors)
+        if reason is not None:
+            return f"format {name!r} cannot store exactly {reason}."
     return None
 
 

@@ -128,8 +128,7 @@ def _problem(
         classes=classes,
         teacher_parameters=teacher,
         quality=quality_model(teacher, [one for one in builds if one.family == profile.student.family]),
-        row_multiples={name: catalog.constants("exporters", name).get("ROW_MULTIPLE", 1) for name in formats},
-        int4_row_multiples={name: catalog.constants("exporters", name).get("INT4_ROW_MULTIPLE", 1) for name in formats},
+        stores={name: catalog.constants("exporters", name) for name in formats},
     )
 
 

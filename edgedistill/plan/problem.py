@@ -7,7 +7,7 @@ from functools import cache
 from math import exp, log
 from statistics import NormalDist
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgedistill.plan.predict import Figures
 from edgedistill.plan.quality import QualityModel
@@ -35,8 +35,7 @@ class Problem(NamedTuple):
     classes: int | None
     teacher_parameters: int | None
     quality: QualityModel
-    row_multiples: Mapping[str, int]  # by format: what the width of every stored matrix is a multiple of
-    int4_row_multiples: Mapping[str, int]  # and that of matrices of int4 codes that the runtime reads as they are
+    stores: Mapping[str, Mapping[str, Any]]  # by format: the literals of its module, what it can store among them
 
     @property
     def scheme(self) -> QuantScheme:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from edgedistill.errors import SpecError
 from edgedistill.plan import choose, pareto
-from edgedistill.plan.costing import cost, fill, needs_of, predicted, rows_misfit
+from edgedistill.plan.costing import cost, fill, needs_of, predicted
 from edgedistill.plan.infeasible import infeasible
 from edgedistill.plan.naming import describe
 from edgedistill.plan.problem import Problem
 from edgedistill.plan.space import Space, config_of, scheme_of, space_of
+from edgedistill.plan.storable import check_stored
 from edgedistill.plan.sweep import NEAR_BYTES, NO, POSSIBLE, SURE, Entry, Swept, sweep
 from edgedistill.specs import Candidate, FrontPoint, SearchCounts
 
@@ -69,9 +69,7 @@ def listed(problem: Problem) -> tuple[Candidate, ...]:
     for number, given in enumerate(problem.profile.student.candidates):
         where = f"profile {problem.profile.name!r}: student.candidates[{number}]"
         config = fill(problem, dict(given), where)
-        reason = rows_misfit(problem, problem.family.tensors(config), problem.scheme)
-        if reason:
-            raise SpecError(f"{where}: {reason}")
+        check_stored(problem.formats, problem.family, problem.scheme, where, problem.family.tensors(config))
         configs.append(config)
     return tuple(cost(problem, config, problem.scheme) for config in configs)
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
-from edgedistill.plan.costing import fill, rows_misfit
+from edgedistill.plan.costing import fill, unstorable
 from edgedistill.plan.problem import Problem
 from edgedistill.plan.size import graph_bytes
 from edgedistill.specs import PerChannel, PerGroup, QuantScheme, Spec, StudentSpace, WeightGrid
@@ -222,7 +222,7 @@ def _core(
     shapes = tuple(tensor.shape for tensor in tensors)
     if shapes not in misfits:  # the names and kinds of a family's tensors do not differ between its cores
         ends = schemes_at_ends(problem, tensors, space.low)
-        misfits[shapes] = [rows_misfit(problem, tensors, scheme) for scheme in ends]
+        misfits[shapes] = [unstorable(problem, tensors, scheme) for scheme in ends]
     plain, *low = misfits[shapes]
     if plain:
         raise SpecError(f"{where}: {plain}")
@@ -245,7 +245,7 @@ def _chain(
     for number, segment in enumerate(segments):
         if segment not in misfits:
             tensors = problem.family.segment_tensors(segment, number)
-            misfits[segment] = [rows_misfit(problem, tensors, problem.scheme)]
+            misfits[segment] = [unstorable(problem, tensors, problem.scheme)]
         if misfits[segment][0]:
             raise SpecError(f"{where}: {misfits[segment][0]}")
     return segments, Core((given,), config, (), (), segments, len(segments) - 2)
