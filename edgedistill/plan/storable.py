@@ -54,7 +54,7 @@ def check_stored(
         reason = reason.replace(f"export.scheme.layers.{MIXED} =", "export.mixed.narrow =")
         advice = nearest(scheme, lambda found: all(misfit(one, found, tensors) is None for one in every), kinds)
         told = f" The nearest scheme that {' and '.join(formats)} can store has {advice}.{done}" if advice else (
-            " No other scheme helps." if tensors else ""
+            " No other scheme helps: take other sizes." if tensors else ""
         )  # fmt: skip
         raise SpecError(f"{where}: format {name!r} cannot store exactly {reason}.{told}")
 
