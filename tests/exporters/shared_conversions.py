@@ -87,7 +87,8 @@ class Shared:
         if self._patch is not None:
             from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-            self._patch.setattr(ONNXRegistry, "from_torchlib", functools.cache(ONNXRegistry.from_torchlib))
+            once = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+            self._patch.setattr(ONNXRegistry, "from_torchlib", once)
             self._patch = None
 
     def _found(self, seen: list[Any], convert: Callable[[], bytes]) -> bytes:
