@@ -86,8 +86,8 @@ def main() -> None:
     head = [
         "# Peak memory and load time of .tflite files on this host", "",
         "`python bench/memory.py`: random weights, the longest signature, one thread, the highest of three processes.",
-        f"Median error of what the file adds to the process: {errors['memory']:.0f} %; of the load time, which was"
-        f" fitted on two phones, {errors['load']:.0f} %.",
+        f"Median error of what the file adds to the process: {errors['memory']:.1f} %; of the load time, which is that"
+        f" of two phones and packing as on this processor, {errors['load']:.0f} %.",
         "The process holds its inputs as text too, 4 MB of images. Load times were taken beside other work; the load is"
         " in `memory.json`.", "",
         "| student, activations, signatures | file, MB | peak, MB | predicted | of it the file's | predicted | inside"

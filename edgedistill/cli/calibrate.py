@@ -42,10 +42,10 @@ def calibrate(
     figures = [
         (
             item.what,
-            item.name,
-            f"{item.measured:.4g}",
+            item.anchor.quantity,
+            f"{item.anchor.measured:.4g}",
             f"{item.predicted:.4g}",
-            f"x{item.measured / item.predicted:.2f}",
+            f"x{item.anchor.measured / item.predicted:.2f}",
         )
         for item in found.seen
     ]

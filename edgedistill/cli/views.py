@@ -11,6 +11,11 @@ from edgedistill.cli import output
 if TYPE_CHECKING:
     from edgedistill.pipeline.preview import Preview
     from edgedistill.specs import Candidate, Plan, Prediction
+ASIDE = {  # lines that no budget has: what they are of
+    "first_load_ms": "until the first inference can start",
+    "sustained_latency_p95_ms": "after minutes without a pause",
+    "battery_percent_per_hour": "at one inference a second",
+}
 SIZE_ERROR = 0.01  # between a predicted and an exported file, at most (tests/plan/test_size_held_out.py)
 
 
@@ -52,19 +57,19 @@ def _predictions(plan: Plan) -> None:
     limits = plan.budget.limits()
     size = plan.chosen.size.total_mb
     near = f"{(1 - SIZE_ERROR) * size:.3f} to {(1 + SIZE_ERROR) * size:.3f} (±{SIZE_ERROR:.0%})"
-    rows = [("size_mb", f"{size:.3f}", near, _limit(limits.get("size_mb")), "gated here")]
+    rows = [("size_mb", f"{size:.3f}", near, _limit(limits.get("size_mb")), "computed", "gated here")]
     for name, line, limit in _lines(plan):
         gated = "not measured without the device" if limit is None or name in plan.unmeasured else "gated here"
+        gated = ASIDE.get(line.quantity, gated)
         spread = f"{line.low:.3g} to {line.high:.3g} ({line.confidence:.0%})"
-        rows.append((name, f"{line.median:.3g}", spread, _limit(limit), gated))
+        rows.append((name, f"{line.median:.3g}", spread, _limit(limit), line.level, gated))
     told = plan.chosen.quality
     if told is not None:
         spread = f"{told.low:.2%} to {told.high:.2%} ({told.confidence:.0%})"
         floor = plan.profile.quality.retained_min
-        rows.append(
-            ("quality kept", f"{told.median:.2%}", spread, "–" if floor is None else f"≥ {floor:.2%}", "gated here")
-        )
-    output.table("predicted cost", ("line", "median", "interval", "limit", ""), rows, right=(1, 3))
+        least = "–" if floor is None else f"≥ {floor:.2%}"
+        rows.append(("quality kept", f"{told.median:.2%}", spread, least, "expected", "gated here"))
+    output.table("predicted cost", ("line", "median", "interval", "limit", "how it is known", ""), rows, right=(1, 3))
 
 
 def _lines(plan: Plan) -> Iterator[tuple[str, Prediction, float | None]]:

@@ -5,34 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from edgedistill import catalog
 from edgedistill.errors import SpecError
 from edgedistill.pipeline import history
 from edgedistill.pipeline.recheck import Bundle, open_bundle
-from edgedistill.plan import predict
-from edgedistill.plan.calibrated import STUDENT
-from edgedistill.plan.cost import inference
-from edgedistill.predict import Anchor, Calibration, calibrate_device
-from edgedistill.predict.anchors import middle
+from edgedistill.plan.cost import workload
+from edgedistill.predict import Anchor, Calibration, calibrate_device, predict
 from edgedistill.specs import Measurement, Target
 from edgedistill.store import write_json, writing
 
 HOST = "host:"  # how a runner names this machine in a measurement
-MOST = 50
 
 
 @dataclass(frozen=True)
 class Seen:
     """One figure that was measured, and what is predicted for it without a calibration."""
 
-    name: str  # of the class
+    anchor: Anchor
     what: str
-    measured: float
     predicted: float
 
 
@@ -87,24 +80,8 @@ def calibrate(target: Target, sources: Sequence[Path], *, runtime_build: str | N
 
 
 def _factors(target: Target, seen: Sequence[Seen], listed: Sequence[Anchor], build: str) -> Calibration:
-    ratios: dict[str, list[float]] = {}
-    for item in seen:
-        ratios.setdefault(item.name, []).append(log(item.measured / item.predicted))
-    if len(seen) > MOST:
-        raise SpecError(f"{len(seen)} measurements; give at most {MOST}, three to five of different sizes are best.")
-    base = calibrate_device(target, listed, runtime_build=build) if listed else None
-    return Calibration(
-        device=target.name,
-        runtime_build=build,
-        factors={**(base.factors if base else {}), **{name: exp(middle(logs)) for name, logs in ratios.items()}},
-        terms=base.terms if base else {},
-        anchors={**(base.anchors if base else {}), **{name: len(logs) for name, logs in ratios.items()}},
-        spread={**(base.spread if base else {}), **{name: _spread(logs) for name, logs in ratios.items()}},
-    )
-
-
-def _spread(logs: Sequence[float]) -> float:
-    return sqrt(mean((value - mean(logs)) ** 2 for value in logs))
+    anchors = [*listed, *(item.anchor for item in seen)]
+    return calibrate_device(target, anchors, runtime_build=build).model_copy(update={"device": target.name})
 
 
 def _students(target: Target, bundle: Bundle, one: Measurement) -> list[Seen]:
@@ -117,16 +94,17 @@ def _students(target: Target, bundle: Bundle, one: Measurement) -> list[Seen]:
     )
     buckets = [*(n for n in student.buckets if n != length), length]  # as many signatures, this one the longest
     size = round(bundle.shipped.size_mb * 1e6)
-    work = inference(family, config, bundle.profile.export.scheme, buckets, size)
+    signatures = len(family.signatures(config, buckets))
+    work = workload(family, config, bundle.profile.export.scheme, length, file_bytes=size, signatures=signatures)
     figures = {"latency_p95_ms": one.latency_p95_ms}
     if length == student.buckets[-1]:  # the plan's own memory and energy are those of the longest
         figures["peak_memory_mb"] = one.peak_memory_mb or 0.0
         figures["energy_mj"] = (one.energy.energy_mj if one.energy else None) or 0.0
     what = f"{bundle.folder.name}, {one.signature}"
     return [
-        Seen(STUDENT + line.quantity, what, figures[line.quantity], line.median)
-        for line in predict(target, work)
-        if figures.get(line.quantity, 0.0) > 0
+        Seen(Anchor(workload=work, measured=measured, quantity=name), what, predict(target, work, name).median)
+        for name, measured in figures.items()
+        if measured > 0 and not (name == "energy_mj" and target.battery_wh is None)
     ]
 
 

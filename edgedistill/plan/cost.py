@@ -80,10 +80,15 @@ def inference(
     family: ModuleType, config: Spec, scheme: QuantScheme, buckets: Sequence[int], file_bytes: int
 ) -> Inference:
     """One inference at the last of the buckets, as the lines of a budget are predicted from it."""
-    coded = (tensor for tensor in family.tensors(config) if tensor.kind in ("linear", "head", "convolution"))
-    numbers = sum([prod(tensor.shape) for tensor in coded])
     signatures = len(family.signatures(config, buckets))
+    numbers = linear_weights(family, config)
     return workload_of(cost(family, config, buckets[-1]), numbers, scheme, file_bytes, signatures)
+
+
+def linear_weights(family: ModuleType, config: Spec) -> int:
+    """The weights that a runtime packs: those of linear layers, heads and convolutions."""
+    coded = (tensor for tensor in family.tensors(config) if tensor.kind in ("linear", "head", "convolution"))
+    return sum([prod(tensor.shape) for tensor in coded])
 
 
 def workload_of(one: Cost, linear_bytes: int, scheme: QuantScheme, file_bytes: int, signatures: int) -> Inference:
@@ -117,6 +122,8 @@ def workload(
 ) -> Workload:
     """One inference of an encoder or image classifier, by its features.
 
+    With `file_bytes` it is a student: `edgedistill.predict` then says of LiteRT on a CPU what a plan says.
+
     Raises:
         SpecError: as `cost`.
     """
@@ -134,6 +141,9 @@ def workload(
         "res": getattr(config, "image_size", None),
         "file_mb": None if file_bytes is None else file_bytes / 1e6,
     }
+    if file_bytes is not None:  # without the file, what a plan says of it cannot be told
+        plan = workload_of(one, linear_weights(family, config), scheme, file_bytes, signatures)
+        values |= {"student": True, "operators": plan.operators, "linear_m": plan.linear_bytes / 1e6}
     return Workload(
         runtime=runtime,
         unit=unit,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgedistill.errors import SpecError
-from edgedistill.plan.calibrated import calibrated
-from edgedistill.plan.cost import inference
+from edgedistill.plan.cost import inference, workload
 from edgedistill.plan.mixed import planned_scheme
 from edgedistill.plan.predict import predict
 from edgedistill.plan.problem import Problem, quantile
@@ -26,8 +25,10 @@ def cost(problem: Problem, config: Spec, scheme: QuantScheme) -> Candidate:
     export = problem.profile.export.model_copy(update={"scheme": scheme})
     planned = planned_scheme(export, tensors, problem.formats, buckets, config)
     size = largest(problem.formats, tensors, planned, buckets, config)
-    work = inference(problem.family, config, scheme, buckets, round(size.total_mb * 1e6))
-    lines = [calibrated(predict(one.target, work), one.calibration) for one in problem.members]
+    file_bytes = round(size.total_mb * 1e6)
+    work = inference(problem.family, config, scheme, buckets, file_bytes)
+    lines = [predict(one.target, work, one.calibration) for one in problem.members]
+    asked = workload(problem.family, config, scheme, buckets[-1], file_bytes=file_bytes, signatures=work.signatures)
     needs = least_needs(problem, size.total_mb, lines)
     limits = problem.limits()
     teacher = problem.teacher_parameters
@@ -37,6 +38,7 @@ def cost(problem: Problem, config: Spec, scheme: QuantScheme) -> Candidate:
         parameters=parameters,
         macs=macs,
         size=size,
+        work=asked.model_dump(mode="json", exclude_none=True),
         predictions=lines[0],
         others={one.target.name: found for one, found in zip(problem.members[1:], lines[1:], strict=True)},
         quality=problem.quality.expect(macs, credited(problem, config, tensors), int4_loss(tensors, scheme)),

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from edgedistill.plan.calibrated import calibrated_figures
 from edgedistill.plan.chain import Chains
 from edgedistill.plan.parts import Parts, parts_of
 from edgedistill.plan.predict import Figures, Predictor, predictor
@@ -81,7 +80,10 @@ def sweep(problem: Problem, space: Space, *, keep_all: bool = False) -> Swept:
     """
     found: list[Entry] = []
     evaluated = excluded = feasible = sure = 0
-    known, predictors = Known(problem, space.low), tuple(predictor(one.target) for one in problem.members)
+    known, predictors = (
+        Known(problem, space.low),
+        tuple(predictor(one.target, one.calibration) for one in problem.members),
+    )
     as_given = Known(problem, None)
     at = _Search(problem, space, predictors, (), keep_all)
     chains = Chains(problem, space, known) if space.cores[0].segments else None
@@ -213,8 +215,7 @@ def _lines(at: _Search, parts: Parts, steps: int, rows: int) -> list[Sequence[Fi
         for name in {*layer, *row}
     }
     work = parts.work.model_copy(update=changes) if changes else parts.work
-    members = zip(at.predictors, at.problem.members, strict=True)
-    return [calibrated_figures(of(work), one.calibration) for of, one in members]
+    return [of(work) for of in at.predictors]
 
 
 def _limited(
@@ -243,10 +244,10 @@ def _most(lines: Sequence[Sequence[Figures]], quantity: str) -> float:
 def _memory_slopes(problem: Problem, parts: Parts, predictors: Sequence[Predictor]) -> list[tuple[float, float, float]]:
     """For each device by how many MB of memory one MB of file adds: at the low end, the median and with confidence."""
     found = []
-    for of, one in zip(predictors, problem.members, strict=True):
+    for of in predictors:
         ends = []
         for size in (parts.work.file_bytes, parts.work.file_bytes + 1_000_000):
-            lines = calibrated_figures(of(parts.work.model_copy(update={"file_bytes": size})), one.calibration)
+            lines = of(parts.work.model_copy(update={"file_bytes": size}))
             line = next(line for line in lines if line.quantity == "peak_memory_mb")
             ends.append((line.low, line.median, quantile(line, problem.profile.confidence)))
         found.append(tuple(b - a for a, b in zip(*ends, strict=True)))

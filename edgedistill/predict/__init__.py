@@ -16,13 +16,15 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
-from edgedistill.predict import llm, resources
+from edgedistill.predict import llm, resources, student_lines
 from edgedistill.predict.anchors import calibrate_device, read_calibration
 from edgedistill.predict.devices import Device, resolve
 from edgedistill.predict.latency import latency
 from edgedistill.predict.specs import Anchor, Calibration, DeviceSpecs, Forecast, LlmWorkload, Workload
-from edgedistill.specs import Target
+from edgedistill.predict.students import is_student
+from edgedistill.specs import Candidate, Plan, Target
 
 VISION = ("latency_ms", "sustained_latency_ms", "first_load_ms", "peak_memory_mb", "energy_mj")
 LANGUAGE = (
@@ -38,7 +40,7 @@ BATTERY = "battery_percent_per_hour"
 
 def predict(
     target: Target | DeviceSpecs | str,
-    workload: Workload | LlmWorkload,
+    workload: Workload | LlmWorkload | Candidate | Plan,
     quantity: str = "",
     *,
     calibration: Calibration | None = None,
@@ -49,25 +51,34 @@ def predict(
     Quantities: `latency_ms`, `sustained_latency_ms`, `first_load_ms`, `peak_memory_mb`, `energy_mj`; of language models
     `decode_tokens_per_s`, `prefill_tokens_per_s`, `sustained_decode_tokens_per_s`, `first_token_ms`, `peak_memory_mb`,
     `energy_mj` (for each token); of both `battery_percent_per_hour`, which needs `per_hour` (inferences or tokens an
-    hour). `calibration` is what `calibrate_device` found on this very device and build.
+    hour). A plan, or one of its candidates, is a workload too: of its student the call says what the plan says.
+    `calibration` is what `calibrate_device` found on this very device and build.
 
     Raises:
         SpecError: for an unknown device, model, runtime or quantity, or when the facts for the quantity are missing.
     """
+    workload = _workload(workload)
+    if isinstance(target, str) and isinstance(workload, Workload) and is_student(workload):
+        # as the plan has it: a target's file rounds its rates, or says more of its chip than the tables
+        target = catalog.load_target(target) if target in catalog.target_names() else target
     device = resolve(target)
-    if not isinstance(workload, Workload | LlmWorkload):
-        raise SpecError(f"workload = {workload!r}: give a Workload(...) or an LlmWorkload(...).")
     if quantity == BATTERY:
         if per_hour is None or not per_hour > 0:
             raise SpecError(f"{BATTERY} needs per_hour, inferences or tokens in an hour, above 0; got {per_hour!r}.")
-        return resources.battery(device, workload, per_hour, calibration)
+        if not (isinstance(workload, Workload) and is_student(workload)):
+            return resources.battery(device, workload, per_hour, calibration)
     if isinstance(workload, LlmWorkload):
         return _language(device, workload, quantity or LANGUAGE[0], calibration)
+    if is_student(workload):
+        return student_lines.forecast(device, workload, quantity or VISION[0], calibration, per_hour)
     return _vision(device, workload, quantity or VISION[0], calibration)
 
 
 def predict_all(
-    target: Target | DeviceSpecs | str, workload: Workload | LlmWorkload, *, calibration: Calibration | None = None
+    target: Target | DeviceSpecs | str,
+    workload: Workload | LlmWorkload | Candidate | Plan,
+    *,
+    calibration: Calibration | None = None,
 ) -> tuple[Forecast, ...]:
     """Every quantity that can be said; one whose facts are missing is left out, never guessed.
 
@@ -82,6 +93,16 @@ def predict_all(
         except SpecError:
             continue  # documented: left out
     return tuple(found)
+
+
+def _workload(given: object) -> Workload | LlmWorkload:
+    if isinstance(given, Plan):
+        given = given.chosen
+    if isinstance(given, Candidate):
+        return Workload.decode(dict(given.work), where="work of a plan's student")
+    if not isinstance(given, Workload | LlmWorkload):
+        raise SpecError(f"workload = {given!r}: give a Workload(...), an LlmWorkload(...) or a plan.")
+    return given
 
 
 def _vision(device: Device, work: Workload, quantity: str, calibration: Calibration | None) -> Forecast:

@@ -14,6 +14,8 @@ from edgedistill.predict.devices import resolve
 from edgedistill.predict.latency import class_name, latency
 from edgedistill.predict.llm import rate
 from edgedistill.predict.specs import Anchor, Calibration, DeviceSpecs, Forecast, Workload
+from edgedistill.predict.student_lines import CALLED, forecast
+from edgedistill.predict.students import ENERGY, LATENCY, MEMORY, STUDENT, is_student
 from edgedistill.predict.update import ROUNDS, SPREAD, TRUST, update
 from edgedistill.specs import Target
 
@@ -43,7 +45,7 @@ def calibrate_device(
     factors = {name: exp(middle(values)) for name, values in ratios.items()}
     terms: dict[str, dict[str, float]] = {}
     for name, pairs in seen.items():
-        if name in CLASSES and all(_whole(anchor) for anchor, _ in pairs):
+        if (name in CLASSES or name == STUDENT + LATENCY) and all(_whole(anchor) for anchor, _ in pairs):
             factors[name], terms[name] = _by_term(pairs)
     found = Calibration(
         device=device.name,
@@ -66,7 +68,7 @@ def _whole(anchor: Anchor) -> bool:
 def _ratio(anchor: Anchor, predicted: Forecast) -> float:
     """Log of how much slower than predicted."""
     ratio = log(anchor.measured / predicted.median)
-    return ratio if predicted.unit == "ms" else -ratio
+    return ratio if predicted.unit in ("ms", "MB", "mJ") else -ratio
 
 
 def _by_term(pairs: Sequence[tuple[Anchor, Forecast]]) -> tuple[float, dict[str, float]]:
@@ -106,6 +108,11 @@ def read_calibration(path: Path) -> Calibration:
 def _predict(anchor: Anchor, target: Target | DeviceSpecs | str) -> tuple[str, Forecast]:
     """The class of an anchor and what is predicted for it without its own row."""
     device = resolve(target)
+    if isinstance(anchor.workload, Workload) and is_student(anchor.workload):
+        quantity = CALLED.get(anchor.quantity or NAMES[0], anchor.quantity)
+        if quantity not in (LATENCY, MEMORY, ENERGY):
+            raise SpecError(f"anchor quantity {anchor.quantity!r}: of a student give {NAMES[0]}, {MEMORY} or {ENERGY}.")
+        return STUDENT + quantity, forecast(device, anchor.workload, quantity, None, None)
     if isinstance(anchor.workload, Workload):
         if anchor.quantity not in ("", NAMES[0]):
             raise SpecError(

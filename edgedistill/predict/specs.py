@@ -80,6 +80,13 @@ class Workload(Spec, metaclass=_Asked):
     signatures: Annotated[int, Field(ge=1, le=10**4)] = Field(
         default=1, description="entry points, each packed by the runtime"
     )
+    student: bool = Field(
+        default=False, description="a file of this project's exporter: on LiteRT's CPU its plan's lines are told"
+    )
+    operators: Positive | None = Field(default=None, description="of a student: operators of one signature")
+    linear_m: Positive | None = Field(
+        default=None, description="of a student: weights of linear layers and convolutions, which are packed, 10^6"
+    )
     delegated: Fraction = Field(
         default=1.0, description="share of the work that runs on `unit`; the rest is on the CPU"
     )

@@ -8,8 +8,8 @@ from typing import Any
 from edgedistill.report.data import ReportData
 from edgedistill.report.front import compared
 from edgedistill.report.headline import headline, limit_of, on_host, title, value, where
-from edgedistill.report.text import NOT_KNOWN, column, figure, limited, percent, plain
-from edgedistill.specs import Candidate, Check, LedgerRow, Prediction, Verdict
+from edgedistill.report.text import NOT_KNOWN, clean, column, figure, limited, percent, plain
+from edgedistill.specs import Budget, Candidate, Check, LedgerRow, Plan, Prediction, Verdict
 
 TONES = {Verdict.PASS: "good", Verdict.FAIL: "bad", Verdict.INCONCLUSIVE: "open", Verdict.UNMEASURED: "open"}
 EXIT_CODES = (
@@ -36,7 +36,7 @@ def view(data: ReportData) -> dict[str, Any]:
         "unknown": NOT_KNOWN,
         "has_host_figures": any(row.latency_p50_ms is not None for row in data.ledger),
         "host": _host(data),
-        "predictions": [_prediction(data, item) for item in data.plan.chosen.predictions],
+        "predictions": _predictions(data.plan),
         "parity": _parity(data),
         "chosen": _candidate(data, data.plan.chosen),
         "others": [_candidate(data, item) for item in data.plan.candidates if item.config != data.plan.chosen.config],
@@ -165,15 +165,25 @@ def _host(data: ReportData) -> dict[str, str] | None:
     }
 
 
-def _prediction(data: ReportData, item: Prediction) -> dict[str, str]:
-    limit = data.plan.budget.limits().get(item.quantity)
+def _predictions(plan: Plan) -> list[dict[str, str]]:
+    """Every predicted line; those of further devices of a fleet carry the device's name."""
+    found = [_prediction(item, title(item.quantity), plan.budget) for item in plan.chosen.predictions]
+    for one in plan.fleet:
+        budget = one.budget.tightened(plan.profile.budget)
+        lines = plan.chosen.others.get(one.name, ())
+        found += [_prediction(item, f"{clean(one.title)}: {title(item.quantity)}", budget) for item in lines]
+    return found
+
+
+def _prediction(item: Prediction, name: str, budget: Budget) -> dict[str, str]:
+    limit = budget.limits().get(item.quantity)
     return {
-        "title": title(item.quantity),
+        "title": name,
         "median": figure(item.median, item.unit),
         "interval": f"{figure(item.low)} to {figure(item.high, item.unit)}",
         "confidence": percent(item.confidence, 0),
         "limit": limited(limit, item.unit) if limit is not None else "not limited",
-        "method": item.method,
+        "method": f"{item.level}: {item.method}" if item.level else item.method,
     }
 
 

@@ -24,6 +24,7 @@ class Prediction(Spec):
     confidence: float
     method: str
     terms: Mapping[str, float]
+    level: str = Field(default="", description="how it is known: calibrated, scaled from another device, fitted, ...")
 
 
 class SizeEstimate(Spec):
@@ -56,6 +57,7 @@ class Candidate(Spec):
     parameters: int
     macs: int
     size: SizeEstimate
+    work: Mapping[str, JsonValue] = Field(default={}, description="a `Workload` that `edgedistill.predict` takes")
     predictions: tuple[Prediction, ...]
     others: Mapping[str, tuple[Prediction, ...]] = {}
     quality: ExpectedQuality | None = None

@@ -40,8 +40,10 @@ KEYS = {
     "": {"schema_version", "plan", "teacher", "stages"},
     "plan": {"target", "fleet", "profile", "budget", "chosen", "candidates", "search", "front", "ties", "assistants",
              "stages", "formats", "unmeasured", "notes", "efforts"},
-    "plan.chosen": {"config", "scheme", "parameters", "macs", "size", "predictions", "others", "quality", "violations",
-                    "uncertain", "teacher_ratio"},
+    "plan.chosen": {"config", "scheme", "parameters", "macs", "size", "work", "predictions", "others", "quality",
+                    "violations", "uncertain", "teacher_ratio"},
+    "plan.chosen.predictions.0": {"quantity", "unit", "median", "low", "high", "confidence", "method", "terms",
+                                  "level"},
     "plan.search": {"combinations", "invalid", "evaluated", "excluded", "feasible", "sure"},
     "plan.front.0": {"student", "size_mb", "latency_p95_ms", "peak_memory_mb", "energy_mj", "expected_quality", "meets",
                      "chosen"},
@@ -95,8 +97,16 @@ def test_a_fleet_has_lines_for_every_device(say: Say) -> None:
     assert code == 0
     assert "Google Pixel 8 (Google Tensor G3) and Samsung Galaxy A14" in out
     assert re.search(r"galaxy_a14\.latency_p95_ms +[\d.]+ +[\d.]+ to [\d.]+ \(80%\) +\d+", out)
+    for line in ("first_load_ms", "sustained_latency_p95_ms", "battery_percent_per_hour"):
+        for name in (line, f"galaxy_a14.{line}"):
+            assert re.search(rf"{name} +[\d.e-]+ +[\d.e-]+ to [\d.e-]+ \(80%\) +– +(fitted|spec only) +\w", out), name
     found = document(say, "-t", "pixel8,galaxy_a14", "-p", "tiny")["plan"]
     assert [one["name"] for one in found["fleet"]] == ["galaxy_a14"]
+    for lines in (found["chosen"]["predictions"], found["chosen"]["others"]["galaxy_a14"]):
+        assert {line["quantity"] for line in lines if line["level"] and 0 < line["low"] < line["high"]} == {
+            "latency_p95_ms", "peak_memory_mb", "energy_mj", "first_load_ms", "sustained_latency_p95_ms",
+            "battery_percent_per_hour",
+        }  # fmt: skip
 
 
 def test_each_format_names_the_devices_that_run_it(say: Say) -> None:
