@@ -107,13 +107,15 @@ def _searched(build: Profile) -> Profile:
     Raises:
         SpecError: the family has no space to search.
     """
+    from edgedistill.plan.space import whole_space
+
     family = build.student.family
-    axes = getattr(catalog.load_plugin("students", family), "SPACE", None)
     if build.student.space is not None:
         return build
-    if axes is None:
+    space = whole_space(family)
+    if space is None:
         raise SpecError(f"--search: the family {family!r} names no space to search; write [student.space] yourself.")
-    student = {**build.student.model_dump(), "candidates": (), "space": {"axes": axes, "mixed_precision": True}}
+    student = {**build.student.model_dump(), "candidates": (), "space": space.model_dump()}
     return Profile.decode({**build.model_dump(), "student": student}, "--search")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
+from typing import NamedTuple
 
 from edgedistill.errors import InfeasibleError
 from edgedistill.plan.costing import needs_of
@@ -12,7 +13,15 @@ from edgedistill.plan.problem import UNITS, Problem
 from edgedistill.specs import Candidate
 
 
-def infeasible(problem: Problem, found: Sequence[Candidate]) -> InfeasibleError:
+class Beyond(NamedTuple):
+    """What a search of the whole family reaches where written students do not: the student that it would choose of so
+    many `feasible` ones, else those that need least."""
+
+    found: tuple[Candidate, ...]
+    feasible: int
+
+
+def infeasible(problem: Problem, found: Sequence[Candidate], beyond: Beyond | None = None) -> InfeasibleError:
     """The error for a budget that every candidate violates; `found` holds those that need least of each line."""
     limits = problem.limits()
     needs = [needs_of(problem, one) for one in found]
@@ -39,8 +48,31 @@ def infeasible(problem: Problem, found: Sequence[Candidate]) -> InfeasibleError:
     files = _too_tight(problem, relaxed)
     smaller = "widen student.space" if problem.profile.student.space else "add smaller student.candidates"
     lines.append(f"  smallest relaxation: {written}, which makes ({describe(best)}) feasible.")
+    if beyond:
+        lines.append(_beyond(problem, beyond, relaxed))
     lines.append(f"  Either write it in [budget] of the {files}, or {smaller}.")
     return InfeasibleError("\n".join(lines))
+
+
+def _beyond(problem: Problem, beyond: Beyond, relaxed: Mapping[str, float]) -> str:
+    """What `--search` would reach, in a line."""
+    limits = problem.limits()
+    if beyond.feasible:
+        best = beyond.found[0]
+        worth = (
+            "" if best.quality is None else f", expected to keep {best.quality.median:.1%} of the teacher's accuracy"
+        )
+        many = f"  With --search {beyond.feasible:,} students can meet it as it is"
+        return f"{many}; it would take ({describe(best)}){worth}."
+    best, least = relaxation(limits, beyond.found, [needs_of(problem, one) for one in beyond.found])
+    if _farthest(limits, least) >= _farthest(limits, relaxed):
+        return "  --search would find nothing nearer."
+    written = ", ".join(f"{name} = {value:g}" for name, value in least.items())
+    return f"  With --search less is enough: {written} makes ({describe(best)}) feasible."
+
+
+def _farthest(limits: Mapping[str, float], relaxed: Mapping[str, float]) -> float:
+    return max(value / limits[name] for name, value in relaxed.items())
 
 
 def relaxation(

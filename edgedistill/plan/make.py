@@ -64,7 +64,7 @@ def make_plan(
     check_losses(profile)  # refuses a wrong loss before it judges the budget
     method = method_notes(profile, rows)
     problem = _problem(everyone, budgets, profile, families[0], classes, teacher_parameters, calibrations or {}, builds)
-    found = search(problem)
+    found = search(problem._replace(pieces=pieces))
     chosen = found.chosen
     check_chosen(profile, families[0], chosen.config, problem.formats)
     between, why = plan_assistants(problem, chosen, builds, request)

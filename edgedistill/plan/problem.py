@@ -36,6 +36,7 @@ class Problem(NamedTuple):
     teacher_parameters: int | None
     quality: QualityModel
     stores: Mapping[str, Mapping[str, Any]]  # by format: the literals of its module, what it can store among them
+    pieces: int | None = None  # of the training texts, at most as many as the profile asks for; None: not known
 
     @property
     def scheme(self) -> QuantScheme:

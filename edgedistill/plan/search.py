@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from edgedistill.errors import SpecError
 from edgedistill.plan import choose, pareto
 from edgedistill.plan.costing import cost, fill, needs_of, predicted
-from edgedistill.plan.infeasible import infeasible
+from edgedistill.plan.infeasible import Beyond, infeasible
 from edgedistill.plan.naming import describe
 from edgedistill.plan.problem import Problem
-from edgedistill.plan.space import Space, config_of, scheme_of, space_of
+from edgedistill.plan.space import Space, config_of, scheme_of, space_of, whole_space
 from edgedistill.plan.storable import check_stored
 from edgedistill.plan.sweep import NEAR_BYTES, NO, POSSIBLE, SURE, Entry, Swept, sweep
+from edgedistill.plan.vocabulary import within
 from edgedistill.specs import Candidate, FrontPoint, SearchCounts
 
 SHOWN = 10  # of the front's students, how many are costed in full beside the chosen one
@@ -44,7 +46,10 @@ def search(problem: Problem) -> Found:
     if problem.profile.student.space is None:
         return _among_listed(problem)
     with _without_collector():
-        return _in_space(problem)
+        found = _in_space(problem)
+    if isinstance(found, Found):
+        return found
+    raise infeasible(problem, found)
 
 
 @contextmanager
@@ -79,7 +84,7 @@ def _among_listed(problem: Problem) -> Found:
     entries = [_entry(problem, one, number) for number, one in enumerate(found)]
     choice = choose.choose(problem.profile, entries)
     if choice is None:
-        raise infeasible(problem, found)
+        raise infeasible(problem, found, _elsewhere(problem))
     counts = SearchCounts(
         combinations=len(found),
         invalid=0,
@@ -91,7 +96,26 @@ def _among_listed(problem: Problem) -> Found:
     return _found(problem, choice, entries, found, counts, lambda entry: found[entry.core])
 
 
-def _in_space(problem: Problem) -> Found:
+def _elsewhere(problem: Problem) -> Beyond | None:
+    """What a search of the family's whole space would find; None: the family has none, or it holds nothing better."""
+    space = whole_space(problem.profile.student.family)
+    if space is None:
+        return None
+    student = problem.profile.student.model_copy(update={"candidates": (), "space": space})
+    student = student if problem.pieces is None else within(student, problem.pieces)
+    other = problem._replace(profile=problem.profile.model_copy(update={"student": student}))
+    try:
+        with _without_collector():
+            found = _in_space(other)
+    except SpecError:
+        return None  # a search would be refused: formats that cannot store what the space holds
+    if isinstance(found, Found):
+        return Beyond((found.chosen,), found.counts.feasible)
+    return Beyond(tuple(found), 0)
+
+
+def _in_space(problem: Problem) -> Found | list[Candidate]:
+    """The choice; where no student can meet the budget, those that need least of each line and the nearest to all."""
     assert problem.profile.student.space is not None
     where = f"profile {problem.profile.name!r}: student.space"
     space = space_of(problem, problem.profile.student.space, where)
@@ -107,7 +131,9 @@ def _in_space(problem: Problem) -> Found:
     while True:
         choice = choose.choose(problem.profile, entries)
         if choice is None:
-            entries = _last(problem, space, look)
+            entries, nearest = _last(problem, space, look)
+            if not entries:
+                return nearest
             continue
         chosen = look(choice.entry)
         if chosen.feasible and (chosen.sure or choice.entry.meets != SURE):
@@ -158,12 +184,9 @@ def _in_full(problem: Problem, space: Space, entry: Entry, where: str) -> Candid
     return cost(problem, config, scheme)
 
 
-def _last(problem: Problem, space: Space, look: Lookup) -> list[Entry]:
-    """Students that meet the budget in full where no sum of parts does, as one whose need is just the limit.
-
-    Raises:
-        InfeasibleError: none does; from those that need least of each line and the one nearest to the whole budget.
-    """
+def _last(problem: Problem, space: Space, look: Lookup) -> tuple[list[Entry], list[Candidate]]:
+    """Students that meet the budget in full where no sum of parts does, as one whose need is just the limit; and all
+    that need least of each line, with the one nearest to the whole budget."""
     entries = sweep(problem, space, keep_all=True).entries
     keys: Sequence[Callable[[Entry], Any]] = (
         lambda one: (one.stretch, one.size_mb),
@@ -174,9 +197,7 @@ def _last(problem: Problem, space: Space, look: Lookup) -> list[Entry]:
     )
     least = dict.fromkeys(min(entries, key=key) for key in keys)
     fitting = [one._replace(meets=POSSIBLE) for one in least if look(one).feasible]
-    if not fitting:
-        raise infeasible(problem, [look(one) for one in least])
-    return fitting
+    return fitting, [look(one) for one in least]
 
 
 def _found(

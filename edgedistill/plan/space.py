@@ -73,6 +73,12 @@ class Space(NamedTuple):
         return self._replace(low=None) if core.as_given and self.low else self
 
 
+def whole_space(family: str) -> StudentSpace | None:
+    """All of a family, 4-bit layers included: what `--search` searches; None: the family names no axes."""
+    axes = getattr(catalog.load_plugin("students", family), "SPACE", None)
+    return None if axes is None else StudentSpace.decode({"axes": axes, "mixed_precision": True}, f"family {family!r}")
+
+
 def space_of(problem: Problem, space: StudentSpace, where: str) -> Space:
     """Check the axes and form the cores; what cannot be a student is counted and left out.
 

@@ -10,6 +10,8 @@ import pytest
 from edgedistill import catalog
 from edgedistill.errors import InfeasibleError
 from edgedistill.plan import make_plan
+from edgedistill.plan.naming import describe
+from edgedistill.plan.space import whole_space
 from edgedistill.specs import Budget, Profile, Target
 
 Make = Callable[..., Profile]
@@ -84,3 +86,24 @@ def test_a_wrong_loss_is_reported_before_the_budget(profile: Make) -> None:
     stage = {"name": "a", "epochs": 1, "learning_rate": 1, "fake_quant": True, "losses": [{"loss": "nothing"}]}
     with pytest.raises(Exception, match="unknown name 'nothing'"):
         make_plan(PHONE, profile(stages=[stage], budget={"size_mb": 1e-3}))
+
+
+def test_what_a_search_would_reach_is_said_and_is_what_it_reaches(profile: Make) -> None:
+    """Students that a profile does not write out, as those with fewer bits, are part of the answer."""
+    small = refusal(PHONE, profile(budget={"size_mb": 0.045}))
+    found = re.search(r"With --search ([\d,]+) students can meet it as it is; it would take \((.*?)\), expected", small)
+    assert found is not None
+    space = whole_space("bert")
+    assert space is not None
+    asked = profile(student={"candidates": [], "space": space.model_dump()}, budget={"size_mb": 0.045})
+    searched = make_plan(PHONE, asked)
+    assert searched.search is not None
+    assert (f"{searched.search.feasible:,}", describe(searched.chosen)) == found.groups()
+
+
+def test_a_search_that_would_not_do_either_says_how_near_it_comes(profile: Make) -> None:
+    message = refusal(PHONE, profile(budget={"size_mb": 0.01}))
+    found = re.search(r"With --search less is enough: size_mb = ([\d.]+) makes \((.*)\) feasible", message)
+    assert found is not None
+    assert float(found[1]) < relaxed(message)["size_mb"]
+    assert "in 4 bits" in found[2]
