@@ -42,12 +42,14 @@ def cases() -> list[tuple[str, Case]]:
     return found
 
 
-def job(case: Case, path: Path) -> Job:
+def job(case: Case, path: Path, *, keep: bool = False) -> Job:
+    """A file of the case at `path` and random inputs for it; `keep`: one that is there is taken."""
     family = catalog.load_plugin("students", case.family)
     signature = family.signatures(case.config, case.buckets)[-1]
     random = np.random.default_rng(0)
     feeds = [family.sample(case.config, signature, random) for _ in range(SAMPLES)]
-    WRITERS["tflite"](frozen_student(case), case.buckets, path)
+    if not (keep and path.exists()):
+        WRITERS["tflite"](frozen_student(case), case.buckets, path)
     return Job(
         path, signature.name, {port.name: [one[port.name].tolist() for one in feeds] for port in signature.inputs}
     )

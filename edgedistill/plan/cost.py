@@ -82,7 +82,8 @@ def inference(
     """One inference at the last of the buckets, as the lines of a budget are predicted from it."""
     signatures = len(family.signatures(config, buckets))
     numbers = linear_weights(family, config)
-    return workload_of(cost(family, config, buckets[-1]), numbers, scheme, file_bytes, signatures)
+    one, blocks = cost(family, config, buckets[-1]), getattr(config, "layers", 0)
+    return workload_of(one, numbers, scheme, file_bytes, signatures, blocks)
 
 
 def linear_weights(family: ModuleType, config: Spec) -> int:
@@ -91,8 +92,13 @@ def linear_weights(family: ModuleType, config: Spec) -> int:
     return sum([prod(tensor.shape) for tensor in coded])
 
 
-def workload_of(one: Cost, linear_bytes: int, scheme: QuantScheme, file_bytes: int, signatures: int) -> Inference:
-    """One inference that costs `one`, of a file with so many entry points and a byte for each of its linear weights."""
+def workload_of(
+    one: Cost, linear_bytes: int, scheme: QuantScheme, file_bytes: int, signatures: int, blocks: int = 0
+) -> Inference:
+    """One inference that costs `one`, of a file with so many entry points and a byte for each of its linear weights.
+
+    `blocks`: layers with attention.
+    """
     attends = one.attention_elements > 0
     return Inference(
         macs=one.macs,
@@ -105,6 +111,7 @@ def workload_of(one: Cost, linear_bytes: int, scheme: QuantScheme, file_bytes: i
         signatures=signatures,
         activations=scheme.activations,
         transformer=attends,
+        scores=one.attention_elements * blocks,
     )
 
 
@@ -142,8 +149,10 @@ def workload(
         "file_mb": None if file_bytes is None else file_bytes / 1e6,
     }
     if file_bytes is not None:  # without the file, what a plan says of it cannot be told
-        plan = workload_of(one, linear_weights(family, config), scheme, file_bytes, signatures)
-        values |= {"student": True, "operators": plan.operators, "linear_m": plan.linear_bytes / 1e6}
+        weights, blocks = linear_weights(family, config), getattr(config, "layers", 0)
+        plan = workload_of(one, weights, scheme, file_bytes, signatures, blocks)
+        values |= {"student": True, "operators": plan.operators, "linear_m": plan.linear_bytes / 1e6,
+                   "scores_m": plan.scores / 1e6}  # fmt: skip
     return Workload(
         runtime=runtime,
         unit=unit,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import exp, log, sqrt
 from pathlib import Path
 from statistics import mean, median
@@ -16,10 +16,11 @@ from edgedistill.predict.llm import rate
 from edgedistill.predict.specs import Anchor, Calibration, DeviceSpecs, Forecast, Workload
 from edgedistill.predict.student_lines import CALLED, forecast
 from edgedistill.predict.students import ENERGY, LATENCY, MEMORY, STUDENT, is_student
-from edgedistill.predict.update import ROUNDS, SPREAD, TRUST, update
+from edgedistill.predict.update import ROUNDS, SPREAD, STUDENT_TRUST, TERM_TRUST, TRUST, update
 from edgedistill.specs import Target
 
 FEWEST, MOST = 1, 50
+TIME = STUDENT + LATENCY
 NAMES = ("latency_ms", "decode_tokens_per_s", "prefill_tokens_per_s")
 
 
@@ -45,15 +46,17 @@ def calibrate_device(
     factors = {name: exp(middle(values)) for name, values in ratios.items()}
     terms: dict[str, dict[str, float]] = {}
     for name, pairs in seen.items():
-        if (name in CLASSES or name == STUDENT + LATENCY) and all(_whole(anchor) for anchor, _ in pairs):
-            factors[name], terms[name] = _by_term(pairs)
+        if name in (*CLASSES, TIME) and all(_whole(anchor) for anchor, _ in pairs):
+            factors[name], terms[name] = _by_term(pairs, STUDENT_TRUST if name == TIME else TERM_TRUST)
+    if TIME in terms:
+        ratios[TIME] = [_left(*one, factors[TIME], terms[TIME]) for one in seen[TIME]]
     found = Calibration(
         device=device.name,
         runtime_build=runtime_build,
         factors=factors,
         terms=terms,
         anchors={name: len(values) for name, values in ratios.items()},
-        spread={name: sqrt(mean((v - mean(values)) ** 2 for v in values)) for name, values in ratios.items()},
+        spread={name: _spread(values, fitted=name == TIME) for name, values in ratios.items()},
     )
     if out is not None:
         out.write_text(json.dumps(found.model_dump(mode="json"), indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -71,9 +74,22 @@ def _ratio(anchor: Anchor, predicted: Forecast) -> float:
     return ratio if predicted.unit in ("ms", "MB", "mJ") else -ratio
 
 
-def _by_term(pairs: Sequence[tuple[Anchor, Forecast]]) -> tuple[float, dict[str, float]]:
+def _left(anchor: Anchor, predicted: Forecast, factor: float, terms: Mapping[str, float]) -> float:
+    """Log of how much slower than predicted with the factors."""
+    now = sum(value * terms[name] for name, value in predicted.terms.items())
+    return log(anchor.measured / (factor * now))
+
+
+def _spread(logs: Sequence[float], *, fitted: bool) -> float:
+    """Standard deviation; of what is left after a fit as if it had taken two of the anchors to find."""
+    if not fitted:
+        return sqrt(mean((value - mean(logs)) ** 2 for value in logs))
+    return sqrt(sum(value * value for value in logs) / max(len(logs) - 2, 1))
+
+
+def _by_term(pairs: Sequence[tuple[Anchor, Forecast]], trust: float) -> tuple[float, dict[str, float]]:
     """The factor of the typical anchor, and of each term beside it."""
-    speed, change = update([(predicted.terms, anchor.measured) for anchor, predicted in pairs])
+    speed, change = update([(predicted.terms, anchor.measured) for anchor, predicted in pairs], trust)
     shares = {
         name: mean(predicted.terms.get(name, 0.0) / predicted.median for _, predicted in pairs) for name in change
     }

@@ -87,6 +87,9 @@ class Workload(Spec, metaclass=_Asked):
     linear_m: Positive | None = Field(
         default=None, description="of a student: weights of linear layers and convolutions, which are packed, 10^6"
     )
+    scores_m: NotNegative | None = Field(
+        default=None, description="of a student: scores of attention, all heads of all layers, 10^6"
+    )
     delegated: Fraction = Field(
         default=1.0, description="share of the work that runs on `unit`; the rest is on the CPU"
     )

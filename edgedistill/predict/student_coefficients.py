@@ -14,6 +14,7 @@ class _Latency(Spec):
     one_core_fp32_gflops: float
     t0_ms: float
     per_operator_ms: float
+    per_million_scores_ms: float
     least_mmacs: float
     most_mmacs: float
     wider_outside: float
@@ -21,6 +22,7 @@ class _Latency(Spec):
     low_factor: float
     high_factor: float
     high_factor_transformer: float
+    high_factor_depthwise: float
 
 
 class _Memory(Spec):

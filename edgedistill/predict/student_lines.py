@@ -161,6 +161,8 @@ def _latency_method(asked: _Asked) -> str:
         method += "; memory bandwidth not stated, scaled as the core"
     if asked.threads > 1:
         method += f"; of one thread, as no published row shows what {asked.threads} would gain"
+    if work.depthwise_macs and work.activations == "dynamic_int8":
+        method += "; depthwise layers stay float and are not delegated, upper end widened"
     if work.transformer:
         method += "; upper end widened for layer norm, GELU and attention"
     if not fit.least_mmacs <= mmacs <= fit.most_mmacs:

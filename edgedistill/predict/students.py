@@ -51,6 +51,8 @@ class StudentWork(Spec):
     signatures: int
     activations: Activations
     transformer: bool
+    scores: int = 0
+    """Of attention: all heads of all layers."""
 
 
 class Figures(NamedTuple):
@@ -98,6 +100,8 @@ def of(work: Workload) -> StudentWork:
     activations = ACTIVATIONS.get(precision_of(work.precision))
     if activations is None:
         raise SpecError(f"precision {work.precision!r}: a student's are fp32, int8 and dynamic_int8.")
+    if work.transformer and not work.scores_m:
+        raise SpecError("a student with attention needs scores_m as well: take `chosen.work` of a plan.")
     known = {name: float(getattr(work, name)) for name in NEEDED}
     return StudentWork(
         macs=round(known["gmacs"] * 1e9),
@@ -110,6 +114,7 @@ def of(work: Workload) -> StudentWork:
         signatures=work.signatures,
         activations=activations,
         transformer=bool(work.transformer),
+        scores=round((work.scores_m or 0.0) * 1e6),
     )
 
 
@@ -161,6 +166,7 @@ def _latency(work: StudentWork, rates: Rates) -> Figures:
     """
     fit = coefficients().latency
     gain = coefficients().int8_gain[work.activations]
+    floats = work.activations == "dynamic_int8" and work.depthwise_macs > 0  # these layers are not delegated
     activations_m = work.activation_bytes / FP32_BYTES / 1e6
     gmacs = work.macs / 1e9
     one = Features(
@@ -181,11 +187,13 @@ def _latency(work: StudentWork, rates: Rates) -> Figures:
         "start_ms": fit.t0_ms * rates.slower,
         "operators_ms": fit.per_operator_ms * work.operators * rates.slower,
         "macs_ms": rates.macs * regular / gain,
-        "depthwise_macs_ms": rates.depthwise * depthwise / gain,
+        "depthwise_macs_ms": rates.depthwise * depthwise / (1.0 if floats else gain),
+        "attention_ms": fit.per_million_scores_ms * work.scores / 1e6 * rates.slower,
         "memory_ms": rates.reuse * reuse / sqrt(gain),  # the root of multiply-accumulates and numbers moved
     }
     median = sum(terms.values())
     high = fit.high_factor_transformer if work.transformer else fit.high_factor
+    high = fit.high_factor_depthwise if floats else high
     # below the least what was measured is overhead already, and stays
     wider = max(1.0, work.macs / 1e6 / fit.most_mmacs) ** fit.wider_outside
     low, high = median * fit.low_factor / wider, median * high * wider

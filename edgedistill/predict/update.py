@@ -13,11 +13,14 @@ from collections.abc import Mapping, Sequence
 from math import exp, log, sqrt
 
 TRUST, TERM_TRUST = 0.15, 0.5
+STUDENT_TRUST = 0.05  # of a student's terms, as students are graphs of one kind (bench/results/own_anchors.md)
 SPREAD = 0.3  # log error from which an anchor counts less
 ROUNDS = 15
 
 
-def update(anchors: Sequence[tuple[Mapping[str, float], float]]) -> tuple[float, dict[str, float]]:
+def update(
+    anchors: Sequence[tuple[Mapping[str, float], float]], term_trust: float = TERM_TRUST
+) -> tuple[float, dict[str, float]]:
     """The change of the speed and of each term, as logs, from pairs of predicted terms (ms) and measured ms."""
     names = sorted({name for terms, _ in anchors for name in terms})
     change = [0.0] * (1 + len(names))
@@ -35,7 +38,7 @@ def update(anchors: Sequence[tuple[Mapping[str, float], float]]) -> tuple[float,
                 for j, other in enumerate(slopes):
                     normal[i][j] += weight * slope * other
         for i, now in enumerate(change):
-            trust = TERM_TRUST if i else TRUST
+            trust = term_trust if i else TRUST
             normal[i][i] += trust
             right[i] -= trust * now
         step = _solve(normal, right)

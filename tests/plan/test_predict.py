@@ -105,7 +105,7 @@ def test_memory_agrees_with_published_measurements() -> None:
 
 
 @pytest.mark.parametrize(("activations", "signatures", "measured"), [
-    ("dynamic_int8", 1, 44.1), ("dynamic_int8", 3, 45.8), ("float", 1, 46.9), ("float", 3, 54.3),
+    ("dynamic_int8", 1, 44.0), ("dynamic_int8", 3, 45.7), ("float", 1, 46.9), ("float", 3, 54.1),
 ])  # fmt: skip
 def test_weights_that_float_kernels_multiply_are_held_in_fp32_twice(
     activations: str, signatures: int, measured: float
