@@ -1,4 +1,4 @@
-"""Whether `edgedistill calibrate` makes forecasts nearer: own students on this host, some as anchors, errors of the rest.
+"""Whether `edgedistill calibrate` brings forecasts nearer: own students here, some as anchors, errors of the rest.
 
 python bench/own_anchors.py [--files DIR]      (ten minutes on one core; DIR keeps the exported files for another run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from edgedistill.report import labels
 from edgedistill.report.data import ReportData
 from edgedistill.report.headline import on_host, title
 from edgedistill.report.svg import ACCENT, BAD, CARD, INK, MUTED, STYLE, render
@@ -42,7 +43,7 @@ def draw_front(plan: Plan, measured: tuple[float, float] | None = None) -> str |
     panels: list[tuple[str, str, float | None]] = [("size_mb", "file size, MB, log scale", plan.budget.size_mb)]
     if all(point.latency_p95_ms for point in points):
         panels.append(("latency_p95_ms", "predicted latency (p95), ms, log scale", plan.budget.latency_p95_ms))
-    height = PANEL * len(panels) + 0.25
+    height = PANEL * len(panels) + 0.36
     with matplotlib.rc_context(STYLE):
         plot = Figure(figsize=(WIDTH, height))
         for index, (name, label, limit) in enumerate(panels):
@@ -85,30 +86,28 @@ def _panel(
         look: dict[str, Any] = {"markersize": 4.5, "color": MUTED, "markerfacecolor": MUTED if sure else CARD}
         if not point.chosen:
             axes.plot([x], [y], "o", **look)
-    for point in points:
-        if point.chosen:
-            axes.plot(*([value] for value in place(point)), "o", color=ACCENT, markersize=9)
-            axes.annotate("chosen", place(point), xytext=(0.97, 0.06), textcoords="axes fraction", ha="right",
-                          color=ACCENT, arrowprops={"arrowstyle": "-", "color": ACCENT, "linewidth": 0.8},
-                          bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1})  # fmt: skip
+    marked = [(place(point), "chosen", ACCENT) for point in points if point.chosen]
+    for (x, y), _, colour in marked:
+        axes.plot([x], [y], "o", color=colour, markersize=9)
     if measured is not None:
-        x, y = measured[0], _loss(measured[1])
-        axes.plot([x], [y], "x", color=INK, markersize=9, markeredgewidth=2)
-        axes.annotate("measured", (x, y), xytext=(0.97, 0.2), textcoords="axes fraction", ha="right", color=INK,
-                      arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8})  # fmt: skip
+        marked.append(((measured[0], _loss(measured[1])), "measured", INK))
+        axes.plot(*([value] for value in marked[-1][0]), "x", color=INK, markersize=9, markeredgewidth=2)
+    places = [place(point) for point in points] + [where for where, _, _ in marked]
     axes.set_xscale("log")
-    values = [place(point)[0] for point in points] + ([measured[0]] if measured else [])
-    axes.set_xlim(min(values) / 1.3, max(values) * 1.5)
+    axes.set_xlim(min(x for x, _ in places) / 1.3, max(x for x, _ in places) * 1.5)
+    axes.set_yscale("log")
+    axes.set_ylim(max(y for _, y in places) * 1.5, min(y for _, y in places) / 1.5)
+    _ticks(axes.xaxis, *axes.get_xlim())
+    _ticks(axes.yaxis, *reversed(axes.get_ylim()))
+    taken = [labels.mark(axes, *where) for where in places]
     low, high = axes.get_xlim()
     if limit is not None and low <= limit <= high:
         axes.axvline(limit, color=BAD, linewidth=1.6)
-        axes.annotate("limit", (limit, 0.97), xycoords=("data", "axes fraction"), ha="center", color=BAD, fontsize=9.5,
-                      bbox={"facecolor": CARD, "edgecolor": "none", "pad": 1})  # fmt: skip
-    _ticks(axes.xaxis, low, high)
-    losses = [place(point)[1] for point in points] + ([_loss(measured[1])] if measured else [])
-    axes.set_yscale("log")
-    axes.set_ylim(max(losses) * 1.5, min(losses) / 1.5)
-    _ticks(axes.yaxis, min(losses) / 1.5, max(losses) * 1.5)
+        axes.annotate("limit", (limit, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2), ha="center",
+                      textcoords="offset points", color=BAD, fontsize=9.5)  # fmt: skip
+        taken.append(labels.upright(axes, limit))
+    for where, words, colour in marked:
+        taken += labels.name(axes, words, where, taken, colour, 10.5)
 
 
 def _ticks(axis: Any, low: float, high: float) -> None:
