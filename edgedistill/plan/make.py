@@ -67,7 +67,7 @@ def make_plan(
     found = search(problem._replace(pieces=pieces))
     chosen = found.chosen
     check_chosen(profile, families[0], chosen.config, problem.formats)
-    between, why = plan_assistants(problem, chosen, builds, request)
+    between, why = plan_assistants(problem, chosen, builds, request, rows)
     notes = [*_choice(problem, found), *_gaps(problem, chosen), *_unused(budgets), *([why] if why else []), *method]
     if classes is None and chosen.config.get("classes", 0) == _default_classes(families[0]):
         notes.append(f"the number of classes is not known yet: sizes are those for {chosen.config['classes']}")

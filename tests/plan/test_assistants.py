@@ -77,6 +77,42 @@ def test_where_an_assistant_was_measured_to_win_nothing_none_is_planned(profile:
     assert any("lost 1.7% of its teacher's accuracy without one and 1.6% with one" in note for note in plan.notes)
 
 
+OTHER = {
+    "more classes": ({"classes": 150}, "their data has 77 classes, this 150"),
+    "fewer rows": ({"rows": 3000}, "their data has 9,504 training rows, this 3,000"),
+    "a larger teacher": (
+        {"teacher_parameters": 40_000_000},
+        "their teacher has 22.7 million parameters, this one 40.0",
+    ),
+    "a smaller teacher": (
+        {"teacher_parameters": 12_000_000},
+        "their teacher has 22.7 million parameters, this one 12.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_what_was_measured_on_other_data_does_not_speak_against_an_assistant(case: str) -> None:
+    changes, word = OTHER[case]
+    known = {"rows": 9504, "classes": 77, "teacher_parameters": TEACHER}
+    assert make_plan(PHONE, catalog.load_profile("default"), **known).assistants == ()
+    plan = make_plan(PHONE, catalog.load_profile("default"), **{**known, **changes})
+    assert plan.chosen.teacher_ratio is not None
+    assert 10 < plan.chosen.teacher_ratio < 105
+    assert len(plan.assistants) == 1
+    assert any(f"say nothing of this one: {word}" in note for note in plan.notes), plan.notes
+
+
+def far(assistants: int, correct: int, parameters: int) -> FinishedBuild:
+    return done(assistants, correct).model_copy(update={"parameters": parameters})
+
+
+def test_builds_of_another_ratio_are_not_compared(profile: Make) -> None:
+    """A student near to its teacher loses less for that; one far from it more, assistants or not."""
+    assert plan_of(profile, (done(0, 900), far(2, 890, 15_000))).assistants
+    assert plan_of(profile, (far(0, 900, 15_000), far(2, 901, 2_000_000))).assistants
+
+
 @pytest.mark.parametrize(
     ("builds", "expected", "word"),
     [
