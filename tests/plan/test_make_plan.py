@@ -64,6 +64,15 @@ def test_size_and_latency_take_the_smallest_student(profile: Make, aim: str) -> 
     assert make_plan(PHONE, profile(optimize_for=aim)).chosen.config["width"] == 64
 
 
+def test_battery_and_latency_choose_alike_and_the_plan_says_why(profile: Make) -> None:
+    saving, fast = (make_plan(PHONE, profile(optimize_for=aim)) for aim in ("battery", "latency"))
+    assert saving.chosen == fast.chosen
+    word = "battery chooses as latency does: energy is the power of the whole phone times time"
+    assert [word in " ".join(plan.notes) for plan in (saving, fast)] == [True, False]
+    board = make_plan(catalog.load_target("rpi5"), profile(optimize_for="battery"))
+    assert "the lowest latency stands in for it" in " ".join(board.notes)
+
+
 def test_a_candidate_that_surely_fits_is_preferred_to_one_that_may(profile: Make) -> None:
     free = with_budget(PHONE, energy_mj=None)
     large = make_plan(free, profile()).candidates[2].predictions[0]
