@@ -82,8 +82,17 @@ def inference(
     """One inference at the last of the buckets, as the lines of a budget are predicted from it."""
     signatures = len(family.signatures(config, buckets))
     numbers = linear_weights(family, config)
-    one, blocks = cost(family, config, buckets[-1]), getattr(config, "layers", 0)
-    return workload_of(one, numbers, scheme, file_bytes, signatures, blocks)
+    one = cost(family, config, buckets[-1])
+    return workload_of(one, numbers, scheme, file_bytes, signatures, attention_macs(config, one))
+
+
+def attention_macs(config: Spec, one: Cost) -> int:
+    """Multiply-accumulates of the scores of all layers: for each score as many as a head is wide."""
+    if not one.attention_elements:
+        return 0
+    sizes = vars(config)
+    wide: int = sizes.get("head_width") or sizes["width"] // sizes["heads"]
+    return int(one.attention_elements * wide * sizes["layers"])
 
 
 def linear_weights(family: ModuleType, config: Spec) -> int:
@@ -93,11 +102,11 @@ def linear_weights(family: ModuleType, config: Spec) -> int:
 
 
 def workload_of(
-    one: Cost, linear_bytes: int, scheme: QuantScheme, file_bytes: int, signatures: int, blocks: int = 0
+    one: Cost, linear_bytes: int, scheme: QuantScheme, file_bytes: int, signatures: int, attention: int = 0
 ) -> Inference:
     """One inference that costs `one`, of a file with so many entry points and a byte for each of its linear weights.
 
-    `blocks`: layers with attention.
+    `attention`: as `attention_macs` has it.
     """
     attends = one.attention_elements > 0
     return Inference(
@@ -111,7 +120,7 @@ def workload_of(
         signatures=signatures,
         activations=scheme.activations,
         transformer=attends,
-        scores=one.attention_elements * blocks,
+        attention_macs=attention,
     )
 
 
@@ -149,10 +158,10 @@ def workload(
         "file_mb": None if file_bytes is None else file_bytes / 1e6,
     }
     if file_bytes is not None:  # without the file, what a plan says of it cannot be told
-        weights, blocks = linear_weights(family, config), getattr(config, "layers", 0)
-        plan = workload_of(one, weights, scheme, file_bytes, signatures, blocks)
+        weights, attention = linear_weights(family, config), attention_macs(config, one)
+        plan = workload_of(one, weights, scheme, file_bytes, signatures, attention)
         values |= {"student": True, "operators": plan.operators, "linear_m": plan.linear_bytes / 1e6,
-                   "scores_m": plan.scores / 1e6}  # fmt: skip
+                   "attention_mmacs": attention / 1e6}  # fmt: skip
     return Workload(
         runtime=runtime,
         unit=unit,

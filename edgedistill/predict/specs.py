@@ -87,8 +87,8 @@ class Workload(Spec, metaclass=_Asked):
     linear_m: Positive | None = Field(
         default=None, description="of a student: weights of linear layers and convolutions, which are packed, 10^6"
     )
-    scores_m: NotNegative | None = Field(
-        default=None, description="of a student: scores of attention, all heads of all layers, 10^6"
+    attention_mmacs: NotNegative | None = Field(
+        default=None, description="of a student: 10^6 multiply-accumulates of the scores of attention, all layers"
     )
     delegated: Fraction = Field(
         default=1.0, description="share of the work that runs on `unit`; the rest is on the CPU"

@@ -14,7 +14,7 @@ class _Latency(Spec):
     one_core_fp32_gflops: float
     t0_ms: float
     per_operator_ms: float
-    per_million_scores_ms: float
+    per_attention_mmac_ms: float
     least_mmacs: float
     most_mmacs: float
     wider_outside: float

@@ -51,8 +51,8 @@ class StudentWork(Spec):
     signatures: int
     activations: Activations
     transformer: bool
-    scores: int = 0
-    """Of attention: all heads of all layers."""
+    attention_macs: int = 0
+    """Of `macs`, those of the scores of attention, all layers; those of their products with values are as many."""
 
 
 class Figures(NamedTuple):
@@ -100,8 +100,8 @@ def of(work: Workload) -> StudentWork:
     activations = ACTIVATIONS.get(precision_of(work.precision))
     if activations is None:
         raise SpecError(f"precision {work.precision!r}: a student's are fp32, int8 and dynamic_int8.")
-    if work.transformer and not work.scores_m:
-        raise SpecError("a student with attention needs scores_m as well: take `chosen.work` of a plan.")
+    if work.transformer and not work.attention_mmacs:
+        raise SpecError("a student with attention needs attention_mmacs as well: take `chosen.work` of a plan.")
     known = {name: float(getattr(work, name)) for name in NEEDED}
     return StudentWork(
         macs=round(known["gmacs"] * 1e9),
@@ -114,7 +114,7 @@ def of(work: Workload) -> StudentWork:
         signatures=work.signatures,
         activations=activations,
         transformer=bool(work.transformer),
-        scores=round((work.scores_m or 0.0) * 1e6),
+        attention_macs=round((work.attention_mmacs or 0.0) * 1e6),
     )
 
 
@@ -188,7 +188,7 @@ def _latency(work: StudentWork, rates: Rates) -> Figures:
         "operators_ms": fit.per_operator_ms * work.operators * rates.slower,
         "macs_ms": rates.macs * regular / gain,
         "depthwise_macs_ms": rates.depthwise * depthwise / (1.0 if floats else gain),
-        "attention_ms": fit.per_million_scores_ms * work.scores / 1e6 * rates.slower,
+        "attention_ms": fit.per_attention_mmac_ms * work.attention_macs / 1e6 * rates.slower,
         "memory_ms": rates.reuse * reuse / sqrt(gain),  # the root of multiply-accumulates and numbers moved
     }
     median = sum(terms.values())

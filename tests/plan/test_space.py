@@ -279,7 +279,7 @@ def test_a_student_whose_rows_have_no_groups_is_searched_as_given(profile: Make)
 def test_who_is_tied_with_the_choice_could_be_chosen_and_the_smallest_of_equals_is(profile: Make, aim: str) -> None:
     asked = spaced(
         profile, SMALL_SPACE, mixed=True, optimize_for=aim, quality={"retained_min": 0.95},
-        budget={"peak_memory_mb": 3.6, "latency_p95_ms": 0.6},
+        budget={"peak_memory_mb": 5.4, "latency_p95_ms": 0.6},
     )  # fmt: skip
     problem = problem_of(asked, PHONE.model_copy(update={"budget": FREE}))
     assert asked.student.space is not None
@@ -312,6 +312,8 @@ def test_a_budget_that_one_student_needs_to_the_last_digit_is_met(profile: Make,
     least = chosen()
     needs = {line.quantity: line.low for line in least.predictions} | {"size_mb": least.size.total_mb}
     for line, need in needs.items():
+        if line not in Budget.model_fields:
+            continue  # as the first load: told, and no line of a budget
         assert chosen(**{line: need}).violations == ()
     with pytest.raises(InfeasibleError):
         chosen(size_mb=least.size.total_mb - 1e-7)
