@@ -166,6 +166,7 @@ def _latency(work: StudentWork, rates: Rates) -> Figures:
     """
     fit = coefficients().latency
     gain = coefficients().int8_gain[work.activations]
+    narrower = 1.0 if work.activations == "float" else FP32_BYTES  # bytes of a number that is moved in fp32, to those in int8
     floats = work.activations == "dynamic_int8" and work.depthwise_macs > 0  # these layers are not delegated
     activations_m = work.activation_bytes / FP32_BYTES / 1e6
     gmacs = work.macs / 1e9
@@ -189,7 +190,7 @@ def _latency(work: StudentWork, rates: Rates) -> Figures:
         "macs_ms": rates.macs * regular / gain,
         "depthwise_macs_ms": rates.depthwise * depthwise / (1.0 if floats else gain),
         "attention_ms": fit.per_attention_mmac_ms * work.attention_macs / 1e6 * rates.slower,
-        "memory_ms": rates.reuse * reuse / sqrt(gain),  # the root of multiply-accumulates and numbers moved
+        "memory_ms": rates.reuse * reuse / sqrt(gain * narrower),  # the root of multiply-accumulates and bytes moved
     }
     median = sum(terms.values())
     high = fit.high_factor_transformer if work.transformer else fit.high_factor
