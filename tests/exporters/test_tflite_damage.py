@@ -139,6 +139,16 @@ def test_indices_out_of_range_are_refused(real: Path, tmp_path: Path) -> None:
         refused(changed(real, tmp_path / "index.tflite", change), "names an? ")
 
 
+def test_an_operator_without_one_of_its_numbers_is_refused(real: Path, tmp_path: Path) -> None:
+    """LiteRT 2.3.0 ends the process on a sum of one number; only a bias may be left out."""
+
+    def without(edit: Edit) -> None:
+        adds = [o for o in edit.model.subgraphs[0].operators if edit.code(o) == edit.builtin("ADD")]
+        adds[0].inputs = np.asarray([adds[0].inputs[0], -1], np.int32)
+
+    refused(changed(real, tmp_path / "one.tflite", without), "an operator lacks one of its inputs")
+
+
 class Once:
     """A table that is written once and referred to from then on."""
 

@@ -100,7 +100,7 @@ def first_divergence(frozen: FrozenStudent, path: Path, feeds: Mapping[str, NDAr
         VerificationError: if the file is no bundle of this package, or damaged.
         MissingDependency, StageError: as `tflite.first_divergence`.
     """
-    with model_of(path, parse(path)) as model:
+    with model_of(path, sound(path)) as model:
         return tflite.first_divergence(frozen, model, feeds)
 
 
@@ -111,5 +111,5 @@ def largest_value(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[float,
         VerificationError: if the file is no bundle of this package, or damaged.
         MissingDependency, StageError: as `tflite.largest_value`.
     """
-    with model_of(path, parse(path)) as model:
+    with model_of(path, sound(path)) as model:
         return tflite.largest_value(model, feeds)

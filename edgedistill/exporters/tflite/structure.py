@@ -151,6 +151,9 @@ def check_graph(schema: Any, model: Any) -> None:
                 _inside("a tensor", index, tensors, lowest=-1)
         if any(int(index) < 0 for index in (*subgraph.inputs, *subgraph.outputs)):
             raise ValueError("a graph lacks one of its inputs or outputs")
+        for operator in subgraph.operators:  # what may be left out is a bias, which comes third
+            if any(int(index) < 0 for index in (*operator.inputs[:2], *operator.outputs)):
+                raise ValueError("an operator lacks one of its inputs or outputs")
     for entry in model.metadata or []:
         _inside("a buffer", entry.buffer, buffers)
     for signature in model.signatureDefs or []:
