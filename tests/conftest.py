@@ -26,7 +26,8 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 # Files that take half a minute and more, the longest first: a process that met one of them last would leave the other
 # idle. Those of devices mostly wait: they are apart, so that seldom both processes do.
 LONG = (
-    "exporters/test_contract.py", "pipeline/test_build.py", "devices/test_meters.py", "exporters/test_static.py",
+    "exporters/test_contract.py", "exporters/test_contract_schemes.py", "pipeline/test_build.py",
+    "devices/test_meters.py", "exporters/test_static.py",
     "pipeline/test_own_data.py", "cli/test_cli_build.py", "devices/test_adb_lines.py", "exporters/test_tflite_forms.py",
     "test_house_rules.py", "cli/test_cli_gate.py", "devices/test_adb_fitness.py", "pipeline/test_bad_input.py",
     "exporters/test_tflite.py", "devices/test_ssh.py", "exporters/litertlm/test_litertlm.py", "devices/test_adb.py",
