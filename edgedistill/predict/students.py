@@ -166,7 +166,7 @@ def _latency(work: StudentWork, rates: Rates) -> Figures:
     """
     fit = coefficients().latency
     gain = coefficients().int8_gain[work.activations]
-    narrower = 1.0 if work.activations == "float" else FP32_BYTES  # bytes of a number that is moved in fp32, to those in int8
+    narrower = 1.0 if work.activations == "float" else FP32_BYTES  # of a number in fp32, for each of its bytes in int8
     floats = work.activations == "dynamic_int8" and work.depthwise_macs > 0  # these layers are not delegated
     activations_m = work.activation_bytes / FP32_BYTES / 1e6
     gmacs = work.macs / 1e9
