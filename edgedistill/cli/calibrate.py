@@ -51,6 +51,7 @@ def calibrate(
     ]
     if figures:
         output.table("measured", ("what", "line", "measured", "predicted", "ratio"), figures, right=(2, 3, 4))
+        output.say("latency is that of a typical inference, as it is predicted: a quiet launch's 10th percentile")
     rows = [(name, f"x{one.factors[name]:.3f}", one.anchors[name], f"{one.spread[name]:.2f}") for name in one.factors]
     output.table(
         f"{device.title}, {one.runtime_build}", ("class", "factor", "anchors", "spread of ln"), rows, right=(1, 2, 3)

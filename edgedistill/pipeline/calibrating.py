@@ -175,8 +175,15 @@ def _bench(value: Any, path: Path) -> list[Measurement]:
 
 def _bundle_of(one: Measurement, bundles: Sequence[Bundle], path: Path) -> Bundle:
     for bundle in bundles:
-        if any(artifact.sha256 == one.artifact_sha256 for artifact in bundle.manifest.artifacts):
-            return bundle
+        found = next((each for each in bundle.manifest.artifacts if each.sha256 == one.artifact_sha256), None)
+        if found is None:
+            continue
+        if found.path != bundle.shipped.path:
+            raise SpecError(
+                f"{path}: measured {found.path}, and plans foretell {bundle.shipped.path}, which {bundle.folder} ships."
+                f" Time that: edgedistill bench {bundle.folder} --format {bundle.shipped.format}."
+            )
+        return bundle
     raise SpecError(
         f"{path}: measured the file with sha256 {one.artifact_sha256[:16]}…, which is in no bundle given. Give its"
         " bundle too: what the student is stands there."

@@ -30,6 +30,7 @@ ONE_POWER = (
     " (families of networks in fp32, 0.13 to 0.19 nJ for each multiply-accumulate) tell neither bytes from arithmetic"
     " nor int8 from fp32, so no student is known to draw less power than another"
 )
+LITERT = ("tflite", "litertlm")  # formats of the runtime whose costs the lines of a plan are
 FACTS = {
     "latency_p95_ms": "one_core_fp32_gflops of its CPU",
     "energy_mj": "battery_wh, as only whole phones' power is published",
@@ -197,6 +198,11 @@ def _gaps(problem: Problem, chosen: Candidate) -> list[str]:
             notes.append(
                 f"{name}: not predicted for {member.target.name}, the target lacks the facts for it: "
                 f"{FACTS.get(name, 'its runtime')}{unused}; {said} can still be said"
+            )
+        if member.target.formats[0] not in LITERT:
+            notes.append(
+                f"{member.target.name}: time, memory and energy are foretold of a .tflite on its CPU; how"
+                f" {member.target.formats[0]} runs there is not predicted"
             )
         if member.calibration:
             notes.append(

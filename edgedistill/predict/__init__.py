@@ -36,6 +36,7 @@ LANGUAGE = (
     "energy_mj",
 )
 BATTERY = "battery_percent_per_hour"
+MOST_PER_HOUR = 1e12  # as of every number that is asked: what is computed from it stays finite
 
 
 def predict(
@@ -63,8 +64,11 @@ def predict(
         target = catalog.load_target(target) if target in catalog.target_names() else target
     device = resolve(target)
     if quantity == BATTERY:
-        if per_hour is None or not per_hour > 0:
-            raise SpecError(f"{BATTERY} needs per_hour, inferences or tokens in an hour, above 0; got {per_hour!r}.")
+        if not isinstance(per_hour, int | float) or not 0 < per_hour <= MOST_PER_HOUR:
+            raise SpecError(
+                f"{BATTERY} needs per_hour, inferences or tokens in an hour, above 0 and at most"
+                f" {MOST_PER_HOUR:.0e}; got {per_hour!r}."
+            )
         if not (isinstance(workload, Workload) and is_student(workload)):
             return resources.battery(device, workload, per_hour, calibration)
     if isinstance(workload, LlmWorkload):
@@ -99,6 +103,8 @@ def _workload(given: object) -> Workload | LlmWorkload:
     if isinstance(given, Plan):
         given = given.chosen
     if isinstance(given, Candidate):
+        if not given.work:
+            raise SpecError("the plan's student has no `work`: an earlier version made it; plan again.")
         return Workload.decode(dict(given.work), where="work of a plan's student")
     if not isinstance(given, Workload | LlmWorkload):
         raise SpecError(f"workload = {given!r}: give a Workload(...), an LlmWorkload(...) or a plan.")

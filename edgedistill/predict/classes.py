@@ -114,7 +114,7 @@ def class_of(runtime: str, unit: str, precision: str, soc: str = "", npu_tops: f
 
 
 ROCKCHIP = re.compile(r"rockchip|\brk[13]\d{3}|\brv1\d{3}")
-_QUALCOMM = re.compile(r"snapdragon|\b(?:qc[ms]|s[adm]+)\d{3}")
+_QUALCOMM = re.compile(r"qualcomm|snapdragon|\b(?:qc[ms]|qrb|msm|apq|s[adm]+)\d{3}")
 # Half way, in the log, from the most of the Rockchip chips that were measured (3) to the least of Qualcomm's (15).
 FEW_TOPS = 6.7
 
@@ -122,11 +122,13 @@ FEW_TOPS = 6.7
 def _npu_class(family: str, kind: str, soc: str, tops: float | None) -> str:
     if family in ("", "ncnn", "paddle"):  # these reach no NPU
         return ""
+    if family == "rknn":  # Rockchip's own runtime, on no other chip; of a device without a chip's name it says so
+        return "rockchip npu int8" if not soc or ROCKCHIP.search(soc) else ""
     if family == "coreml" or re.search(r"\ba1\d\b|apple|bionic", soc):
         return "coreml ane float"
     if "tensor" in soc:
         return "edgetpu int8"
-    if family == "rknn" or ROCKCHIP.search(soc):
+    if ROCKCHIP.search(soc):
         return "rockchip npu int8"
     if family in ("litert", "onnx") and tops is not None and tops < FEW_TOPS and not _QUALCOMM.search(soc):
         return "rockchip npu int8"

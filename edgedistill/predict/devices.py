@@ -142,7 +142,8 @@ def _named(name: str) -> Device:
         return _of_its_chip(of_name(found))
     if name in catalog.target_names():
         return _of_target(catalog.load_target(name))
-    chip = _with_chip(soc_key(name))
+    # `A14` alone may be Apple's chip or Samsung's phone, which are 5 times apart
+    chip = None if re.fullmatch(r"\s*a\d+\s*", name.lower()) else _with_chip(soc_key(name))
     if chip:
         return chip._replace(name=name, aliases=(name,), battery_wh=None, ram_gb=None, npu=None)
     known = {*catalog.target_names(), *folded.values()}

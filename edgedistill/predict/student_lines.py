@@ -124,7 +124,7 @@ def _measured(quantity: str, calibration: Calibration | None) -> str:
     """What own measurements changed of a line, in words; empty: nothing."""
     if calibration is None or quantity == LOAD:
         return ""
-    name: str | None = STUDENT + quantity
+    name: str | None = STUDENT + (ENERGY if quantity == BATTERY else quantity)  # a battery's line is that of energy
     if name not in calibration.factors:
         name = None if quantity == MEMORY else students.latency_class(calibration)
     if name is None:
@@ -155,8 +155,9 @@ def _method(asked: _Asked, quantity: str) -> str:
 def _latency_method(asked: _Asked) -> str:
     fit, work, mmacs = coefficients().latency, asked.work, asked.work.macs / 1e6
     gain = coefficients().int8_gain[work.activations]
+    arithmetic = "float kernels" if work.activations == "float" else f"int8 x{gain:g} on the MACs"
     told = asked.rates.method if asked.rates else ""
-    method = f"a typical inference of one thread; int8 x{gain:g} on the MACs; {told}"
+    method = f"a typical inference of one thread; {arithmetic}; {told}"
     if not asked.device.bandwidth_gb_per_s:
         method += "; memory bandwidth not stated, scaled as the core"
     if asked.threads > 1:

@@ -28,6 +28,7 @@ LATENCY, MEMORY, ENERGY = "latency_p95_ms", "peak_memory_mb", "energy_mj"
 DEVICE = "litert cpu float"  # the class of published rows that a student's latency is made from
 Activations = Literal["float", "dynamic_int8", "static_int8"]
 ACTIVATIONS: dict[str, Activations] = {"float": "float", "int8": "static_int8", "dynamic_int8": "dynamic_int8"}
+FLOATS = ("fp32", "float32", "f32", "float")  # `precision_of` takes every name for a float's that it does not know
 NEEDED = ("gmacs", "act_in_m", "act_out_m", "peak_act_m", "operators", "linear_m", "file_mb", "transformer")
 NOISE = 0.12  # of ln(measured / predicted) beyond the anchors' own spread: another student than those measured
 FEWEST = 3  # anchors from which an interval may become narrower than the prediction's own
@@ -98,7 +99,7 @@ def of(work: Workload) -> StudentWork:
             " `student`."
         )
     activations = ACTIVATIONS.get(precision_of(work.precision))
-    if activations is None:
+    if activations is None or (activations == "float" and work.precision.lower() not in FLOATS):
         raise SpecError(f"precision {work.precision!r}: a student's are fp32, int8 and dynamic_int8.")
     if work.transformer and not work.attention_mmacs:
         raise SpecError("a student with attention needs attention_mmacs as well: take `chosen.work` of a plan.")

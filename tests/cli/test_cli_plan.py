@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,3 +296,26 @@ def test_a_figure_of_this_machine_does_not_calibrate_a_phone(say: Say, tiny_bund
     code, _, err = say("calibrate", tmp_path / "nothing.json", "--target", "host")
     assert code == 2
     assert "cannot be read" in err
+
+
+def test_a_figure_of_another_file_than_the_shipped_one_does_not_calibrate(
+    say: Say, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Plans foretell the shipped file; an .onnx beside it takes another time."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    content = (bundle / "model.tflite").read_bytes() + b"0"
+    (bundle / "model.onnx").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    other = {**manifest["artifacts"][0], "path": "model.onnx", "format": "onnx", "sha256": digest}
+    manifest["artifacts"].append(other)
+    manifest["parity"]["onnx"] = manifest["parity"]["tflite"]
+    manifest["files"]["model.onnx"] = digest
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    timed = json.loads((bundle / "measurements.json").read_text())["student int8, shipped"]
+    seen = {"all": {"measurement": {**timed, "artifact_sha256": digest}}}
+    (tmp_path / "seen.json").write_text(json.dumps(seen))
+    code, _, err = say("calibrate", bundle, tmp_path / "seen.json", "--target", "host")
+    assert code == 2
+    assert "measured model.onnx, and plans foretell model.tflite" in " ".join(err.split())

@@ -192,6 +192,20 @@ def test_what_a_students_workload_lacks_is_named() -> None:
         edgedistill.predict("pixel8", "default")
 
 
+def test_a_plan_of_an_earlier_version_is_made_again(profile: Callable[..., Profile]) -> None:
+    plan = make_plan(catalog.load_target("pixel8"), profile(student={"candidates": [ON_HOST[1][0]]}))
+    with pytest.raises(SpecError, match="plan again"):
+        edgedistill.predict("pixel8", plan.chosen.model_copy(update={"work": {}}))
+
+
+def test_forecasts_of_a_file_that_litert_does_not_run_say_so(profile: Callable[..., Profile]) -> None:
+    asked = profile(student={"candidates": [ON_HOST[1][0]]})
+    phone, other = catalog.load_target("pixel8"), catalog.load_target("iphone15")
+    told = "iphone15: time, memory and energy are foretold of a .tflite on its CPU; how coreml runs there is not"
+    assert any(note.startswith(told) for note in make_plan(other, asked).notes)
+    assert not any("foretold of a .tflite" in note for note in make_plan(phone, asked).notes)
+
+
 def test_lines_of_a_battery_are_those_of_devices_that_have_one() -> None:
     phone, board = lines("pixel8"), lines("rpi5")
     further = {"energy_mj", "sustained_latency_p95_ms", "battery_percent_per_hour"}

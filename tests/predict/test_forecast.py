@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -199,8 +200,9 @@ def test_quantities() -> None:
     assert hour.median == pytest.approx(100 * each.median * 36_000 / (18.1 * 3.6e6))
     with pytest.raises(SpecError, match="did you mean 'latency_ms'"):
         predict("pixel8", Workload(**VISION), "latency")
-    with pytest.raises(SpecError, match="per_hour"):
-        predict("pixel8", Workload(**VISION), "battery_percent_per_hour", per_hour=-1)
+    for wrong in (-1, None, inf, nan, 1e300, "3600"):
+        with pytest.raises(SpecError, match="per_hour"):
+            predict("pixel8", Workload(**VISION), "battery_percent_per_hour", per_hour=wrong)  # type: ignore[arg-type]
 
 
 def test_language_models() -> None:

@@ -91,3 +91,29 @@ def test_an_anchor_of_what_no_bench_measures_is_refused() -> None:
     with pytest.raises(SpecError, match="of a student give latency_ms, peak_memory_mb or energy_mj"):
         calibrate_device("pixel8", [Anchor(workload=student(1, 64), measured=1, quantity="first_load_ms")],
                          runtime_build="x")  # fmt: skip
+
+
+def test_what_follows_from_own_energy_says_so() -> None:
+    work = student(2, 128)
+    own = calibrate_device("pixel8", [Anchor(workload=work, measured=1.0, quantity="energy_mj")], runtime_build="mine")
+    told = predict("pixel8", work, "battery_percent_per_hour", calibration=own, per_hour=3600)
+    assert told.median > 1.5 * predict("pixel8", work, "battery_percent_per_hour", per_hour=3600).median
+    assert (told.level, told.method.endswith("by 1 own measurements (mine)")) == ("calibrated", True)
+    both = calibrate_device("pixel8", [Anchor(workload=work, measured=1.0, quantity="energy_mj"),
+                                       Anchor(workload=work, measured=0.3)], runtime_build="mine")  # fmt: skip
+    energy = f"x{both.factors['student energy_mj']:.2f} by 1"
+    assert energy in predict("pixel8", work, "battery_percent_per_hour", calibration=both, per_hour=3600).method
+
+
+@pytest.mark.parametrize("precision", ["int4", "fp16", "w8a16", "banana"])
+def test_a_precision_that_no_student_has_is_not_taken_for_fp32(precision: str) -> None:
+    with pytest.raises(SpecError, match="a student's are fp32, int8 and dynamic_int8"):
+        predict("pixel8", student(1, 64).model_copy(update={"precision": precision}))
+
+
+def test_a_student_in_fp32_gains_nothing_by_int8_and_says_nothing_of_it() -> None:
+    integers = student(2, 128)
+    floats = predict("pixel8", integers.model_copy(update={"precision": "fp32"}))
+    assert floats.median > predict("pixel8", integers).median
+    assert "int8" in predict("pixel8", integers).method
+    assert "int8" not in floats.method

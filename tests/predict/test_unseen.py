@@ -112,8 +112,10 @@ def test_a_chip_is_a_device_too() -> None:
     assert resolve("Qualcomm Snapdragon 8 Gen 3").battery_wh is None
     work = Workload(gmacs=0.3, runtime="ncnn", precision="fp32", threads=4)
     assert predict(DeviceSpecs(soc="Snapdragon 865"), work).median == predict("Snapdragon 865", work).median
-    with pytest.raises(SpecError, match="unknown device"):
-        resolve("Snapdragon 9999")
+    assert resolve("Apple A14").cores == resolve("A14 Bionic").cores == resolve("Apple iPhone 12").cores
+    for wrong in ("Snapdragon 9999", "A14", "samsung", ""):  # Apple's chip or Samsung's phone: which, it does not say
+        with pytest.raises(SpecError, match="unknown device"):
+            resolve(wrong)
 
 
 def test_rockchips_npus_are_not_taken_for_qualcomms() -> None:
@@ -123,6 +125,9 @@ def test_rockchips_npus_are_not_taken_for_qualcomms() -> None:
     by_soc = predict(DeviceSpecs(soc="RK3576", npu_int8_tops=6.0), work.model_copy(update={"runtime": "onnx"}))
     assert by_soc.median == own.median
     assert "rockchip" not in predict("galaxy_s24", work.model_copy(update={"runtime": "qnn"})).method
+    for other in ("galaxy_s24", "pixel8", "iphone15"):  # no runtime of Rockchip's runs there
+        with pytest.raises(SpecError, match="no measurements of runtime 'rknn'"):
+            predict(other, work)
 
 
 def test_a_small_npu_of_another_vendor_is_taken_as_one_of_its_size() -> None:
@@ -134,7 +139,8 @@ def test_a_small_npu_of_another_vendor_is_taken_as_one_of_its_size() -> None:
     big = predict(DeviceSpecs(soc="Exynos 2400", npu_int8_tops=17.0), work)
     assert "qualcomm" in big.method
     assert any("of this vendor, taken as Qualcomm's" in flag for flag in big.flags)
-    assert "qualcomm" in predict(DeviceSpecs(soc="Snapdragon 7c", npu_int8_tops=5.0), work).method
+    for own in ("Snapdragon 7c", "QRB4210", "MSM8998", "QCS6490", "SDM845", "SA8155P"):
+        assert "qualcomm" in predict(DeviceSpecs(soc=own, npu_int8_tops=5.0), work).method
     assert not any("vendor" in flag for flag in predict(DeviceSpecs(soc="RK3576", npu_int8_tops=3.0), work).flags)
 
 
