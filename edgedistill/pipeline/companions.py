@@ -35,8 +35,8 @@ def notice(licences: Sequence[Mapping[str, Any]]) -> str:
 def check(bundle: Bundle) -> tuple[str, ...]:
     """Hold code and notice to what this edgedistill writes beside such models; answers what could not be compared.
 
-    Those of a bundle that another version wrote are not compared byte for byte: its code has to name the files that it
-    runs and the golden samples.
+    The code has to name the files that it runs and the golden samples. That of a bundle that another version wrote, and
+    its notice, are not compared byte for byte.
 
     Raises:
         VerificationError: naming the file that is missing, empty or another.
@@ -60,6 +60,7 @@ def check(bundle: Bundle) -> tuple[str, ...]:
                 f"{bundle.folder / name}: is not the one that edgedistill {edgedistill.__version__} writes, as the "
                 "manifest says. Build again, or copy your own code elsewhere."
             )
+    _check_names(bundle, formats)  # the code is ours: is the model's file where it looks for it?
     return ()
 
 

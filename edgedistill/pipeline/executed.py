@@ -87,6 +87,20 @@ def check(format_name: str, frozen: Any, path: Path, seen: Answers, parity: Pari
     )
 
 
+def check_lengths(format_name: str, frozen: Any, path: Path, buckets: Sequence[int]) -> None:
+    """The file has an entry point of each bucket and no other; one that takes any length stands for all of them.
+
+    Raises:
+        VerificationError: naming what it has.
+    """
+    found = catalog.load_plugin("exporters", format_name).load(path).signatures
+    if any(size < 0 for one in found.values() for port in one.inputs for size in port.shape):
+        return
+    wanted = [one.name for one in frozen.signatures(buckets)]
+    if sorted(found) != sorted(wanted):
+        raise VerificationError(f"{path}: has the entry points {', '.join(found)}; its bundle has {', '.join(wanted)}.")
+
+
 def every_signature(format_name: str, frozen: Any, path: Path) -> None:
     """Run each graph of a file that has several on random inputs, as few or none of the real rows may go through one.
 

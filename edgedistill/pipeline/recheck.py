@@ -267,9 +267,18 @@ def golden_samples(bundle: Bundle) -> tuple[GoldenSample, ...]:
 
     Raises:
         SpecError: golden.json is damaged or empty, or lacks the answers of a format.
+        VerificationError: it has more or fewer samples than the build wrote.
     """
-    formats = {artifact.format for artifact in bundle.manifest.artifacts}
-    return golden.decode(read_json(bundle.folder, "golden.json"), formats, str(bundle.folder / "golden.json"))
+    formats, path = {artifact.format for artifact in bundle.manifest.artifacts}, bundle.folder / "golden.json"
+    samples = golden.decode(read_json(bundle.folder, "golden.json"), formats, str(path))
+    rows = bundle.manifest.data.get("rows")
+    held_out = rows.get("held_out") if isinstance(rows, dict) else None
+    if not isinstance(held_out, int):
+        raise SpecError(f"{bundle.folder / 'manifest.json'}: data.rows.held_out is missing. Build again.")
+    wanted = min(bundle.profile.export.golden_samples, held_out)
+    if len(samples) != wanted:
+        raise VerificationError(f"{path}: has {len(samples)} samples, a build of this profile {wanted}. Build again.")
+    return samples
 
 
 def host_measurement(bundle: Bundle) -> Measurement | None:

@@ -112,7 +112,9 @@ def verify(
     tokenizer = read_tokenizer(inside(bundle.folder, "tokenizer.json"))
     preparing.check(bundle, read_object(bundle.folder, "tokenizer.json"), frozen.task.get("tokenizer_json"))
     for artifact in artifacts:
-        catalog.load_plugin("exporters", artifact.format).verify(frozen, model_path(bundle, artifact))
+        path = model_path(bundle, artifact)
+        catalog.load_plugin("exporters", artifact.format).verify(frozen, path)
+        executed.check_lengths(artifact.format, frozen, path, bundle.profile.student.buckets)
     watch.end(f"codes and scales of {len(frozen.quantized)} tensors equal the frozen student's")
     samples = golden_samples(bundle)
     _check_ids(bundle, frozen, tokenizer, samples)

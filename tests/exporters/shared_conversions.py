@@ -68,7 +68,7 @@ class Shared:
         if frozen.scheme.activations == "static_int8":
             return self._onnx(frozen, signatures)
         network = Entry(lower(frozen)).eval()
-        seen = ["onnx", list(signatures), _structure(network)]
+        seen = ["onnx", frozen.family, frozen.config, list(signatures), _structure(network)]
         before = self._found(seen, lambda: self._onnx(frozen, signatures).SerializeToString())
         import onnx as format
 

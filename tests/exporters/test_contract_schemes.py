@@ -1,7 +1,7 @@
 """Every scheme that a plan allows, for every family and format: each code and scale of the file is the student's.
 
 Here, a few schemes in which every two choices meet, together with those of `test_contract.py`; the whole product is a
-slow test.
+slow test, and so are decoders that LiteRT runs.
 """
 
 from __future__ import annotations
@@ -45,9 +45,17 @@ def written(case: Case, out: Path, scheme: QuantScheme | None = None) -> tuple[F
     return frozen, path
 
 
+# A decoder's conversion takes seconds, and `test_contract.py` has one of each kind.
+LONG = [("llama", "litertlm"), ("llama", "tflite")]
+
+
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, id="-".join((*pair, case.label))) for pair, cases in MEETING.items() for case in cases],
+    [
+        pytest.param(case, id="-".join((*pair, case.label)), marks=[pytest.mark.slow] if pair in LONG else [])
+        for pair, cases in MEETING.items()
+        for case in cases
+    ],
 )
 def test_every_two_choices_of_a_scheme_meet_in_a_file(tmp_path: Path, case: Case) -> None:
     assert differences(case.format_name, *written(case, tmp_path)) == []

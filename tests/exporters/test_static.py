@@ -132,7 +132,7 @@ def test_sums_of_image_students_are_undisputed(images: Any, monkeypatch: pytest.
     assert steps(frozen, lambda name, feeds: runner.run(name, feeds)["logits"], inputs=60).max() <= 1
 
 
-@pytest.mark.parametrize(("family", "bits"), [("bert", 8), ("vit", 4)])
+@pytest.mark.parametrize(("family", "bits"), [pytest.param("bert", 8, marks=pytest.mark.slow), ("vit", 4)])
 def test_files_of_transformers_compute_the_students_codes(family: str, bits: int, tmp_path: Path) -> None:
     """LiteRT, and ONNX Runtime as apps have it: on this machine no answer is off by any step."""
     frozen = student(family, TRANSFORMERS[family], bits)

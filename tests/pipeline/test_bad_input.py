@@ -2,10 +2,8 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -182,16 +180,3 @@ def test_no_write_permission(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     prefix = in_namespace(f"mount -t tmpfs -o ro tmpfs {tmp_path / 'store'}")
     refused(build(tmp_path, prefix=prefix), 5, "may not be written", "--store", folder=tmp_path)
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_build_says_how_to_continue(tmp_path: Path, number: int, code: int) -> None:
-    command = [sys.executable, "-m", "edgedistill", "build", "--target", "pixel8", "--profile", "tiny", "--quiet"]
-    command += ["--store", "store", "--out", "out"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    time.sleep(4)
-    process.send_signal(number)
-    out, errors = process.communicate(timeout=60)
-    refused(
-        subprocess.CompletedProcess(command, process.returncode, out, errors), code, "same command", folder=tmp_path
-    )

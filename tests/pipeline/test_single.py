@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 from edgedistill.catalog import load_plugin
+from edgedistill.errors import VerificationError
 from edgedistill.exporters.tflite.pack import Packer
 from edgedistill.exporters.tflite.reading import names, parse, uses
+from edgedistill.pipeline.single import verify_file
 from edgedistill.quant import FrozenStudent, freeze
 from edgedistill.specs import QuantScheme
 from edgedistill.students import bert, part
@@ -66,6 +69,53 @@ def test_a_file_of_another_student_and_one_that_computes_something_else_are_told
     assert done.returncode == 1
     assert "length_8 does not compute the student" in json.loads(done.stdout)["error"]["message"]
     assert "first differs at the input of layers.0.output" in " ".join(done.stderr.split())
+
+
+def _none(model: Any) -> None:
+    model.signatureDefs = []
+
+
+def _renamed(model: Any) -> None:
+    model.signatureDefs[0].signatureKey = b"length_9"
+
+
+def _swapped(model: Any) -> None:
+    one, other = model.signatureDefs
+    one.signatureKey, other.signatureKey = other.signatureKey, one.signatureKey
+
+
+def _other_output(model: Any) -> None:
+    model.signatureDefs[0].outputs[0].name = b"logitz"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_none, "entry points are not the student's: length buckets [] must be"),
+        (_renamed, "entry point 'length_8' is not the student's"),
+        (_swapped, "entry point 'length_16' is not the student's"),
+        (_other_output, "-> logitz float32[1, 5], the student's"),
+    ],
+)
+def test_entry_points_that_an_app_would_not_find_are_told(
+    tiny_bundle: Path, file: Path, change: Callable[[Any], None], told: str
+) -> None:
+    """Every number is there, and every graph computes the student; without an entry point nothing would be run."""
+    _, model = parse(file)
+    change(model)
+    file.write_bytes(Packer().pack(model))
+    with pytest.raises(VerificationError, match=re.escape(told)):
+        verify_file(file, tiny_bundle / "frozen")
+
+
+def test_a_runtime_version_that_is_none_is_not_repeated(tiny_bundle: Path, file: Path) -> None:
+    """It would be drawn on a terminal."""
+    _, model = parse(file)
+    (entry,) = [entry for entry in model.metadata if entry.name == b"min_runtime_version"]
+    model.buffers[entry.buffer].data = np.frombuffer(b"2\x1b[2J".ljust(16, b"\0"), np.uint8)
+    assert verify_file(file, tiny_bundle / "frozen").audit.runtime_min.startswith("TensorFlow Lite 2.")
+    file.write_bytes(Packer().pack(model))
+    assert verify_file(file, tiny_bundle / "frozen").audit.runtime_min == "TensorFlow Lite unknown"
 
 
 @pytest.mark.parametrize("suffix", [".tflite", ".gguf", ".onnx", ".litertlm"])

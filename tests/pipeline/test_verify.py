@@ -161,6 +161,37 @@ def test_golden_samples_of_another_file_are_told_from_a_wrong_file(bundle: Path)
         verify(bundle)
 
 
+def test_golden_samples_that_were_taken_away_are_missed(bundle: Path) -> None:
+    path = bundle / "golden.json"
+    samples = json.loads(path.read_text())
+    path.write_text(json.dumps(samples[:-1]))
+    signed(bundle, "golden.json")
+    with pytest.raises(VerificationError, match=r"golden\.json: has 15 samples, a build of this profile 16"):
+        verify(bundle, most_rows=5)
+
+
+def test_a_length_that_the_file_no_longer_takes_is_missed(bundle: Path) -> None:
+    """Its own graphs compute the student, and these rows fit the one that is left."""
+    path = bundle / "model.tflite"
+    _, model = parse(path)
+    model.signatureDefs = [entry for entry in model.signatureDefs if entry.signatureKey == b"length_16"]
+    path.write_bytes(Packer().pack(model))
+    signed(bundle, "model.tflite")
+    with pytest.raises(VerificationError, match="has the entry points length_16; its bundle has length_8, length_16"):
+        verify(bundle, most_rows=5)
+
+
+def test_a_model_that_its_code_does_not_find_is_told(bundle: Path) -> None:
+    """Under another name, the code being what this version writes."""
+    (bundle / "model.tflite").rename(bundle / "other.tflite")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["other.tflite"] = manifest["files"].pop("model.tflite")
+    manifest["artifacts"][0]["path"] = "other.tflite"
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError, match=r"none of its code .* names other\.tflite"):
+        verify(bundle, most_rows=5)
+
+
 def test_an_accuracy_that_the_file_does_not_have_is_found(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     parity = manifest["parity"]

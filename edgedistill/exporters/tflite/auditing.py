@@ -6,6 +6,7 @@ delegate may refuse an operator on it for its types or shapes, and newer ones ta
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ GPU_OPERATORS = frozenset((
     "RESHAPE", "RESIZE_BILINEAR", "SOFTMAX", "STRIDED_SLICE", "SUB", "TRANSPOSE_CONV",
 ))
 # fmt: on
+_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){0,3}")
 
 
 def audit(path: Path) -> Audit:
@@ -48,10 +50,11 @@ def audit(path: Path) -> Audit:
 
 
 def _runtime(model: Any) -> str:
-    """The converter writes the oldest version that has every operator of the file."""
+    """The converter writes the oldest version that has every operator of the file; what is none is not repeated."""
     for entry in model.metadata or []:
         if entry.name == b"min_runtime_version":
-            return bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode("ascii", "replace")
+            told = bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode("ascii", "replace")
+            return told if _VERSION.fullmatch(told) else "unknown"
     return "unknown"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from edgedistill.errors import VerificationError
 from edgedistill.exporters import same_weights
-from edgedistill.exporters.tflite.decoding import derived_tables
+from edgedistill.exporters.tflite.decoding import derived_tables, entry_points
+from edgedistill.exporters.tflite.generating import DECODE
 from edgedistill.exporters.tflite.reading import Stored, Use, names, parse, read_back, uses, without_logits
 from edgedistill.exporters.tflite.weights import LOOKUP
 from edgedistill.quant.activations import bias_codes
@@ -19,16 +21,19 @@ from edgedistill.quant.frozen import FrozenStudent
 
 # A float constant of the graph itself, such as the 1e-12 of a layer norm, has one value.
 _GRAPH_FLOATS = 1
+_IDS = ("input_ids", "tokens")  # inputs that have the length of an entry point
 
 
 def verify(frozen: FrozenStudent, path: Path) -> None:
-    """Check that the file holds exactly the frozen student: every code, scale, bias and float tensor, difference 0.
+    """Check that the file holds exactly the frozen student: every code, scale, bias and float tensor, difference 0; and
+    that its entry points are the student's.
 
     Raises:
-        VerificationError: naming the tensor and the first difference.
+        VerificationError: naming the tensor and the first difference, or the entry point.
     """
     same_weights(path, read_back(path), frozen)
     schema, model = parse(path)
+    _check_entry_points(frozen, schema, model, path)
     _no_foreign_operators(schema, model, path)
     stored = names(model, path)
     partial = without_logits(model)
@@ -42,6 +47,38 @@ def verify(frozen: FrozenStudent, path: Path) -> None:
             raise VerificationError(f"{path}: no layer uses {missing[0]}.")
         _check_grids(frozen, schema, model, subgraph, path)
     _floats_present(frozen, schema, model, stored, path)
+
+
+def _check_entry_points(frozen: FrozenStudent, schema: Any, model: Any, path: Path) -> None:
+    """Apps call them by name: names, inputs and outputs are those of a student with the lengths that the file has."""
+    kinds = {schema.TensorType.INT32: "int32", schema.TensorType.FLOAT32: "float32"}
+
+    def ports(graph: Any, entries: Any) -> set[tuple[str, tuple[int, ...], str]]:
+        tensors = [(entry.name.decode(), graph.tensors[entry.tensorIndex]) for entry in entries or []]
+        return {(name, tuple(map(int, tensor.shape)), kinds.get(tensor.type, "other")) for name, tensor in tensors}
+
+    found = {}
+    for entry in model.signatureDefs or []:
+        graph = model.subgraphs[entry.subgraphIndex]
+        found[entry.signatureKey.decode()] = ports(graph, entry.inputs), ports(graph, entry.outputs)
+    taken = [port for key, (takes, _) in found.items() if key != DECODE for port in takes]
+    lengths = {shape[-1] for name, shape, _ in taken if name in _IDS and shape}
+    try:
+        wanted = {one.name: (set(one.inputs), set(one.outputs)) for one in entry_points(frozen, sorted(lengths))}
+    except ValueError as error:
+        raise VerificationError(f"{path}: its entry points are not the student's: {error}.") from None
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise VerificationError(
+                f"{path}: entry point {name!r} is not the student's: it takes and answers "
+                f"{_spelled(found.get(name))}, the student's {_spelled(wanted.get(name))}."
+            )
+
+
+def _spelled(ports: tuple[Iterable[tuple[str, tuple[int, ...], str]], ...] | None) -> str:
+    if ports is None:
+        return "nothing (it is not there)"
+    return " -> ".join(", ".join(f"{n} {kind}{list(shape)}" for n, shape, kind in sorted(side)) for side in ports)
 
 
 def _no_foreign_operators(schema: Any, model: Any, path: Path) -> None:

@@ -98,7 +98,7 @@ class _Walk:
         count, element = self.number("<I", target), what.removeprefix("*")
         if element in TABLES:
             self.inside(target, count, 4)
-            return 1 + sum(self.table(element, n + self.number("<I", n)) for n in _places(target, count))
+            return 1.0 + sum(self.table(element, n + self.number("<I", n)) for n in _places(target, count))
         self.inside(target, count, 1 if what == "string" else int(element))
         return 1 + count * each
 
