@@ -99,7 +99,7 @@ def test_any_grid_of_any_tensor_is_held(tmp_path: Path, pair: tuple[str, str], s
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_the_plan_takes_these_schemes_and_no_other(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgedistill.plan.check.nearest", lambda *_: "")  # what it advises is tested elsewhere
+    monkeypatch.setattr("edgedistill.plan.storable.nearest", lambda *_: "")  # what it advises is tested elsewhere
     family, format_name = pair
     target, profile = catalog.load_target("host"), catalog.load_profile("tiny")
     target = target.model_copy(update={"formats": (format_name,)})
