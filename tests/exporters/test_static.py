@@ -144,7 +144,7 @@ def test_files_of_transformers_compute_the_students_codes(family: str, bits: int
         "litert": lambda name, feeds: litert.run(name, feeds)["logits"],
         "onnx": lambda _, feeds: optimized.run(entry, feeds)["logits"],
     }
-    found = steps(frozen, *ways.values(), inputs=300, buckets=(16,))
+    found = steps(frozen, *ways.values(), inputs=100, buckets=(16,))
     assert dict(zip(ways, found.max(0), strict=True)) == dict.fromkeys(ways, 0)
     as_floats(frozen, tmp_path / "student.onnx", 60)
 

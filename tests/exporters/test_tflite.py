@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgedistill.errors import DataError, StageError, VerificationError
+from edgedistill.errors import DataError, ForeignFile, StageError, VerificationError
 from edgedistill.exporters import tflite
 from edgedistill.exporters._proof import executes
 from edgedistill.exporters.tflite import _LIMITS
@@ -235,7 +235,7 @@ def test_a_damaged_or_foreign_file_is_refused(tiny: tuple[FrozenStudent, Path], 
         with pytest.raises(VerificationError):
             tflite.read_back(path)
     path.write_bytes(b"not a flatbuffer at all")
-    with pytest.raises(StageError, match="cannot load"):
+    with pytest.raises(ForeignFile, match="not a .tflite file"):
         tflite.load(path)
 
 
