@@ -235,7 +235,7 @@ def test_a_damaged_or_foreign_file_is_refused(tiny: tuple[FrozenStudent, Path], 
         with pytest.raises(VerificationError):
             tflite.read_back(path)
     path.write_bytes(b"not a flatbuffer at all")
-    with pytest.raises(ForeignFile, match="not a .tflite file"):
+    with pytest.raises(ForeignFile, match=r"not a \.tflite file"):
         tflite.load(path)
 
 
