@@ -136,7 +136,9 @@ def resolve(target: Target | DeviceSpecs | str) -> Device:
 @cache
 def _named(name: str) -> Device:
     specs, facts = _tables()
-    folded = {_fold(key): key for key in [*specs, *facts, *measured_devices()]}
+    every = [*specs, *facts, *measured_devices()]
+    folded = {_fold(key.split(",")[0]): key for key in reversed(every)}  # `OrangePi5, Rockchip RK3588s`
+    folded |= {_fold(key): key for key in every}
     found = next((folded[brand + _fold(name)] for brand in BRANDS if brand + _fold(name) in folded), None)
     if found is not None:
         return _of_its_chip(of_name(found))

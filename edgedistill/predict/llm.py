@@ -22,7 +22,7 @@ from edgedistill.predict.llm_features import (
     spec_effect,
     spec_kernel,
 )
-from edgedistill.predict.llm_spec import MISSING, spec_beyond, spec_facts, spec_log_s
+from edgedistill.predict.llm_spec import MISSING, repacked, spec_beyond, spec_facts, spec_log_s
 from edgedistill.predict.specs import Calibration, Forecast, Level, LlmWorkload
 
 Phase = Literal["decode", "prefill"]
@@ -88,6 +88,10 @@ def _modelled(device: Device, work: LlmWorkload, phase: Phase, quant: str, calib
     calibrated = calibration is not None and name in calibration.factors
     low, high = found["intervals"].get(cost.key, found["intervals"]["spec only"])
     flags = _flags(work, one, quant)
+    if 0 < _repacked(device, work, phase, quant) < 1:
+        flags.append(
+            "build: not dated, taken between those before and after 2025-12; runtime='llama.cpp 2026-02' tells"
+        )
     if cost.missing:
         slope = found["spec"].get(f"pace:{work.backend}", 1.0)
         low, high = -hypot(low, UNSTATED * slope), hypot(high, UNSTATED * slope)
@@ -208,11 +212,22 @@ def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Ma
                 told = f"llama.cpp, {work.backend}, {quant} on {owner}"
                 layers, recurrent = map(exp, found["layers"][unit])
                 return Cost(cell + wider, layers, recurrent, "fitted", f"fitted, {work.backend}", told)
+    sure = _repacked(device, work, phase, quant)
+    if sure == 1.0:
+        return _spec_cost(device, work, phase, quant, found, packed=1.0)
     other = _other_costs(device, work, phase, quant, found)
+    if other and sure:
+        packed = _spec_cost(device, work, phase, quant, found, packed=1.0)
+        return _relative(found, (1 - sure) * median(other) + sure * packed.log_s, "spec only", packed.told)
     if other:
         told = f"other sizes with {work.runtime.lower().split(' ')[0]} on this chip"
         return _relative(found, median(other), "fitted", told)
-    return _spec_cost(device, work, phase, quant, found)
+    return _spec_cost(device, work, phase, quant, found, packed=sure)
+
+
+def _repacked(device: Device, work: LlmWorkload, phase: Phase, quant: str) -> float:
+    applies = phase == "prefill" and work.backend == "cpu" and _is_llama(work.runtime)
+    return repacked(device, work.runtime, quant) if applies else 0.0
 
 
 def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> list[float]:
@@ -223,6 +238,8 @@ def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, fo
     for key, (value, _) in found["other"].items():
         owner, unit, build, theirs = key.split("|")
         if unit != work.backend or (theirs in WIDE) != (quant in WIDE):
+            continue
+        if phase == "prefill" and (theirs in WIDER) != (quant in WIDER):  # floats and integers are multiplied apart
             continue
         if owner not in device.aliases and of_name(owner).soc != device.soc:
             continue
@@ -237,8 +254,12 @@ def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, fo
     return costs
 
 
-def _spec_cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> Cost:
+def _spec_cost(
+    device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any], *, packed: float
+) -> Cost:
     facts = spec_facts(device, work.backend, phase, told=True)
+    if "lacks:i8mm" in facts:
+        facts["lacks:i8mm"] *= 1 - packed
     kernel = spec_kernel(work.runtime, quant)
     log_s = spec_log_s(found["spec"], work.backend, kernel, facts)
     log_s += spec_effect(found["quant"], work.backend, kernel, KERNELS.get(quant, quant))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import log
 
@@ -15,6 +16,28 @@ MISSING = {
     ("prefill", "gpu"): "memory_bandwidth_gb_per_s",
     ("prefill", "npu"): "npu_int8_tops",
 }
+
+# Since when llama.cpp has weights in blocks of rows that dot products take at once, where there are no int8 matrices:
+# its pull requests 9921, 17494, 18096, 19356 and 19360, 1.9 to 2.7 times as fast on a Raspberry Pi 5. The rows of such
+# CPUs (predict/data/llm.csv) are of March 2024.
+REPACKED = {"q4_0": "2024-11", "q4_k_m": "2025-12", "q8_0": "2025-12", "q5_k_m": "2026-02", "q6_k": "2026-02"}
+
+
+def repacked(device: Device, runtime: str, quant: str) -> float:
+    """How sure it is that llama.cpp multiplies a prompt by blocks for dot products, on a CPU without int8 matrices.
+
+    A build is as old as the date in `runtime` says ("llama.cpp 2024-03-26"). Without one it has the blocks of q4_0;
+    of the others, which came a year later, as many published figures are of builds with them as without: 0.5.
+    """
+    since = REPACKED.get({"w4": "q4_0", "w8": "q8_0"}.get(quant, quant))
+    if since is None or not device.cores:
+        return 0.0
+    fastest = max(device.cores, key=lambda core: core.gflops)
+    if not fastest.facts[1] or fastest.int8_matrices:
+        return 0.0
+    if built := re.search(r"20\d\d-\d\d", runtime):
+        return float(built[0] >= since)
+    return 1.0 if since < "2025" else 0.5
 
 
 def spec_facts(device: Device, unit: str, phase: str, *, told: bool = False) -> dict[str, float]:

@@ -155,3 +155,42 @@ def test_a_bandwidth_that_is_not_stated_is_told_from_the_cores() -> None:
     assert small.missing == ("memory_bandwidth_gb_per_s",)
     assert not stated.missing
     assert any("told from the cores" in flag for flag in small.flags)
+
+
+def prompt(device: str, quant: str, runtime: str = "llama.cpp", **more: Any) -> float:
+    work = LlmWorkload(
+        params_b=0.742, embedding_params_b=0.067, quant=quant, runtime=runtime, prompt_tokens=512, **more
+    )
+    return predict(device, work, "prefill_tokens_per_s").median
+
+
+def test_llama_cpp_reads_prompts_as_its_build_does_where_there_are_no_int8_matrices() -> None:
+    """Of a Raspberry Pi 5, its pull requests 19356 and 19360 state 39.93 before and 105.82, 89.73 after."""
+    before, after = prompt("rpi5", "q6_k", "llama.cpp 2025-12"), prompt("rpi5", "q6_k", "llama.cpp 2026-02")
+    assert after / before > 2
+    assert abs(log(105.82 / after)) < log(2)
+    assert abs(log(89.73 / prompt("rpi5", "q5_k_m", "llama.cpp 2026-03-01"))) < log(2)
+    assert abs(log(39.93 / before)) < log(2)
+    assert prompt("rpi5", "q6_k") == pytest.approx((before * after) ** 0.5, rel=0.05)  # not dated
+    told = predict("rpi5", LlmWorkload(params_b=0.742, quant="q8_0"), "prefill_tokens_per_s")
+    assert any("build: not dated" in flag for flag in told.flags)
+    assert (
+        prompt("rpi5", "q4_0")
+        == prompt("rpi5", "q4_0", "llama.cpp 2024-12")
+        > 2 * prompt("rpi5", "q4_0", "llama.cpp 2024-03")
+    )
+
+
+@pytest.mark.parametrize("device", ["rpi4", "galaxy_s24"])  # without dot products, and with matrices
+def test_the_date_of_a_build_says_nothing_of_other_cpus(device: str) -> None:
+    for quant in ("q4_0", "q8_0", "f16"):
+        assert prompt(device, quant, "llama.cpp 2024-03-26") == prompt(device, quant, "llama.cpp 2026-05")
+
+
+def test_a_prompt_in_floats_says_nothing_of_one_in_integers() -> None:
+    """A Pi's rows: 8 tokens a second in f16, 35 in q8_0, of one build and model."""
+    assert prompt("rpi5", "q8_0", "llama.cpp 2024-03-26") > 3 * prompt("rpi5", "f16", "llama.cpp 2024-03-26")
+
+
+def test_a_board_is_known_without_its_chip() -> None:
+    assert resolve("Orange Pi 5").soc == resolve("OrangePi5, Rockchip RK3588s").soc
