@@ -64,23 +64,23 @@ def test_each_packed_weight_is_as_small_as_its_bits(forms: Callable[[str], Made]
 
 @pytest.mark.slow  # the contract does it for one scheme of each format
 def test_two_processes_write_the_same_bytes(forms: Callable[[str], Made], tmp_path: Path) -> None:
-    forms = "int8", "groups", "images int8"
-    for form in forms:
+    names = "int8", "groups", "images int8"
+    for form in names:
         (tmp_path / form).mkdir()
         forms(form)[0].save(tmp_path / form)
-    buckets = [FORMS[form].buckets for form in forms]
+    buckets = [FORMS[form].buckets for form in names]
     code = (
         "import sys; from pathlib import Path; from edgedistill.exporters import tflite\n"
         "from edgedistill.quant.frozen import FrozenStudent\n"
         f"for folder, buckets in zip(map(Path, sys.argv[1:]), {buckets}):\n"
         "    tflite.export(FrozenStudent.load(folder), buckets, folder / 'again.tflite')"
     )
-    folders = [str(tmp_path / form) for form in forms]
+    folders = [str(tmp_path / form) for form in names]
     environment = os.environ | {"PYTHONHASHSEED": "123", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code, *folders], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    for form in forms:
+    for form in names:
         assert not list((tmp_path / form).glob("*.partial"))
         assert (tmp_path / form / "again.tflite").read_bytes() == forms(form)[1].read_bytes()
 
