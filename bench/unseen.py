@@ -41,7 +41,8 @@ phone's, so boards with small cores decoded eight times too fast; Paddle's class
 three to four times as fast as was told on CPUs with dot products and no matrix instructions, in q4_0 since the end of
 2024 and in other quantizations since that of 2025, as its older builds, which the rows are of, did not. A build's date
 in `runtime` now tells; q8_0 and q4_k_m without one are taken half way, which the five rows here, of older builds, were
-told better without (0.9 to 1.8 of measured / predicted then, 0.5 now).
+told better without (0.9 to 1.8 of measured / predicted then, 0.5 now). A prompt's arithmetic on an NPU takes as long in
+w8a8 as in w4a16; it was told 2.7 times slower, as no row of the calibration has 8 bits there.
 
 What it showed and still stands. Swin on Qualcomm's NPU takes 1.6 times what is told, and 1.4 times where the layers of
 the compiled graph are given: cutting and shifting windows moves numbers that no feature counts. ncnn of 2020 on a

@@ -192,5 +192,17 @@ def test_a_prompt_in_floats_says_nothing_of_one_in_integers() -> None:
     assert prompt("rpi5", "q8_0", "llama.cpp 2024-03-26") > 3 * prompt("rpi5", "f16", "llama.cpp 2024-03-26")
 
 
+def test_an_npu_reads_a_prompt_in_8_bits_as_fast_as_in_4_and_writes_slower() -> None:
+    """Rockchip's table of a RK3576: 372 and 374 tokens a second, then 21.7 and 32.6."""
+    board = DeviceSpecs(soc="RK3576", npu_int8_tops=6.0, memory_bandwidth_gb_per_s=17.0)
+    work = {
+        quant: LlmWorkload(params_b=0.494, quant=quant, runtime="rkllm", backend="npu") for quant in ("w8a8", "w4a16")
+    }
+    prefill = {quant: predict(board, one, "prefill_tokens_per_s").median for quant, one in work.items()}
+    decode = {quant: predict(board, one).median for quant, one in work.items()}
+    assert prefill["w8a8"] == pytest.approx(prefill["w4a16"], rel=0.05)
+    assert decode["w8a8"] < 0.9 * decode["w4a16"]
+
+
 def test_a_board_is_known_without_its_chip() -> None:
     assert resolve("Orange Pi 5").soc == resolve("OrangePi5, Rockchip RK3588s").soc
