@@ -17,7 +17,7 @@ from edgedistill import catalog
 from edgedistill.data import load_rows
 from edgedistill.errors import DataError, SpecError, did_you_mean
 from edgedistill.pipeline import executed, proofs, replay
-from edgedistill.plan.storable import check_family, check_stored
+from edgedistill.plan.storable import check_family, check_stored, written
 from edgedistill.specs import Artifact, Checkpoint, Parity, PerGroup, Progress, Silent, WeightGrid
 from edgedistill.store import bytes_of, digest_of, storage_errors, write_json, writing
 
@@ -57,7 +57,7 @@ def convert(
         raise SpecError(f"family = {about.family!r}{did_you_mean(about.family, catalog.plugins('students'))}")
     where, told = f"checkpoint {about.weights}", " Its codes were trained for their grid: train it with that scheme."
     family = check_family(formats, about.family, where)
-    check_stored(formats, family, about.scheme, where, done=told)
+    check_stored(formats, family, about.scheme, where, done=told, others=written(family, [about.config]))
     watch.begin("freeze")
     words, frozen, moved = _frozen(about, base)
     check_stored(formats, family, about.scheme, where, frozen.tensors, told)

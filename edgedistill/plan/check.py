@@ -10,12 +10,16 @@ from typing import Any
 from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
 from edgedistill.plan.nearest import KINDS
-from edgedistill.plan.storable import check_stored
+from edgedistill.plan.storable import check_stored, misfit, written
 from edgedistill.specs import DistilSpec, LossTerm, Profile, Target
+from edgedistill.students import StoredTensor
+from edgedistill.students._allocation import narrowable
 
 
-def check(target: Target, profile: Profile) -> ModuleType:
-    """Check every name that target and profile use; returns the student family.
+def check(target: Target, profile: Profile, fleet: Sequence[Target] = ()) -> ModuleType:
+    """Check every name that the targets and the profile use; returns the student family.
+
+    `fleet` are further devices of the same build: the scheme that a refusal advises is one that all formats store.
 
     Raises:
         SpecError: for an unknown family, format, task or loss, or a scheme that a format cannot store exactly.
@@ -25,16 +29,17 @@ def check(target: Target, profile: Profile) -> ModuleType:
     _known("students", profile.student.family, f"{where}: student.family")
     family = catalog.load_plugin("students", profile.student.family)
     kinds = getattr(family, "ACTIVATIONS", KINDS)
-    for name in target.formats:
-        _known("exporters", name, f"target {target.name!r}: formats")
+    formats = dict.fromkeys((one, name) for one in (target, *fleet) for name in one.formats)
+    for one, name in formats:
+        _known("exporters", name, f"target {one.name!r}: formats")
         if name not in family.FORMATS:
             raise SpecError(
-                f"target {target.name!r} asks for format {name!r}, which cannot hold the student family"
+                f"target {one.name!r} asks for format {name!r}, which cannot hold the student family"
                 f" {profile.student.family!r} of {where}. It can be held by: {', '.join(family.FORMATS)}."
             )
-    for name in target.formats:
         _constant("exporters", name, "HOLDS")
-    check_stored(target.formats, family, profile.export.widest_use, where)
+    names = list(dict.fromkeys(name for _, name in formats))
+    check_stored(names, family, profile.export.widest_use, where, others=written(family, profile.student.candidates))
     if profile.export.scheme.activations not in kinds:
         raise SpecError(
             f"{where}: a {profile.student.family!r} student cannot have export.scheme.activations = "
@@ -53,6 +58,7 @@ def check_chosen(profile: Profile, family: ModuleType, config: Mapping[str, Any]
     """
     scheme, tensors = profile.export.scheme, family.tensors(family.Config.decode(config, "the student"))
     check_stored(formats, family, profile.export.widest_use, f"profile {profile.name!r}", tensors)
+    _check_narrow(profile, tensors, formats)
     known = [tensor.name for tensor in tensors if tensor.grid(scheme) is not None]
     one = len(profile.student.candidates) == 1
     kinds = {name if one else _depthless(name) for name in known}
@@ -61,6 +67,20 @@ def check_chosen(profile: Profile, family: ModuleType, config: Mapping[str, Any]
             raise SpecError(
                 f"profile {profile.name!r}: export.scheme.layers: the student has no weight {name!r}"
                 f"{did_you_mean(name, known)}"
+            )
+
+
+def _check_narrow(profile: Profile, tensors: Sequence[StoredTensor], formats: Sequence[str]) -> None:
+    """Whatever mixed precision may make narrow is stored exactly: which tensors it chooses is measured in training."""
+    mixed, scheme = profile.export.mixed, profile.export.scheme
+    narrow = {} if mixed is None else narrowable(tensors, scheme, mixed.narrow)
+    tried = scheme.model_copy(update={"layers": {**scheme.layers, **narrow}})
+    for name in formats:
+        reason = misfit(catalog.constants("exporters", name), tried, tensors)
+        if reason is not None:
+            raise SpecError(
+                f"profile {profile.name!r}: export.mixed.narrow: format {name!r} cannot store exactly {reason}. Take "
+                "other sizes, another narrow grid, or leave export.mixed out."
             )
 
 

@@ -66,16 +66,16 @@ def make_plan(
     if pieces is not None:
         profile = profile.model_copy(update={"student": within(profile.student, pieces)})
     budgets = [one.budget.tightened(profile.budget) for one in everyone]
-    families = [check(one, profile) for one in everyone]
+    family = check(target, profile, fleet)
     check_losses(profile)  # refuses a wrong loss before it judges the budget
     method = method_notes(profile, rows)
-    problem = _problem(everyone, budgets, profile, families[0], classes, teacher_parameters, calibrations or {}, builds)
+    problem = _problem(everyone, budgets, profile, family, classes, teacher_parameters, calibrations or {}, builds)
     found = search(problem._replace(pieces=pieces))
     chosen = found.chosen
-    check_chosen(profile, families[0], chosen.config, problem.formats)
+    check_chosen(profile, family, chosen.config, problem.formats)
     between, why = plan_assistants(problem, chosen, builds, request, rows)
     notes = [*_choice(problem, found), *_gaps(problem, chosen), *_unused(budgets), *([why] if why else []), *method]
-    if classes is None and chosen.config.get("classes", 0) == _default_classes(families[0]):
+    if classes is None and chosen.config.get("classes", 0) == _default_classes(family):
         notes.append(f"the number of classes is not known yet: sizes are those for {chosen.config['classes']}")
     if pieces is not None and pieces < asked:
         notes.append(f"the training texts have {pieces} word pieces of the teacher's, of the {asked} asked for at most")

@@ -14,7 +14,7 @@ from edgedistill.plan.infeasible import Beyond, infeasible
 from edgedistill.plan.naming import describe
 from edgedistill.plan.problem import Problem
 from edgedistill.plan.space import Space, config_of, scheme_of, space_of, whole_space
-from edgedistill.plan.storable import check_stored
+from edgedistill.plan.storable import check_stored, written
 from edgedistill.plan.sweep import NEAR_BYTES, NO, POSSIBLE, SURE, Entry, Swept, sweep
 from edgedistill.plan.vocabulary import within
 from edgedistill.specs import Candidate, FrontPoint, SearchCounts
@@ -70,11 +70,13 @@ def listed(problem: Problem) -> tuple[Candidate, ...]:
     Raises:
         SpecError: if one is not a valid configuration of the family, or cannot be stored.
     """
-    configs = []
+    configs, every = [], written(problem.family, problem.profile.student.candidates)
     for number, given in enumerate(problem.profile.student.candidates):
         where = f"profile {problem.profile.name!r}: student.candidates[{number}]"
         config = fill(problem, dict(given), where)
-        check_stored(problem.formats, problem.family, problem.scheme, where, problem.family.tensors(config))
+        tensors = problem.family.tensors(config)
+        scheme = problem.profile.export.widest_use
+        check_stored(problem.formats, problem.family, scheme, where, tensors, others=every)
         configs.append(config)
     return tuple(cost(problem, config, problem.scheme) for config in configs)
 

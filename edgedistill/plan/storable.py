@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -36,27 +38,38 @@ def check_stored(
     where: str,
     tensors: Sequence[StoredTensor] = (),
     done: str = "",
+    others: Sequence[Sequence[StoredTensor]] = (),
 ) -> None:
     """Refuse a scheme that one of `formats` cannot store exactly.
 
     `tensors` are the student's, where it is known already. `done` is what to do with the nearest scheme, where the
-    student is trained already.
+    student is trained already. `others` are tensors of further students that the nearest scheme has to hold too.
 
     Raises:
         SpecError: with the reason, and the nearest scheme that all of the formats store.
     """
     kinds = getattr(family, "ACTIVATIONS", KINDS)
     every = [catalog.constants("exporters", name) for name in formats]
+    wanted = list(product(every, (tensors, *others)))
     for name, about in zip(formats, every, strict=True):
         reason = misfit(about, scheme, tensors)
         if reason is None:
             continue
         reason = reason.replace(f"export.scheme.layers.{MIXED} =", "export.mixed.narrow =")
-        advice = nearest(scheme, lambda found: all(misfit(one, found, tensors) is None for one in every), kinds)
+        advice = nearest(scheme, lambda found: all(misfit(one, found, some) is None for one, some in wanted), kinds)
         told = f" The nearest scheme that {' and '.join(formats)} can store has {advice}.{done}" if advice else (
-            " No other scheme helps: take other sizes." if tensors else ""
+            " No other scheme helps: take other sizes." if tensors or others else ""
         )  # fmt: skip
         raise SpecError(f"{where}: format {name!r} cannot store exactly {reason}.{told}")
+
+
+def written(family: ModuleType, configs: Sequence[Mapping[str, Any]]) -> list[list[StoredTensor]]:
+    """The tensors of students that are written out; of one that is none it is said elsewhere, with its place."""
+    found = []
+    for given in configs:
+        with suppress(SpecError):
+            found.append(family.tensors(family.Config.decode(given, "a student")))
+    return found
 
 
 def misfit(about: Mapping[str, Any], scheme: QuantScheme, tensors: Sequence[StoredTensor] = ()) -> str | None:

@@ -294,6 +294,58 @@ def test_a_refused_scheme_comes_with_the_nearest_that_all_formats_store(
         make_plan(phone, profile(export=export))
 
 
+ODD = {"layers": 1, "width": 33, "heads": 3, "ffn": 64}
+EVEN = ODD | {"width": 32, "heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("formats", "sizes", "scheme", "advice", "advised"),
+    [
+        # groups of bf16 scales would do for another width
+        (["tflite"], [ODD], {"weights": GROUPS_4}, "tflite can store has weights = { bits = 8 }.", {}),
+        # and 4 bits for one of both candidates
+        (
+            ["tflite"],
+            [EVEN, ODD],
+            {"weights": GROUPS_8, "head": {"bits": 4}},
+            "tflite can store has weights = { bits = 8 }, head = { bits = 8 }.",
+            {},
+        ),
+        # for each device of the fleet alone something else would do
+        (
+            ["tflite", "gguf"],
+            [EVEN],
+            {"embeddings": GROUPS_8, "activations": "static_int8"},
+            'tflite and gguf can store has embeddings = { bits = 8 }, activations = "dynamic_int8".',
+            {},
+        ),
+    ],
+)
+def test_the_nearest_scheme_is_taken_when_it_is_asked_for(
+    profile: Make, formats: list[str], sizes: list[Any], scheme: Any, advice: str, advised: Any
+) -> None:
+    """By every candidate, and by every device."""
+    target, *fleet = (HOST.model_copy(update={"name": name, "formats": (name,)}) for name in formats)
+
+    def planned(scheme: Any) -> Plan:
+        student = {"candidates": sizes, "init": "random"}
+        return make_plan(target, profile(student=student, export={"scheme": scheme}), fleet=fleet)
+
+    with pytest.raises(SpecError, match=re.escape(advice)):
+        planned(scheme)
+    assert planned(advised).formats == tuple(formats)
+
+
+def test_what_mixed_precision_may_make_narrow_has_to_be_stored_too(profile: Make) -> None:
+    """Which tensors it chooses is measured after hours of training."""
+    mixed = {"mixed": {"share": 0.7, "narrow": {"bits": 4}}}
+    with pytest.raises(SpecError, match=r"mixed\.narrow: format 'tflite' cannot .*rows of 33, which have to be a mul"):
+        make_plan(PHONE, profile(student={"candidates": [ODD], "init": "random"}, export=mixed))
+    make_plan(PHONE, profile(student={"candidates": [EVEN], "init": "random"}, export=mixed))
+    groups = {"mixed": {"share": 0.9}, "scheme": {"scale_dtype": "bf16"}}  # of which only the rows of 64 are made
+    make_plan(PHONE, profile(student={"candidates": [ODD], "init": "random"}, export=groups))
+
+
 def test_an_exception_for_a_tensor_that_is_not_there_is_refused(profile: Make) -> None:
     wrong = {"scheme": {"layers": {"layers.0.upp.weight": {"bits": 4}}}}
     with pytest.raises(SpecError, match=r"no weight 'layers\.0\.upp\.weight'; did you mean 'layers\.0\.up\.weight'"):
