@@ -79,9 +79,13 @@ def decode(data: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArr
             f"{data.size}."
         )
     if dtype in _BITS_OF_SUB_BYTE:
-        return unpack(data, _BITS_OF_SUB_BYTE[dtype], count, signed=dtype == "int4").reshape(shape)
-    array: NDArray[Any] = data.view(_NUMPY[dtype]).reshape(shape)
-    return array
+        flat: NDArray[Any] = unpack(data, _BITS_OF_SUB_BYTE[dtype], count, signed=dtype == "int4")
+    else:
+        flat = data.view(_NUMPY[dtype])
+    try:
+        return flat.reshape(shape)
+    except ValueError:  # an array of nothing whose other sizes are beyond all memory
+        raise ForeignFile(f"A {dtype} constant has the shape {list(shape)}.") from None
 
 
 def unpack(data: NDArray[np.uint8], width: int, count: int, *, signed: bool = False) -> NDArray[Any]:

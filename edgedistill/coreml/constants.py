@@ -144,6 +144,8 @@ def _inline(where: str, tensor: Any, dtype: str, shape: tuple[int, ...]) -> NDAr
         return np.array(values, _NUMPY[dtype]).reshape(shape)
     except OverflowError:
         raise ForeignFile(f"{where} has values that are no {dtype}.") from None
+    except ValueError:  # of nothing, as the number of values was compared
+        raise ForeignFile(f"{where} is a constant of the shape {list(shape)}.") from None
 
 
 def _list(where: str, value: Any) -> Constant:

@@ -195,7 +195,7 @@ class FrozenStudent:
             values = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         except OSError as error:
             raise SpecError(f"{folder}: not a frozen student: {error.filename}: {error.strerror}.") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"{where}: not UTF-8 JSON: {error}.") from None
         if not isinstance(values, dict) or values.keys() != _KEYS or values["schema"] != SCHEMA:
             raise SpecError(f"{where}: not a frozen student of schema {SCHEMA} (keys {', '.join(sorted(_KEYS))}).")
@@ -205,8 +205,8 @@ class FrozenStudent:
             )
         try:
             arrays = safetensors.numpy.load(payload)
-        except safetensors.SafetensorError as error:
-            raise SpecError(f"{folder / TENSORS}: not a safetensors file: {error}.") from None
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:  # the latter: what numpy has not
+            raise SpecError(f"{folder / TENSORS}: not a safetensors file of a student: {error}.") from None
         if not all(isinstance(values[key], dict) for key in ("config", "scheme", "ranges", "points", "task")):
             raise SpecError(f"{where}: config, scheme, ranges, points and task must be JSON objects.")
         scheme = QuantScheme.decode(values["scheme"], where)

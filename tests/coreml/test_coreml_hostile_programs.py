@@ -12,6 +12,7 @@ from coreml_models import built
 from coreml_packages import FEEDS, MODEL, WEIGHTS, block, constant, edited, operation, refused, refused_unread, stored
 
 from edgedistill.coreml import Evaluator, lint, load
+from edgedistill.coreml.blob import decode
 from edgedistill.errors import VerificationError
 
 pytestmark = pytest.mark.usefixtures("in_time")
@@ -30,6 +31,22 @@ def test_an_inline_shape_of_terabytes(package: Path) -> None:
         strides.type.tensorType.dimensions[0].constant.size = 2**62
 
     refused_unread(edited(package, change), "has 2 values; its shape")
+
+
+def test_a_shape_of_nothing_beyond_all_memory(package: Path) -> None:
+    """It takes no bytes, in the weight file or in the program, and no array has such sizes."""
+
+    def change(spec: Any) -> None:
+        strides = constant(spec, operation(spec, "conv").inputs["strides"].arguments[0].name)
+        kind = strides.type.tensorType
+        kind.dimensions[0].constant.size = 0
+        kind.dimensions.add().constant.size = 2**62
+        kind.rank = 2
+        strides.immediateValue.tensor.ints.ClearField("values")
+
+    refused(edited(package, change), "is a constant of the shape")
+    with pytest.raises(VerificationError, match="has the shape"):
+        decode(np.zeros(0, np.uint8), "fp16", (0, 2**62))
 
 
 def test_too_many_dimensions(package: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from edgedistill import quant
-from edgedistill.errors import StageError, VerificationError
+from edgedistill.errors import ForeignFile, StageError, VerificationError
 from edgedistill.exporters import tflite
 from edgedistill.exporters.tflite.editing import Edit
 from edgedistill.exporters.tflite.pack import Packer
@@ -147,6 +147,50 @@ def test_an_operator_without_one_of_its_numbers_is_refused(real: Path, tmp_path:
         adds[0].inputs = np.asarray([adds[0].inputs[0], -1], np.int32)
 
     refused(changed(real, tmp_path / "one.tflite", without), "an operator lacks one of its inputs")
+
+
+def _inputs(edit: Edit, name: str, count: int) -> None:
+    found = [o for o in edit.model.subgraphs[0].operators if edit.code(o) == edit.builtin(name)]
+    found[0].inputs = np.asarray(found[0].inputs[:count], np.int32)
+
+
+def _number(edit: Edit, number: int, older: int) -> None:
+    code = edit.model.operatorCodes[0]
+    code.builtinCode, code.deprecatedBuiltinCode = number, older
+
+
+def _entry(edit: Edit) -> Any:
+    return edit.model.signatureDefs[0].inputs[0]
+
+
+LIES: dict[str, tuple[Callable[[Edit], None], str]] = {
+    "an unknown operator": (lambda edit: _number(edit, 5000, 127), "names an operator 5000"),
+    "an operator by two numbers": (lambda edit: _number(edit, 0, 32), "names an operator 0, or 32"),
+    "a layer without weights": (lambda edit: _inputs(edit, "FULLY_CONNECTED", 1), "FULLY_CONNECTED has 1 inputs"),
+    "a product of one": (lambda edit: _inputs(edit, "BATCH_MATMUL", 1), "BATCH_MATMUL has 1 inputs"),
+    "a sum of nothing": (lambda edit: _inputs(edit, "ADD", 0), "ADD has 0 inputs"),
+    "no name": (lambda edit: setattr(edit.model.signatureDefs[0], "signatureKey", None), "has no name"),
+    "an input without a name": (lambda edit: setattr(_entry(edit), "name", None), "has no name"),
+    "a name that is no text": (lambda edit: setattr(_entry(edit), "name", b"\xff\xfe"), "not UTF-8"),
+    "a tensor's that is no text": (lambda edit: setattr(edit.model.subgraphs[0].tensors[0], "name", b"\xff"), "UTF-8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_what_only_looks_like_a_graph_is_refused_by_all_that_read_it(real: Path, tmp_path: Path, lie: str) -> None:
+    change, told = LIES[lie]
+    path = changed(real, tmp_path / "lie.tflite", change)
+    refused(path, told)
+    with pytest.raises(ForeignFile, match=told):
+        tflite.audit(path)
+
+
+def test_a_file_that_says_of_no_version_that_it_needs_it_is_audited(real: Path, tmp_path: Path) -> None:
+    def empty(edit: Edit) -> None:
+        (entry,) = [entry for entry in edit.model.metadata if entry.name == b"min_runtime_version"]
+        edit.model.buffers[entry.buffer].data = None
+
+    assert tflite.audit(changed(real, tmp_path / "empty.tflite", empty)).runtime_min == "TensorFlow Lite unknown"
 
 
 class Once:

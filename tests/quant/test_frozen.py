@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +110,14 @@ def retensored(folder: Path, change: Any) -> None:
     change(arrays)
     payload = safetensors.numpy.save(arrays)
     (folder / TENSORS).write_bytes(payload)
-    import hashlib
+    edited(folder, tensors_sha256=hashlib.sha256(payload).hexdigest())
 
+
+def repacked(folder: Path, dtype: str, shape: list[int], size: int) -> None:
+    """Another file of tensors, whose hash is told."""
+    header = json.dumps({"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
+    payload = struct.pack("<Q", len(header)) + header + bytes(size)
+    (folder / TENSORS).write_bytes(payload)
     edited(folder, tensors_sha256=hashlib.sha256(payload).hexdigest())
 
 
@@ -118,6 +126,9 @@ DAMAGE = {
     "truncated": (lambda f: (f / TENSORS).write_bytes((f / TENSORS).read_bytes()[:-5]), "sha256"),
     "missing file": (lambda f: (f / TENSORS).unlink(), "No such file"),
     "not json": (lambda f: (f / DESCRIPTION).write_text("{"), "JSON"),
+    "deep json": (lambda f: (f / DESCRIPTION).write_text("[" * 200_000), "JSON"),
+    "a type that numpy has not": (lambda f: repacked(f, "BF16", [2], 4), "not a safetensors file of a student"),
+    "more axes than arrays have": (lambda f: repacked(f, "F32", [1] * 70, 4), "not a safetensors file of a student"),
     "not utf-8": (lambda f: (f / DESCRIPTION).write_bytes(b"\xff{}"), "JSON"),
     "wrong schema": (lambda f: edited(f, schema=1), "schema 2"),
     "extra key": (lambda f: edited(f, extra=1), "schema 2"),

@@ -73,7 +73,7 @@ class Contents:
             raise VerificationError(f"{where} holds no weight of int8 codes.")
         if shift in operation.inputs and self._constant(operation, shift).array().any():
             raise VerificationError(f"{where} is not symmetric: its {shift} is not zero.")
-        if "axis" in operation.inputs and self._constant(operation, "axis").array() != 0:
+        if "axis" in operation.inputs and self._constant(operation, "axis").array().any():
             raise VerificationError(f"{where} has its scales along another axis than 0.")
         scales = self._constant(operation, "scale")
         if not scales.type.is_float:
@@ -89,9 +89,10 @@ class Contents:
         if self._operation(name).kind != "quantize" or any(op.kind != "dequantize" for op in readers) or not readers:
             raise VerificationError(f"{self.path}: {name} is no quantize operation whose codes are dequantized.")
         grids = {self._grid(op) for op in (self._operation(name), *readers)}
-        dtype = self._constant(self._operation(name), "output_dtype").array().item()
-        if len(grids) > 1 or dtype not in ("int8", "uint8"):
-            raise VerificationError(f"{self.path}: {name} is dequantized on another grid, or is {dtype}.")
+        told = self._constant(self._operation(name), "output_dtype").array().reshape(-1)[:2].tolist()
+        if len(grids) > 1 or told not in (["int8"], ["uint8"]):
+            raise VerificationError(f"{self.path}: {name} is dequantized on another grid, or is {str(told)[:40]}.")
+        (dtype,) = told
         (grid,) = grids
         return grid if dtype == "int8" else Range(grid.scale, grid.zero_point + LOW)
 
@@ -99,7 +100,7 @@ class Contents:
         scale, zero = self._constant(operation, "scale"), np.array(0)
         if "zero_point" in operation.inputs:
             zero = self._constant(operation, "zero_point").array()
-        if scale.shape != () or zero.shape != ():
+        if scale.shape != () or zero.shape != () or not scale.type.is_float or zero.dtype.kind not in "iu":
             raise VerificationError(f"{self.path}: {operation.name} has no grid for a whole tensor.")
         return Range(float(scale.array()), int(zero))
 

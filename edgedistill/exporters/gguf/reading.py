@@ -97,7 +97,7 @@ def describe(path: Path) -> Described:
         expected = [signature.inputs[0].shape[1] for signature in FAMILIES[family].signatures(config, buckets.tolist())]
     except VerificationError:
         raise
-    except (SpecError, StageError, ValueError) as error:
+    except (SpecError, StageError, ValueError, OverflowError) as error:  # the last: sizes beyond what the file has
         raise ForeignFile(f"{path}: describes no student: {error}") from None
     if expected != buckets.tolist():
         raise VerificationError(f"{path}: its buckets {buckets.tolist()} are not in order.")

@@ -14,6 +14,7 @@ from edgedistill.errors import ForeignFile, VerificationError
 from edgedistill.exporters.onnx.packing import PRODUCER, unpack_int4
 
 _DOMAINS = ("", "ai.onnx")
+_SHOWN = 8  # axes of a shape that an error shows
 
 
 class Contents(NamedTuple):
@@ -37,12 +38,17 @@ class Contents(NamedTuple):
         shape, stored, count = tuple(tensor.dims), tensor.raw_data, prod(tensor.dims)
         kind = _types().get(tensor.data_type)
         wanted = -1 if kind is None else -(-count * kind.bits // 8)
+        wrong = VerificationError(
+            f"{self.path}: {name[:80]} of type {tensor.data_type} and shape {list(shape[:_SHOWN])} has {len(stored)} "
+            "bytes."
+        )
         if kind is None or min(shape, default=0) < 0 or len(stored) != wanted:
-            raise VerificationError(
-                f"{self.path}: {name} of type {tensor.data_type} and shape {list(shape)} has {len(stored)} bytes."
-            )
+            raise wrong
         flat = unpack_int4(stored, count) if kind.bits == 4 else np.frombuffer(stored, kind.numbers)
-        return flat.reshape(shape)
+        try:
+            return flat.reshape(shape)
+        except ValueError:  # more axes than numpy has, or an array of nothing that is beyond all memory
+            raise wrong from None
 
 
 class _Type(NamedTuple):

@@ -53,7 +53,9 @@ def _runtime(model: Any) -> str:
     """The converter writes the oldest version that has every operator of the file; what is none is not repeated."""
     for entry in model.metadata or []:
         if entry.name == b"min_runtime_version":
-            told = bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode("ascii", "replace")
+            data = model.buffers[entry.buffer].data
+            held = b"" if data is None else bytes(data)
+            told = held.rstrip(b"\0").decode("ascii", "replace")
             return told if _VERSION.fullmatch(told) else "unknown"
     return "unknown"
 

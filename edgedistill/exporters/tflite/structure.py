@@ -41,6 +41,15 @@ BITS = {
     "INT8": 8, "UINT8": 8, "INT16": 16, "UINT16": 16, "INT32": 32, "UINT32": 32, "INT64": 64, "UINT64": 64,
 }  # fmt: skip
 _BLOCKWISE = 2
+_OLD_CODES = 127
+# How many inputs LiteRT reads unasked, of operators that read more than one.
+INPUTS = dict.fromkeys(
+    ("ADD", "SUB", "MUL", "DIV", "POW", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "FLOOR_DIV", "FLOOR_MOD",
+     "EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "LOGICAL_AND", "LOGICAL_OR",
+     "FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "BATCH_MATMUL", "EMBEDDING_LOOKUP", "GATHER", "GATHER_ND",
+     "MEAN", "SUM", "REDUCE_MAX", "TRANSPOSE", "PAD", "EXPAND_DIMS", "BROADCAST_TO", "TILE", "ARG_MAX", "PRELU"), 2
+) | {"SELECT": 3, "SELECT_V2": 3, "SLICE": 3, "STRIDED_SLICE": 4, "DYNAMIC_UPDATE_SLICE": 3, "RANGE": 3, "PADV2": 3,
+     "TRANSPOSE_CONV": 3}  # fmt: skip
 
 
 class _Walk:
@@ -133,6 +142,8 @@ def check_graph(schema: Any, model: Any) -> None:
     subgraphs, buffers = model.subgraphs or [], model.buffers or []
     if not subgraphs or not model.operatorCodes:
         raise ValueError("holds no graph")
+    _check_operators(schema, model)
+    _check_names(model)
     types = {value: BITS[name] for name, value in vars(schema.TensorType).items() if name in BITS}
     for subgraph in subgraphs:
         tensors = subgraph.tensors
@@ -160,6 +171,37 @@ def check_graph(schema: Any, model: Any) -> None:
         _inside("a graph", signature.subgraphIndex, subgraphs)
         for entry in (*(signature.inputs or []), *(signature.outputs or [])):
             _inside("a tensor", entry.tensorIndex, subgraphs[signature.subgraphIndex].tensors or [])
+
+
+def _check_operators(schema: Any, model: Any) -> None:
+    """Each is one that is known, by one number, and has as many inputs as it reads."""
+    known = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    for code in model.operatorCodes:
+        # files have each number twice, the older field up to 127; runtimes take the larger
+        if code.builtinCode not in known or code.deprecatedBuiltinCode != min(code.builtinCode, _OLD_CODES):
+            raise ValueError(f"names an operator {code.builtinCode}, or {code.deprecatedBuiltinCode}")
+    for subgraph in model.subgraphs:
+        for operator in subgraph.operators or []:
+            _inside("an operator code", operator.opcodeIndex, model.operatorCodes)
+            name = known[model.operatorCodes[operator.opcodeIndex].builtinCode]
+            inputs, outputs = (0 if found is None else len(found) for found in (operator.inputs, operator.outputs))
+            if inputs < INPUTS.get(name, 1) or not outputs:
+                raise ValueError(f"an operator {name} has {inputs} inputs and {outputs} outputs")
+
+
+def _check_names(model: Any) -> None:
+    """All that is called by a name has one, and every name is text."""
+    signatures = model.signatureDefs or []
+    entries = [entry for one in signatures for entry in (*(one.inputs or []), *(one.outputs or []))]
+    needed = [*(one.signatureKey for one in signatures), *(entry.name for entry in entries)]
+    tensors = [tensor.name for subgraph in model.subgraphs for tensor in subgraph.tensors or []]
+    if any(name is None for name in needed):
+        raise ValueError("an entry point, or what it takes or answers, has no name")
+    for name in (*needed, *tensors):
+        try:
+            (name or b"").decode()
+        except UnicodeDecodeError:
+            raise ValueError("a name is not UTF-8 text") from None
 
 
 def _check_tensor(tensor: Any, types: dict[int, int], buffers: list[Any], count: int) -> None:

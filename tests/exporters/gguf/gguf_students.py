@@ -128,6 +128,16 @@ def said(key: str, value: Value) -> Callable[..., None]:
     return lambda metadata, _: metadata.update({key: value})
 
 
+def sized(**sizes: int) -> Callable[..., None]:
+    """Another size in what the file says of its student."""
+
+    def change(metadata: dict[str, Value], _: Any) -> None:
+        told = json.loads(str(metadata["edgedistill.config"]))
+        metadata["edgedistill.config"] = json.dumps(told | sizes)
+
+    return change
+
+
 CORPUS = [
     "How do I transfer money to my friend's account? It's urgent!",
     "I'll say that the card 1234 5678 hasn't arrived, and we've waited 12 days.",

@@ -12,7 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf_students import BUCKETS, CONFIGS, SCHEMES, drop, floated, rewritten, said, student, swap, twice, typed
+from gguf_students import (
+    BUCKETS,
+    CONFIGS,
+    SCHEMES,
+    drop,
+    floated,
+    rewritten,
+    said,
+    sized,
+    student,
+    swap,
+    twice,
+    typed,
+)
 
 from edgedistill.errors import StageError, VerificationError
 from edgedistill.exporters import gguf
@@ -77,6 +90,8 @@ def test_one_code_and_one_scale_are_found_in_every_tensor(made: Any, tmp_path: P
         ("llama", said("edgedistill.scheme", SCHEMES["int8"].model_dump_json()), "has type"),
         ("llama", said("edgedistill.config", '{"layers": 3}'), "describes no student"),
         ("llama", said("edgedistill.config", "[" * 100_000), "no JSON object"),
+        ("llama", sized(heads=2**40, kv_heads=2**40), "describes no student: .*out of bounds"),
+        ("bert", sized(ffn=2**32), "describes no student: .*out of bounds"),
         ("llama", said("edgedistill.family", "../../x"), "unknown family"),
         ("llama", said("edgedistill.exact", False), "not exported by this package"),
     ],

@@ -45,6 +45,16 @@ def huge_constant(model: Any) -> None:
     model.graph.node.add(op_type="Identity", input=["v_huge"], output=["w"])
 
 
+def of_nothing(model: Any) -> None:
+    model.graph.initializer.add(name="v_none", dims=[0, 2**62], data_type=1)
+    model.graph.node.add(op_type="Identity", input=["v_none"], output=["w"])
+
+
+def many_axes(model: Any) -> None:
+    model.graph.initializer.add(name="v_deep", dims=[1] * 70, data_type=1, raw_data=bytes(4))
+    model.graph.node.add(op_type="Identity", input=["v_deep"], output=["w"])
+
+
 def empty_codes(model: Any) -> None:
     for kind in ("codes", "scales"):
         tensor = constant(model, f"layers.0.up.weight.{kind}")
@@ -57,6 +67,8 @@ HOSTILE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "numbers of an attribute outside": (outside("attribute"), "in another file"),
     "a huge shape": (dims(2**40, 2**22), r"has 2048 bytes"),
     "a huge shape of nothing": (huge_constant, r"has 0 bytes"),
+    "nothing, beyond all memory": (of_nothing, r"v_none .* has 0 bytes"),
+    "more axes than arrays have": (many_axes, r"v_deep .* has 4 bytes"),
     "a negative shape": (dims(-64, -32), r"has 2048 bytes"),
     "another shape": (dims(32, 64), r"has scales"),
     "no shape": (dims(), r"has 2048 bytes"),
