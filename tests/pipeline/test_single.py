@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from edgedistill.catalog import load_plugin
-from edgedistill.errors import VerificationError
+from edgedistill.errors import ForeignFile, VerificationError
 from edgedistill.exporters.tflite.pack import Packer
 from edgedistill.exporters.tflite.reading import names, parse, uses
 from edgedistill.pipeline.single import verify_file
@@ -126,6 +127,18 @@ def test_a_damaged_or_foreign_file_is_wrong_input(cli: Cli, tmp_path: Path, suff
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["type"] == "ForeignFile"
     assert str(path) in done.stderr
+
+
+@pytest.mark.parametrize("suffix", [".tflite", ".gguf", ".onnx", ".litertlm"])
+def test_a_huge_file_of_something_else_is_not_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"huge{suffix}"
+    with path.open("wb") as file:
+        file.truncate(2**38)  # of holes: it takes no disk
+    tracemalloc.start()
+    with pytest.raises(ForeignFile):
+        verify_file(path, None)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
 
 
 def test_what_cannot_be_asked_of_a_file_is_refused(cli: Cli, tiny_bundle: Path, file: Path, tmp_path: Path) -> None:

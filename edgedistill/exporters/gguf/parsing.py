@@ -106,12 +106,14 @@ def parse(path: Path) -> Parsed:
         ForeignFile: if it is no GGUF file, or damaged: every byte must belong to something that is listed once.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            magic = file.read(4)
+            if magic != b"GGUF":  # of what may be far larger than memory
+                raise ForeignFile(f"{path}: not a GGUF file.")
+            data = magic + file.read()
     except OSError as error:
         raise ForeignFile(f"{path}: cannot be read ({error.strerror}).") from None
     cursor = _Cursor(data, path)
-    if data[:4] != b"GGUF":
-        raise ForeignFile(f"{path}: not a GGUF file.")
     cursor.take(4)
     version = cursor.number("I")
     if version not in (2, 3):

@@ -14,6 +14,7 @@ from edgedistill.errors import ForeignFile, VerificationError
 from edgedistill.exporters.onnx.packing import PRODUCER, unpack_int4
 
 _DOMAINS = ("", "ai.onnx")
+_MOST_BYTES = 2**31 - 1  # of one protobuf
 _SHOWN = 8  # axes of a shape that an error shows
 
 
@@ -105,6 +106,8 @@ def read(path: Path) -> bytes:
         VerificationError: if it cannot be read.
     """
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ForeignFile(f"{path}: not an .onnx file: none has more than 2 GiB.")
         return path.read_bytes()
     except OSError as error:
         raise ForeignFile(f"{path}: cannot be read: {error.strerror}.") from None

@@ -20,6 +20,7 @@ from edgedistill.exporters.tflite.weights import LAYERS, LOOKUP, unpacked
 from edgedistill.quant.stored import QuantizedTensor
 
 GROUP = 32
+_MOST_BYTES = 2**31 - 1  # what its offsets reach
 # What a damaged table makes of offsets, sizes and numbers; anything else is a mistake of ours and must be seen as one.
 DAMAGE = (
     ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError, struct.error
@@ -70,6 +71,8 @@ def parse(path: Path) -> tuple[Any, Any]:
     from ai_edge_litert import schema_py_generated as schema
 
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ForeignFile(f"{path}: damaged .tflite file: none of a flatbuffer has more than 2 GiB.")
         data = bytearray(path.read_bytes())
     except OSError as error:
         raise ForeignFile(f"{path}: cannot be read ({error.strerror}).") from None
