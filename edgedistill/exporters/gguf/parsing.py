@@ -107,10 +107,10 @@ def parse(path: Path) -> Parsed:
     """
     try:
         with path.open("rb") as file:
-            magic = file.read(4)
-            if magic != b"GGUF":  # of what may be far larger than memory
+            if file.read(4) != b"GGUF":  # what is none may be far larger than memory
                 raise ForeignFile(f"{path}: not a GGUF file.")
-            data = magic + file.read()
+            file.seek(0)
+            data = file.read()
     except OSError as error:
         raise ForeignFile(f"{path}: cannot be read ({error.strerror}).") from None
     cursor = _Cursor(data, path)
