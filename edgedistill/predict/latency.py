@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from math import exp, log, sqrt
-from statistics import median
 
 from edgedistill.errors import SpecError
 from edgedistill.predict import tables
 from edgedistill.predict.classes import CLASSES, LAYERS_TOLD, ROCKCHIP, class_of, family_of, precision_of
-from edgedistill.predict.devices import Device, of_name
+from edgedistill.predict.devices import Device
 from edgedistill.predict.features import Features, describes, features, find_row
 from edgedistill.predict.powers import bend, outside
 from edgedistill.predict.rows import CONFIDENCE, build_of, exact, exact_rows, wanted_builds
+from edgedistill.predict.scaled import by_rows
 from edgedistill.predict.specs import Calibration, Forecast, Level, Workload
-from edgedistill.predict.speed import Speed, find_speed, missing_facts
+from edgedistill.predict.speed import Speed, find_speed, unstated, without_facts
 
 # What dynamic int8 (weights int8, activations made int8 at run time) gains on the multiply-accumulates of LiteRT's CPU
 # runtime: 1.4 and 1.3 times on MobileNetV2, whose depthwise layers stay float; 2.7 times where all layers
@@ -87,7 +87,7 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     row = _any_row(work, name)
     inputs = features(work, one, tables.coefficients()["impute"], row)
     if inputs is None:
-        return _by_rows(device, work, name)
+        return by_rows(device, work, name)
     fitted = f"{name}{LAYERS_TOLD}" if one.compiled and "layers" in inputs.imputed else name
     found = tables.coefficients()["latency"]["classes"][fitted]
     speed = find_speed(device, work, fitted)
@@ -111,10 +111,11 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     if 0 < anchors < ANCHORED:  # half way from what is known without them
         before = _interval(found["intervals"], _level(speed, effect, 0)[1], inputs)
         low, high = (low + min(low, before[0])) / 2, (high + max(high, before[1])) / 2
+    low, high = without_facts(speed, low, high)
     more, told = _unlike(device, work, name, speed)
     widen, flags = outside(found, each, amounts) * WIDER_OUTSIDE + more, [*flags, *told]
     middle = sum(terms.values())
-    missing = () if speed.measured else missing_facts(device, work, fitted)
+    missing, taken = unstated(device, work, fitted, speed)
     return Forecast(
         quantity="latency_ms",
         unit="ms",
@@ -126,7 +127,7 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
         terms=terms,
         level=level,
         device=device.name,
-        flags=(*flags, *(f"{fact}: not stated, taken as typical" for fact in missing)),
+        flags=(*flags, *taken),
         missing=missing,
     )
 
@@ -235,46 +236,6 @@ def _any_row(work: Workload, name: str) -> tables.Row | None:
         )
     )
     return rows[0] if rows else None
-
-
-def _by_rows(device: Device, work: Workload, name: str) -> Forecast:
-    """A model known by its measurements only: those of other chips, scaled by the speeds of both."""
-    found = tables.coefficients()["latency"]["classes"][name]
-    mine, wanted = find_speed(device, work, name), precision_of(work.precision)
-    ratios = []
-    for row in tables.latency_rows(work.model or ""):
-        same = precision_of(row["precision"]) == wanted and row["unit"] == work.unit and not row["other_layers"]
-        if (
-            same
-            and class_of(
-                row["runtime"], row["unit"], row["precision"], f"{row['chipset']} {of_name(row['device']).soc}"
-            )
-            == name
-        ):
-            theirs = work.model_copy(
-                update={"runtime": row["runtime"], "threads": int(row["threads"]) if row["threads"].isdigit() else 1}
-            )
-            speed = find_speed(of_name(row["device"]), theirs, name)
-            ratios.append(float(row["ms"]) * exp(mine.speed - speed.speed))
-    if not ratios:
-        raise SpecError(
-            f"model {work.model!r} has no features and no row of class {name!r}. Describe it: gmacs, params_m, n_ops."
-        )
-    middle, spread = median(ratios), found["intervals"]
-    ends = (spread.get("scaled" if mine.measured else "spec only, known model") or {"told": (-0.8, 0.8)})["told"]
-    return Forecast(
-        quantity="latency_ms",
-        unit="ms",
-        median=middle,
-        low=middle * exp(ends[0] * 1.2),
-        high=middle * exp(ends[1] * 1.2),
-        confidence=CONFIDENCE,
-        method=f"scaled from another device: median of {len(ratios)} rows, by the speed of both chips",
-        terms={"scaled_ms": middle},
-        level="scaled from another device",
-        device=device.name,
-        flags=("no features of this model: one factor for all its work",),
-    )
 
 
 def _partly(device: Device, work: Workload, calibration: Calibration | None) -> Forecast:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from math import log
+from math import hypot, log
+from statistics import pstdev
 from typing import Any, NamedTuple
 
 from edgedistill.predict import tables
-from edgedistill.predict.devices import Device, of_name
+from edgedistill.predict.devices import PARALLEL, Device, of_name
 from edgedistill.predict.rows import wanted_builds
 from edgedistill.predict.specs import Unit, Workload
+
+Z80 = 1.2815515655446004  # standard deviations from the middle to either end of 80 %
 
 
 class Speed(NamedTuple):
@@ -21,6 +24,7 @@ class Speed(NamedTuple):
     told: str  # empty: the device's own rows, this build and thread count
     measured: bool
     beyond: float = 0.0  # log distance of its rates from those of the devices that were measured
+    untold: float = 0.0  # log, one standard deviation: how far chips differ in what this device does not state
 
 
 def find_speed(device: Device, work: Workload, name: str) -> Speed:
@@ -42,10 +46,12 @@ def _find_speed(device: Device, runtime: str, unit: Unit, used: int, name: str) 
     own = [
         g for g in found["groups"] if g.split("|")[0] in device.aliases or of_name(g.split("|")[0]).soc == device.soc
     ]
-    wanted = {**device.descriptors(unit, used), **{f"build:{build}": 1.0 for build in builds[:1]}}
+    asked = {"threads": log(min(used, PARALLEL))} if unit == "cpu" else {}  # known of any device: they are asked for
+    wanted = {**asked, **device.descriptors(unit, used), **{f"build:{build}": 1.0 for build in builds[:1]}}
     if not own:
         bare = "no row of this device or chip"
-        return Speed(_expected(found, wanted), _deviation(found, wanted), bare, False, _beyond(found, wanted))
+        untold = _untold(found, unit, frozenset(wanted))
+        return Speed(_expected(found, wanted), _deviation(found, wanted), bare, False, _beyond(found, wanted), untold)
     best = min(own, key=distance)
     owner, build, threads, mode = best.split("|")
     group = found["groups"][best]
@@ -73,6 +79,30 @@ def _beyond(found: Mapping[str, Any], facts: Mapping[str, float]) -> float:
     """The largest log distance of a rate from the range of its class."""
     ends = ((facts[name], *both) for name, both in found["facts"].items() if name in facts)
     return max((max(value - most, least - value, 0.0) for value, least, most in ends), default=0.0)
+
+
+def _untold(found: Mapping[str, Any], unit: Unit, stated: frozenset[str]) -> float:
+    """How far the chips of a class lie apart in log speed by the facts that a device does not state.
+
+    Only where a rate is among them: the other facts of cores say little beside it.
+    """
+    slopes = found["slopes"]
+    lost = [name for name in slopes if f"mean:{name}" in slopes and name not in stated]
+    if not {"compute", "bandwidth"}.intersection(lost):
+        return 0.0
+    owners = {key.split("|")[0]: key.split("|") for key in found["groups"]}
+    facts = [of_name(owner).descriptors(unit, int(threads), mode) for owner, _, threads, mode in owners.values()]
+    told = [sum(slopes[name] * _away(name, one, slopes) for name in lost if name in one) for one in facts if one]
+    return pstdev(told) if len(told) > 1 else 0.0
+
+
+def without_facts(speed: Speed, low: float, high: float) -> tuple[float, float]:
+    """Ends of an interval, log, where the device does not state what its class would use.
+
+    Two errors that do not depend on each other: what the facts miss, and what is not stated.
+    """
+    apart = Z80 * speed.untold
+    return (-hypot(low, apart), hypot(high, apart)) if apart else (low, high)
 
 
 def _deviation(found: Mapping[str, Any], facts: Mapping[str, float]) -> list[float]:
@@ -104,3 +134,10 @@ def _missing_facts(device: Device, unit: Unit, used: int, name: str) -> tuple[st
     }
     known = device.descriptors(unit, used)
     return tuple(text for key, text in names.items() if f"mean:{key}" in slopes and key not in known)
+
+
+def unstated(device: Device, work: Workload, name: str, speed: Speed) -> tuple[tuple[str, ...], list[str]]:
+    """Facts that the class would use and the device does not state, and the flags that say so."""
+    missing = () if speed.measured else missing_facts(device, work, name)
+    wider = ", interval widened" if speed.untold else ""
+    return missing, [f"{fact}: not stated, taken as typical{wider}" for fact in missing]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgedistill.errors import SpecError
-from edgedistill.predict import DeviceSpecs, LlmWorkload, Workload, predict
+from edgedistill.predict import DeviceSpecs, LlmWorkload, Workload, predict, tables
 from edgedistill.predict.calibrate import intervals
 from edgedistill.predict.calibrate.crossval import HeldOut
 from edgedistill.predict.calibrate.llm import all_threads
@@ -151,3 +151,43 @@ def test_how_sure_a_coverage_is_depends_on_how_many_chips_there_are() -> None:
     chips = np.repeat(list("abcde"), 80)
     by_chip = intervals.sure(chips != "a", chips)  # one chip of five has none
     assert by_chip[1] - by_chip[0] > 4 * (high - low)
+
+
+def test_the_interval_of_a_device_that_states_nothing_holds_80_percent_of_the_chips() -> None:
+    """Of no facts the middle of all chips is told; they lie 20 times apart, and the interval says so."""
+    for model, precision in (("resnet50", "fp32"), ("resnet50_int8", "int8")):
+        held: dict[str, list[bool]] = {}
+        for row in tables.latency_rows(model):
+            if row["runtime"].split(" ")[0] != "ncnn" or row["unit"] != "cpu":
+                continue
+            work = Workload(model=model, runtime="ncnn", precision=precision, threads=int(row["threads"]))
+            found = predict(DeviceSpecs(), work)
+            assert "one_core_fp32_gflops (or cpu)" in found.missing
+            assert any("not stated" in flag and "interval widened" in flag for flag in found.flags)
+            held.setdefault(row["device"], []).append(found.low <= float(row["ms"]) <= found.high)
+        shares = [sum(one) / len(one) for one in held.values()]
+        assert len(shares) > 20
+        assert 0.7 < sum(shares) / len(shares) < 0.97
+
+
+def test_a_fact_that_is_stated_narrows_the_interval() -> None:
+    def width(**facts: Any) -> float:
+        found = predict(DeviceSpecs(**facts), Workload(gmacs=1.0, params_m=5.0, runtime="ncnn"))
+        return found.high / found.low
+
+    assert width() > 3 * width(one_core_fp32_gflops=40.0)
+    assert width(one_core_fp32_gflops=40.0) == width(cpu="4xA78@2.5")
+
+
+def test_threads_count_on_a_device_that_states_nothing() -> None:
+    one, four = (predict(DeviceSpecs(), Workload(gmacs=1.0, runtime="ncnn", threads=n)).median for n in (1, 4))
+    assert four < 0.7 * one
+
+
+def test_a_model_known_by_rows_alone_is_less_sure_on_an_unknown_device() -> None:
+    """A model that nothing describes: the rows of other chips, scaled."""
+    work = Workload(model="HRNet_w18", runtime="paddle_lite")
+    known, bare = predict("rpi5", work), predict(DeviceSpecs(), work)
+    assert known.level == bare.level == "scaled from another device"
+    assert bare.high / bare.low > 2 * known.high / known.low
+    assert bare.missing
