@@ -88,9 +88,18 @@ class InfeasibleError(EdgedistillError):
     exit_code = 6
 
 
+MOST_NAMES = 40  # that an error lists in full
+
+
 def did_you_mean(seen: str, allowed: Iterable[str]) -> str:
-    """A helpful tail for an error about an unknown name: the nearest allowed name and the whole list."""
+    """A helpful tail for an error about an unknown name: the nearest allowed name and the list, or of many the nearest.
+
+    Upper and lower case are alike.
+    """
     names = sorted(allowed)
-    close = difflib.get_close_matches(seen, names, n=1, cutoff=0.5)
+    folded = {name.lower(): name for name in reversed(names)}
+    close = [folded[one] for one in difflib.get_close_matches(seen.lower(), folded, n=8, cutoff=0.5)]
     hint = f"; did you mean {close[0]!r}?" if close else "."
+    if len(names) > MOST_NAMES:
+        return f"{hint} Near: {', '.join(close) or 'none'}; there are {len(names)}."
     return f"{hint} Allowed: {', '.join(names) or 'none'}."

@@ -63,6 +63,7 @@ def predict(
         # as the plan has it: a target's file rounds its rates, or says more of its chip than the tables
         target = catalog.load_target(target) if target in catalog.target_names() else target
     device = resolve(target)
+    _check_own(calibration, device, target)
     if quantity == BATTERY:
         if not isinstance(per_hour, int | float) or not 0 < per_hour <= MOST_PER_HOUR:
             raise SpecError(
@@ -97,6 +98,16 @@ def predict_all(
         except SpecError:
             continue  # documented: left out
     return tuple(found)
+
+
+def _check_own(calibration: Calibration | None, device: Device, target: Target | DeviceSpecs | str) -> None:
+    """What was measured on one device says nothing about another."""
+    names = {device.name, *device.aliases, target if isinstance(target, str) else target.name}
+    if calibration is not None and calibration.device not in names:
+        raise SpecError(
+            f"calibration: of {calibration.device!r}, and the device is {device.name!r}; give that of this device, or"
+            " none."
+        )
 
 
 def _workload(given: object) -> Workload | LlmWorkload:

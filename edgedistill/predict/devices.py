@@ -24,6 +24,14 @@ _MAKERS = "qualcomm|rockchip|mediatek|samsung|hisilicon|broadcom|amlogic|allwinn
 # misses a chip that was left out by x1.6 (one standard deviation); the mean of all chips misses by x1.9.
 BANDWIDTH_TOLD = (1.176, 0.659)
 BANDWIDTH_SPREAD = 0.468  # log
+# What chips are called by their makers' numbers.
+NUMBERS = {
+    "sm8850": "snapdragon 8 elite gen 5", "sm8750": "snapdragon 8 elite", "sm8650": "snapdragon 8 gen 3",
+    "sm8550": "snapdragon 8 gen 2", "sm8450": "snapdragon 8 gen 1", "sm8350": "snapdragon 888",
+    "sm8250": "snapdragon 865", "sm8150": "snapdragon 855", "sdm845": "snapdragon 845", "sdm660": "snapdragon 660",
+    "mt6989": "dimensity 9300", "gs101": "google tensor g1", "gs201": "google tensor g2", "rk3588s": "rk3588",
+    "x1e80100": "snapdragon x elite", "x1e78100": "snapdragon x elite",
+}  # fmt: skip
 BRANDS = ("", "samsung", "google", "apple", "nvidia", "xiaomi")  # that a name may leave out
 
 
@@ -118,6 +126,12 @@ def soc_key(text: str) -> str:
     return re.sub(r"^a(1\d|\d)( pro)?( bionic)?$", lambda m: f"a{m[1]}{m[2] or ''} bionic", text)
 
 
+def asked_chip(text: str) -> str:
+    """The key of a chip as a person writes it: `SM8650-AB` is a Snapdragon 8 Gen 3, RK3588S an RK3588."""
+    key = soc_key(text)
+    return NUMBERS.get(re.sub(r"-[a-z]{2}$", "", key), key)
+
+
 def resolve(target: Target | DeviceSpecs | str) -> Device:
     """The device of a target, of specifications alone, or of a name: of a target or of the data files.
 
@@ -145,11 +159,14 @@ def _named(name: str) -> Device:
     if name in catalog.target_names():
         return _of_target(catalog.load_target(name))
     # `A14` alone may be Apple's chip or Samsung's phone, which are 5 times apart
-    chip = None if re.fullmatch(r"\s*a\d+\s*", name.lower()) else _with_chip(soc_key(name))
+    chip = None if re.fullmatch(r"\s*a\d+\s*", name.lower()) else _with_chip(asked_chip(name))
     if chip:
         return chip._replace(name=name, aliases=(name,), battery_wh=None, ram_gb=None, npu=None)
     known = {*catalog.target_names(), *folded.values()}
-    raise SpecError(f"unknown device {name!r}{did_you_mean(name, known)}")
+    raise SpecError(
+        f"unknown device {name!r}{did_you_mean(name, known)} Or say what is known of it:"
+        ' DeviceSpecs(soc="Snapdragon 8 Gen 3"), or DeviceSpecs(cpu="1xX4@3.3 + 5xA720@3.0 + 2xA520@2.3", ...).'
+    )
 
 
 def _with_chip(soc: str) -> Device | None:
@@ -229,7 +246,7 @@ def _of_specs(specs: DeviceSpecs) -> Device:
     device = Device(
         name=specs.name,
         aliases=(specs.name,),
-        soc=soc_key(specs.soc),
+        soc=asked_chip(specs.soc),
         cores=cores,
         one_core_gflops=one,
         bandwidth_gb_per_s=specs.memory_bandwidth_gb_per_s,

@@ -18,6 +18,8 @@ from edgedistill.predict.specs import Workload
 DEPTHWISE_PER_ELEMENT = 9.0
 TRANSFORMER_SHARE = 0.55  # of layers that are no convolution, from which a model is taken for a transformer
 SAME = 0.05
+NO_SIZE = "res"  # among what is told: at which size the features of the model were counted is not known
+BY_PIXEL = ("gmacs", "dw_gmacs", "act_in_m", "act_out_m", "peak_act_m")
 FIELDS = ("gmacs", "dw_gmacs", "params_m", "act_in_m", "act_out_m", "peak_act_m", "n_ops", "n_conv", "n_dw", "res")
 
 
@@ -103,14 +105,34 @@ def features(
             return None
         raise unknown_model(work.model or "")
     known = {name: getattr(work, name) for name in FIELDS}
-    known = {
-        name: value if value is not None else tables.number((stored or {}).get(name)) for name, value in known.items()
-    }
+    larger = 1.0 if stored is None or work.gmacs is not None else _larger_input(work, stored, row)
+    told = () if larger == 1.0 else (f"gmacs and activations (x{larger:.3g})",) if larger else (NO_SIZE,)
+    larger = larger or 1.0
+    for name, value in known.items():
+        if value is None and (own := tables.number((stored or {}).get(name))) is not None:
+            known[name] = own * (larger if name in BY_PIXEL else 1.0)
     if known["params_m"] is None and row is not None:
         known["params_m"] = tables.number(row["params_m"])
     known["pixels"] = work.input_pixels or (tables.number(row["pixels"]) if row is not None else None)
     known["layers"] = work.graph_layers or (tables.number(row["layers"]) if row is not None else None)
-    return _complete(known, work, one, impute, facts(stored["key"]) if stored is not None else {})
+    found = _complete(known, work, one, impute, facts(stored["key"]) if stored is not None else {})
+    return (
+        found if larger == 1.0 else found._replace(imputed=(*found.imputed, f"gmacs and activations (x{larger:.3g})"))
+    )
+
+
+def _larger_input(work: Workload, stored: Mapping[str, str], row: Mapping[str, str] | None) -> float:
+    """Pixels asked for over those of the stored features: a convolution works for each pixel.
+
+    1 where the caller names no size or that very one, 0 where nothing says at which one the features were counted.
+    """
+    asked = work.input_pixels or (work.res or 0.0) ** 2
+    counted = (tables.number(stored.get("res")) or 0.0) ** 2 or (tables.number(row["pixels"]) if row is not None else 0)
+    if not asked:
+        return 1.0
+    if not counted:
+        return 0.0
+    return asked / counted if abs(asked / counted - 1) > SAME else 1.0
 
 
 def describes(work: Workload) -> bool:

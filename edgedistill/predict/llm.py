@@ -120,7 +120,7 @@ def _modelled(device: Device, work: LlmWorkload, phase: Phase, quant: str, calib
 
 
 def _flags(work: LlmWorkload, one: LlmFeatures, quant: str) -> list[str]:
-    flags = [f"{field} told from the number of parameters" for field in one.imputed]
+    flags = one.told()
     if not known_runtime(work.runtime):
         flags.append(f"runtime {work.runtime!r}: no measurements, taken as one like those there are")
     if _is_llama(work.runtime) and quant in KERNELS:
@@ -135,8 +135,8 @@ def _is_llama(runtime: str) -> bool:
 
 
 def kv_bytes(work: LlmWorkload, one: LlmFeatures) -> float:
-    """Bytes of keys and values at the full context."""
-    return one.kv_bytes_per_token * work.context_tokens
+    """Bytes of keys and values at the full context, which holds the request at least."""
+    return one.kv_bytes_per_token * max(work.context_tokens, work.prompt_tokens + work.generated_tokens)
 
 
 def _context_s(device: Device, work: LlmWorkload, one: LlmFeatures) -> float:

@@ -23,6 +23,7 @@ _FOUR = re.compile(r"4[-_ ]?bit|4/8|int4|i4|w4|4w8|^q4|q4f|cq4|nf4|fp4|awq|gptq|
 _EIGHT = re.compile(r"8[-_ ]?bit|int8|i8|w8|^q8|fp8")
 OUTPUT_BITS = 8.5  # a tied model's file holds the output layer once more, in q8_0 (checked on four models, within 1 %)
 DEFAULT_VOCABULARY = 152_000
+NAMED = ("params_b", "active_params_b")  # of what is told, what a model's name tells
 
 
 class LlmFeatures(NamedTuple):
@@ -38,6 +39,11 @@ class LlmFeatures(NamedTuple):
     kv_bytes_per_token: float
     vocabulary: float
     imputed: tuple[str, ...]
+
+    def told(self) -> list[str]:
+        """What was told, and from what, as flags."""
+        of_name = "the model's name, which no table has"
+        return [f"{name} told from {of_name if name in NAMED else 'the number of parameters'}" for name in self.imputed]
 
 
 @cache
@@ -59,14 +65,16 @@ def llm_features(work: LlmWorkload) -> LlmFeatures:
         SpecError: if the model is nowhere and no `params_b` is given.
     """
     row: Mapping[str, str] = known_models().get(_known_name(work.model or ""), {})
-    params = (
-        work.params_b or tables.number(row.get("params_b")) or sizes().get(work.model or "") or _from_name(work.model)
-    )
-    if params is None:
-        names = {*known_models(), *sizes()}
-        raise SpecError(f"unknown model {work.model!r}{did_you_mean(work.model or '', names)} Or give params_b.")
     imputed = []
-    active = work.active_params_b or tables.number(row.get("active_params_b")) or params
+    params = work.params_b or tables.number(row.get("params_b")) or _size(work.model or "")
+    active = work.active_params_b or tables.number(row.get("active_params_b"))
+    if params is None:
+        params, read = _from_name(work.model or "")
+        imputed.append("params_b")
+        if active is None and read is not None:
+            active = read
+            imputed.append("active_params_b")
+    active = active or params
     embedding = (
         work.embedding_params_b if work.embedding_params_b is not None else tables.number(row.get("embedding_params_b"))
     )
@@ -167,9 +175,32 @@ def _known_name(name: str) -> str:
     return next((known for known in sorted(known_models(), key=len, reverse=True) if text.startswith(known)), text)
 
 
-def _from_name(name: str | None) -> float | None:
-    found = re.search(r"(\d+(?:\.\d+)?)b(?![a-z])", (name or "").lower())
-    return float(found[1]) if found else None
+def _size(name: str) -> float | None:
+    """The size in the rows, of the very name or of the longest one that it begins with."""
+    text = _plain(name)
+    near = [known for known in sizes() if text.startswith(_plain(known))]
+    return sizes().get(name) or (sizes()[max(near, key=len)] if near else None)
+
+
+def _plain(name: str) -> str:
+    return name.lower().split("/")[-1].replace("_", "-")
+
+
+def _from_name(name: str) -> tuple[float, float | None]:
+    """10^9 parameters by a name as `Qwen3-30B-A3B` or `gemma-3-270m`, and those read for each token where it says so.
+
+    Raises:
+        SpecError: the name says none, or counts experts (`8x7B`), which share layers.
+    """
+    text = _plain(name)
+    found = re.search(r"(?<![a-df-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", text)
+    if found is None or re.search(r"\dx\d", text):
+        raise SpecError(
+            f"unknown model {name!r}{did_you_mean(name, {*known_models(), *sizes()})} Or give params_b, and"
+            " active_params_b where not all are read for each token."
+        )
+    read = re.search(r"-a(\d+(?:\.\d+)?)b(?![a-z0-9])", text)
+    return float(found[1]) * (1.0 if found[2] == "b" else 1e-3), float(read[1]) if read else None
 
 
 def _times(text: str | None, factor: float) -> float | None:

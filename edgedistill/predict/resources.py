@@ -76,7 +76,7 @@ def llm_memory(device: Device, work: LlmWorkload) -> Forecast:
     """Peak memory of a language model in MB: weights, keys and values, compute buffer, process."""
     one = llm_features(work)
     bits = tables.coefficients()["llm"]["bits"].get(quant_of(work.quant), 4.6)
-    file_mb, flags = work.file_mb, [f"{name} told from the number of parameters" for name in one.imputed]
+    file_mb, flags = work.file_mb, one.told()
     if file_mb is None:
         file_mb = one.params_b * bits / 8 * 1e3 + one.tied * one.embedding_b * 8.5 / 8 * 1e3
     terms = {

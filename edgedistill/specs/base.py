@@ -62,7 +62,9 @@ def _explain(cls: type[Spec], error: ValidationError, where: str, source: str) -
             lines.append(f"{place}: key {key!r} is missing.")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{place}: {key or 'value'} = {item['input']!r}: {message}.")
+            # of what is wrong with several keys together the message names them; the whole value says no more
+            seen = "" if not key and isinstance(item["input"], Mapping) else f" {key or 'value'} = {item['input']!r}:"
+            lines.append(f"{place}:{seen} {message}.")
     return lines
 
 

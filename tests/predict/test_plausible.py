@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgedistill.errors import SpecError
-from edgedistill.predict import DeviceSpecs, LlmWorkload, Workload, predict, tables
+from edgedistill.predict import Anchor, DeviceSpecs, LlmWorkload, Workload, calibrate_device, predict, tables
 from edgedistill.predict.calibrate import intervals
 from edgedistill.predict.calibrate.crossval import HeldOut
 from edgedistill.predict.calibrate.llm import all_threads
@@ -191,3 +192,86 @@ def test_a_model_known_by_rows_alone_is_less_sure_on_an_unknown_device() -> None
     assert known.level == bare.level == "scaled from another device"
     assert bare.high / bare.low > 2 * known.high / known.low
     assert bare.missing
+
+
+def test_a_plain_transformer_on_apples_npu_may_take_four_times_as_long() -> None:
+    """DeiT-S takes 11.8 ms on iPhone 12 (arXiv 2206.01191); what was measured on the unit was designed for it."""
+    known = {"gmacs": 4.6, "params_m": 22.0, "runtime": "coreml", "unit": "npu", "precision": "fp16"}
+    deit, convolutions = (predict("iPhone 12", Workload(**known, transformer=one)) for one in (True, False))
+    assert deit.low < 11.8 < deit.high
+    assert convolutions.high < 11.8
+    assert any(flag.startswith("attention") for flag in deit.flags)
+    assert not any(flag.startswith("attention") for flag in convolutions.flags)
+
+
+@pytest.mark.parametrize("unit", [{}, {"runtime": "qnn", "unit": "npu", "precision": "w8a8"}])
+def test_a_known_model_at_another_input_size_takes_the_work_of_that_size(unit: dict[str, Any]) -> None:
+    small, own, large = (predict("oneplus12", Workload(model="resnet18", res=res, **unit)) for res in (112, 224, 448))
+    assert small.median < 0.6 * own.median
+    assert large.median > 2.0 * own.median
+    told = "gmacs and activations (x4) told from the other features"
+    assert told in large.flags
+    assert not any("gmacs" in flag for flag in own.flags)
+    memory = [predict("oneplus12", Workload(model="resnet18", res=res), "peak_memory_mb").median for res in (224, 448)]
+    assert memory[1] > memory[0]
+    unknown = predict(
+        "oneplus12", Workload(model="resnet18", res=448, runtime="ncnn")
+    )  # of ncnn's no size is published
+    assert any(flag.startswith("res: the size") for flag in unknown.flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("SM8650-AB", "Snapdragon 8 Gen 3"),
+        ("sm8750", "Snapdragon 8 Elite"),
+        ("Rockchip RK3588S", "RK3588"),
+        ("GS201", "Google Tensor G2"),
+    ],
+)
+def test_a_chip_by_its_makers_number_is_the_chip(name: str, same: str) -> None:
+    work = Workload(gmacs=4.35, params_m=3.2, runtime="ncnn", threads=4)
+    number, chip = (predict(DeviceSpecs(soc=soc), work) for soc in (name, same))
+    assert number.model_copy(update={"device": chip.device}) == chip
+    assert predict(name, work).median == chip.median
+    assert not chip.missing
+
+
+def test_an_unknown_device_or_model_is_told_what_is_near_and_what_to_give() -> None:
+    for call, hint in (
+        (lambda: predict("Xiaomi 14", Workload(gmacs=1.0)), "DeviceSpecs(soc="),
+        (lambda: predict("pixel8", Workload(model="yolo11n")), "gmacs, params_m"),
+        (lambda: predict("pixel8", LlmWorkload(model="mixtral-8x7b")), "active_params_b"),
+    ):
+        with pytest.raises(SpecError, match=re.escape(hint)) as seen:
+            call()
+        assert len(str(seen.value)) < 600
+
+
+def test_what_the_name_of_a_language_model_tells_is_used_and_flagged() -> None:
+    """Of a mixture of experts a token reads the active parameters alone."""
+    mixture, dense = (predict("pixel9", LlmWorkload(model=name)) for name in ("Qwen9-30B-A3B", "Qwen9-30B"))
+    assert mixture.median > 5 * dense.median
+    assert any(flag.startswith("active_params_b told from the model's name") for flag in mixture.flags)
+    assert any(flag.startswith("params_b told from the model's name") for flag in dense.flags)
+    small = predict("pixel9", LlmWorkload(model="some-270m-it"))
+    assert small.median == pytest.approx(predict("pixel9", LlmWorkload(params_b=0.27)).median)
+    mini, short = (predict("pixel9", LlmWorkload(model=name)) for name in ("phi-3-mini-4k-instruct", "Phi-3-mini"))
+    assert mini.median == short.median
+
+
+def test_keys_and_values_hold_the_whole_request() -> None:
+    def kv(**tokens: int) -> float:
+        return predict("pixel9", LlmWorkload(params_b=1.24, **tokens), "peak_memory_mb").terms["kv_mb"]
+
+    assert kv(prompt_tokens=8192, generated_tokens=64) == pytest.approx(kv(context_tokens=8256))
+    assert kv(prompt_tokens=100) == kv(context_tokens=2048)
+
+
+def test_the_calibration_of_another_device_is_refused() -> None:
+    work = Workload(gmacs=1.0)
+    own = calibrate_device("pixel9", [Anchor(workload=work, measured=30.0)], runtime_build="litert 2.3.0")
+    assert predict("pixel9", work, calibration=own).level == "calibrated"
+    assert predict("Google Pixel 9", work, calibration=own).level == "calibrated"
+    with pytest.raises(SpecError, match="calibration: of 'Google Pixel 9', and the device is 'Google Pixel 8'"):
+        predict("pixel8", work, calibration=own)
