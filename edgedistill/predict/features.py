@@ -113,12 +113,10 @@ def features(
             known[name] = own * (larger if name in BY_PIXEL else 1.0)
     if known["params_m"] is None and row is not None:
         known["params_m"] = tables.number(row["params_m"])
-    known["pixels"] = work.input_pixels or (tables.number(row["pixels"]) if row is not None else None)
+    known["pixels"] = work.input_pixels or (tables.number(row["pixels"]) if row is not None and not work.res else None)
     known["layers"] = work.graph_layers or (tables.number(row["layers"]) if row is not None else None)
     found = _complete(known, work, one, impute, facts(stored["key"]) if stored is not None else {})
-    return (
-        found if larger == 1.0 else found._replace(imputed=(*found.imputed, f"gmacs and activations (x{larger:.3g})"))
-    )
+    return found._replace(imputed=(*found.imputed, *told))
 
 
 def _larger_input(work: Workload, stored: Mapping[str, str], row: Mapping[str, str] | None) -> float:
