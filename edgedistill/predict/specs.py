@@ -158,7 +158,8 @@ class LlmWorkload(Spec, metaclass=_Asked):
 class DeviceSpecs(Spec, metaclass=_Asked):
     """A device by its facts alone; each is optional, and what is missing is named in the forecast's flags.
 
-    `cpu` is written as in device_specs.csv: `1xX3@2.91 + 4xA715@2.37 + 4xA510@1.70` (cores, GHz).
+    `cpu` is written as in device_specs.csv: `1xX3@2.91 + 4xA715@2.37 + 4xA510@1.70` (cores, GHz). A known `soc` stands
+    for the facts of its chip; no forecast depends on the name of a GPU, as rates of GPUs are not stated.
     """
 
     name: str = "unnamed device"
