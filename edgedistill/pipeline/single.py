@@ -56,7 +56,9 @@ def verify_file(path: Path, student: Path | None) -> Single:
     frozen, exporter = FrozenStudent.load(student), catalog.load_plugin("exporters", name)
     exporter.verify(frozen, path)
     random, runs = np.random.default_rng(0), 0
-    signatures = exporter.load(path).signatures
+    runner = exporter.load(path)
+    # a decoder's text is read token by token: what reads a prompt in pieces is asked apart
+    signatures = {**runner.signatures, **getattr(runner, "entry_points", {})}
     length = min(LENGTH, int(frozen.config.get("max_length", LENGTH)))
     for signature in signatures.values():
         sized = tuple(

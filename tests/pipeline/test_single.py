@@ -16,6 +16,9 @@ import pytest
 
 from edgedistill.catalog import load_plugin
 from edgedistill.errors import ForeignFile, VerificationError
+from edgedistill.exporters import gguf
+from edgedistill.exporters.gguf.reading import describe
+from edgedistill.exporters.litertlm.parsing import parse as parse_bundle
 from edgedistill.exporters.tflite.pack import Packer
 from edgedistill.exporters.tflite.reading import names, parse, uses
 from edgedistill.pipeline.single import verify_file
@@ -24,6 +27,7 @@ from edgedistill.specs import QuantScheme
 from edgedistill.students import bert, part
 
 Cli = Callable[..., Any]
+RUNNERS = Path(__file__).parents[1] / "runners"
 
 
 @pytest.fixture
@@ -155,6 +159,41 @@ def test_what_cannot_be_asked_of_a_file_is_refused(cli: Cli, tiny_bundle: Path, 
         done = cli("verify", *arguments)
         assert done.returncode == 2, arguments
         assert told in " ".join(done.stderr.split())
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> tuple[Path, Path]:
+    """A decoder's .tflite, and the folder of its student, which the .gguf of the same one has."""
+    described = describe(RUNNERS / "tiny_decoder.gguf")
+    told, stored = described.parsed.metadata, described.parsed.tensors
+    places = {name: stored[place] for name, place in described.layout.names.items() if name not in described.grids}
+    floats = {name: np.frombuffer(one.data.tobytes(), "<f4").reshape(one.shape) for name, one in places.items()}
+    config, scheme = (json.loads(str(told[f"edgedistill.{key}"])) for key in ("config", "scheme"))
+    quantized = gguf.read_back(RUNNERS / "tiny_decoder.gguf")
+    student = FrozenStudent("llama", config, QuantScheme(**scheme), quantized, floats, {}, {}, {})
+    (tmp_path / "decoder").mkdir()
+    student.save(tmp_path / "decoder")
+    bundle, path = RUNNERS / "tiny_decoder.litertlm", tmp_path / "decoder.tflite"
+    begin, end = parse_bundle(bundle).model
+    path.write_bytes(bundle.read_bytes()[begin:end])
+    return path, tmp_path / "decoder"
+
+
+def test_what_reads_a_prompt_in_pieces_is_compared_too(decoder: tuple[Path, Path]) -> None:
+    """A whole text goes through `decode` alone, token by token."""
+    path, student = decoder
+    assert set(verify_file(path, student).entry_points) == {"any", "decode", "prefill_8"}
+    schema, model = parse(path)
+    stored = names(model, path)
+    (prefill,) = [entry for entry in model.signatureDefs if entry.signatureKey == b"prefill_8"]
+    found = {use.name: use.operator for use in uses(schema, model, model.subgraphs[prefill.subgraphIndex], stored)}
+    first, second = found["layers.0.gate.weight"], found["layers.0.up.weight"]
+    kept = list(first.inputs)
+    first.inputs = np.asarray([first.inputs[0], *second.inputs[1:]], np.int32)
+    second.inputs = np.asarray([second.inputs[0], *kept[1:]], np.int32)
+    path.write_bytes(Packer().pack(model))
+    with pytest.raises(VerificationError, match=r"prefill_8 does not compute the student .* layers\.0\."):
+        verify_file(path, student)
 
 
 @pytest.mark.slow  # an export of each format

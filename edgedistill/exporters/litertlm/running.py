@@ -100,6 +100,11 @@ class BundleRunner:
         """One entry point, `any`: the ids of a text to the logits behind each of them."""
         return self.model.signatures
 
+    @property
+    def entry_points(self) -> Mapping[str, Signature]:
+        """Those of the model inside."""
+        return self.model.entry_points
+
     def run(self, signature: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The logits of a whole text, computed by LiteRT.
 

@@ -96,6 +96,11 @@ class DecoderRunner:
         """One entry point, `any`: the ids of a text to the logits behind each of them."""
         return self._signatures
 
+    @property
+    def entry_points(self) -> Mapping[str, Signature]:
+        """The file's own, of which a whole text takes the one for single tokens only."""
+        return self.calls.signatures
+
     def run(self, signature: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The logits of a whole text, token by token.
 
