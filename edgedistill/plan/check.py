@@ -29,7 +29,7 @@ def check(target: Target, profile: Profile, fleet: Sequence[Target] = ()) -> Mod
     _known("students", profile.student.family, f"{where}: student.family")
     family = catalog.load_plugin("students", profile.student.family)
     kinds = getattr(family, "ACTIVATIONS", KINDS)
-    formats = dict.fromkeys((one, name) for one in (target, *fleet) for name in one.formats)
+    formats = [(one, name) for one in (target, *fleet) for name in one.formats]
     for one, name in formats:
         _known("exporters", name, f"target {one.name!r}: formats")
         if name not in family.FORMATS:
