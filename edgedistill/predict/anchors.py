@@ -20,6 +20,7 @@ from edgedistill.predict.update import ROUNDS, SPREAD, STUDENT_TRUST, TERM_TRUST
 from edgedistill.specs import Target
 
 FEWEST, MOST = 1, 50
+ABSURD = 300.0  # times beside the prediction: seconds for ms are 1 000, a unit that fell back to the CPU was 105 times
 TIME = STUDENT + LATENCY
 NAMES = ("latency_ms", "decode_tokens_per_s", "prefill_tokens_per_s")
 
@@ -33,14 +34,15 @@ def calibrate_device(
     calibration.md). With `out`, the result is written there as JSON.
 
     Raises:
-        SpecError: for no anchors, too many, or one that cannot be predicted.
+        SpecError: for no anchors, too many, one that cannot be predicted, or one that is `ABSURD` times off.
     """
     if not FEWEST <= len(anchors) <= MOST:
         raise SpecError(f"{len(anchors)} anchors; give {FEWEST} to {MOST}, three to five of different sizes are best.")
     device = resolve(target)
     seen: dict[str, list[tuple[Anchor, Forecast]]] = {}
-    for anchor in anchors:
+    for number, anchor in enumerate(anchors):
         name, predicted = _predict(anchor, target)
+        _check_near(number, anchor, predicted)
         seen.setdefault(name, []).append((anchor, predicted))
     ratios = {name: [_ratio(*one) for one in pairs] for name, pairs in seen.items()}
     factors = {name: exp(middle(values)) for name, values in ratios.items()}
@@ -61,6 +63,15 @@ def calibrate_device(
     if out is not None:
         out.write_text(json.dumps(found.model_dump(mode="json"), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return found
+
+
+def _check_near(number: int, anchor: Anchor, predicted: Forecast) -> None:
+    ratio = exp(abs(_ratio(anchor, predicted)))
+    if ratio > ABSURD:
+        raise SpecError(
+            f"anchor {number}: measured {anchor.measured:g}, predicted {predicted.median:.3g} {predicted.unit}:"
+            f" {ratio:.3g} times apart. Is it in {predicted.unit}, of this very workload and device?"
+        )
 
 
 def _whole(anchor: Anchor) -> bool:

@@ -192,7 +192,7 @@ def _from_name(name: str) -> tuple[float, float | None]:
     Raises:
         SpecError: the name says none, or counts experts (`8x7B`), which share layers.
     """
-    text = _plain(name)
+    text = name.lower().replace("_", "-")
     found = re.search(r"(?<![a-df-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", text)
     if found is None or re.search(r"\dx\d", text):
         raise SpecError(

@@ -254,6 +254,7 @@ def test_what_the_name_of_a_language_model_tells_is_used_and_flagged() -> None:
     assert mixture.median > 5 * dense.median
     assert any(flag.startswith("active_params_b told from the model's name") for flag in mixture.flags)
     assert any(flag.startswith("params_b told from the model's name") for flag in dense.flags)
+    assert predict("pixel9", LlmWorkload(model="some/New-2B-GGUF/Q4_K_M")).median > dense.median
     small = predict("pixel9", LlmWorkload(model="some-270m-it"))
     assert small.median == pytest.approx(predict("pixel9", LlmWorkload(params_b=0.27)).median)
     mini, short = (predict("pixel9", LlmWorkload(model=name)) for name in ("phi-3-mini-4k-instruct", "Phi-3-mini"))
@@ -275,3 +276,13 @@ def test_the_calibration_of_another_device_is_refused() -> None:
     assert predict("Google Pixel 9", work, calibration=own).level == "calibrated"
     with pytest.raises(SpecError, match="calibration: of 'Google Pixel 9', and the device is 'Google Pixel 8'"):
         predict("pixel8", work, calibration=own)
+
+
+@pytest.mark.parametrize("measured", [1e-9, 0.035, 1e11])
+def test_an_absurd_anchor_is_refused_not_believed_a_little(measured: float) -> None:
+    """0.035 for 35 ms: the unit was another."""
+    near = [Anchor(workload=Workload(gmacs=gmacs, params_m=4.0), measured=35.0) for gmacs in (0.8, 1.0)]
+    odd = Anchor(workload=Workload(gmacs=1.0, params_m=4.0), measured=measured)
+    with pytest.raises(SpecError, match=r"anchor 2: measured .* times apart\. Is it in ms"):
+        calibrate_device("pixel9", [*near, odd], runtime_build="litert 2.3.0")
+    assert calibrate_device("pixel9", near, runtime_build="litert 2.3.0").anchors == {"litert cpu float": 2}
