@@ -185,6 +185,12 @@ def _unused(budgets: Sequence[Budget]) -> list[str]:
     return [f"{line}: this student makes no text; the limit was not used" for line in lines]
 
 
+def _lacking(target: Target, line: str) -> str:
+    """The fact without which a line is not predicted; energy is power times time, so it may be that of latency."""
+    timeless = line == "energy_mj" and target.battery_wh is not None
+    return FACTS.get("latency_p95_ms" if timeless else line, "its runtime")
+
+
 def _gaps(problem: Problem, chosen: Candidate) -> list[str]:
     """What a device does not state, and which lines of the budget are therefore not predicted."""
     notes = []
@@ -197,7 +203,7 @@ def _gaps(problem: Problem, chosen: Candidate) -> list[str]:
             unused = "" if limit is None else f"; the limit of {limit:g} {UNITS[name]} was not used"
             notes.append(
                 f"{name}: not predicted for {member.target.name}, the target lacks the facts for it: "
-                f"{FACTS.get(name, 'its runtime')}{unused}; {said} can still be said"
+                f"{_lacking(member.target, name)}{unused}; {said} can still be said"
             )
         if member.target.formats[0] not in LITERT:
             notes.append(

@@ -150,7 +150,17 @@ def test_what_needs_the_device_is_listed_as_unmeasured(profile: Make) -> None:
 
 def test_a_limit_without_facts_to_predict_it_is_noted(profile: Make) -> None:
     plan = make_plan(HOST, profile(budget={"energy_mj": 1e-6}))
-    assert any(note.startswith("energy_mj: not predicted") for note in plan.notes)
+    assert any(note.startswith("energy_mj: not predicted") and "battery_wh" in note for note in plan.notes)
+
+
+def test_energy_without_a_latency_lacks_what_latency_lacks(profile: Make) -> None:
+    """The target states its battery: the note names the core's rate, for both lines."""
+    blind = PHONE.cpu.model_copy(update={"one_core_fp32_gflops": None})
+    units = tuple(blind if unit.kind == "cpu" else unit for unit in PHONE.compute_units)
+    plan = make_plan(PHONE.model_copy(update={"compute_units": units}), profile(budget={"energy_mj": 5}))
+    gaps = [note for note in plan.notes if ": not predicted" in note]
+    assert [note.split(":")[0] for note in gaps] == ["latency_p95_ms", "energy_mj"]
+    assert all("one_core_fp32_gflops" in note and "battery_wh" not in note for note in gaps)
 
 
 @pytest.mark.parametrize(("teacher", "word"), [(22_700_000, "assistant"), (150_000, "little to compress")])
