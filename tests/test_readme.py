@@ -82,6 +82,7 @@ def test_every_path_it_names_exists() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1900)
 def test_the_main_job_on_a_cold_store_meets_what_the_project_promises(tmp_path: Path) -> None:
     command = [str(BIN / "edgedistill"), "build", "--target", "pixel8", "--quiet"]
     done = subprocess.run(

@@ -1,7 +1,6 @@
 """Whole models of random weights: a CNN, a text encoder of flexible length, a vision transformer, a classifier."""
 
 import copy
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -271,9 +270,9 @@ MINILM = {"hidden_size": 384, "intermediate_size": 1536, "vocab_size": 30522, **
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "limit_ms"), [("efficientnet_lite0", 200.0), ("minilm_l6", 80.0)])
-def test_real_sizes_in_time(name: str, limit_ms: float, tmp_path: Path) -> None:
-    """The limits are a regression guard with room for a busy machine: measured 30 and 16 to 26 ms on an idle core."""
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "minilm_l6"])
+def test_real_sizes(name: str, tmp_path: Path) -> None:
+    """How long they take: `bench/coreml_evaluator.py`."""
     torch.manual_seed(7)
     if name == "minilm_l6":
         model: nn.Module = Encoder(**MINILM)
@@ -283,10 +282,3 @@ def test_real_sizes_in_time(name: str, limit_ms: float, tmp_path: Path) -> None:
         feeds = {"x": RNG.uniform(-1, 1, (1, 3, 224, 224)).astype(np.float32)}
     program = load(convert(model, feeds, tmp_path / "m.mlpackage", outputs=["y"]))
     agrees(program, model, feeds, {"fp32": 5e-6, "fp64": 3e-7})
-    evaluator = Evaluator(program, "fp32")
-    took = []
-    for _ in range(7):
-        begin = time.perf_counter()
-        evaluator.predict(feeds)
-        took.append((time.perf_counter() - begin) * 1e3)
-    assert min(took) <= limit_ms
