@@ -176,6 +176,13 @@ LIES: dict[str, tuple[Callable[[Edit], None], str]] = {
 }  # fmt: skip
 
 
+def test_an_operator_whose_older_number_is_not_set_is_the_newer_one() -> None:
+    """As ai-edge-quantizer wrote it."""
+    path = Path(__file__).parents[1] / "devices" / "tiny_static.tflite"
+    _, model = parse(path)
+    assert {(code.builtinCode, code.deprecatedBuiltinCode) for code in model.operatorCodes} >= {(114, 0)}
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_what_only_looks_like_a_graph_is_refused_by_all_that_read_it(real: Path, tmp_path: Path, lie: str) -> None:
     change, told = LIES[lie]
