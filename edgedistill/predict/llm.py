@@ -213,16 +213,15 @@ def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Ma
                 layers, recurrent = map(exp, found["layers"][unit])
                 return Cost(cell + wider, layers, recurrent, "fitted", f"fitted, {work.backend}", told)
     sure = _repacked(device, work, phase, quant)
-    if sure == 1.0:
-        return _spec_cost(device, work, phase, quant, found, packed=1.0)
-    other = _other_costs(device, work, phase, quant, found)
-    if other and sure:
+    other = _other_costs(device, work, phase, quant, found) if sure < 1 else []
+    if not other:
+        return _spec_cost(device, work, phase, quant, found, packed=sure)
+    if sure:
         packed = _spec_cost(device, work, phase, quant, found, packed=1.0)
-        return _relative(found, (1 - sure) * median(other) + sure * packed.log_s, "spec only", packed.told)
-    if other:
-        told = f"other sizes with {work.runtime.lower().split(' ')[0]} on this chip"
-        return _relative(found, median(other), "fitted", told)
-    return _spec_cost(device, work, phase, quant, found, packed=sure)
+        between = (1 - sure) * median(other) + sure * packed.log_s
+        return _relative(found, between, "spec only", packed.told, packed.missing)._replace(beyond=packed.beyond)
+    told = f"other sizes with {work.runtime.lower().split(' ')[0]} on this chip"
+    return _relative(found, median(other), "fitted", told)
 
 
 def _repacked(device: Device, work: LlmWorkload, phase: Phase, quant: str) -> float:
