@@ -60,13 +60,13 @@ YOLO v6 and v7 on Rockchip's NPUs take 0.6 of what is told from their MACs and p
 What batch 2 showed at its first meeting (median of measured / predicted). Galaxy S24's NPU, told from specifications:
 0.76 (28 rows); the line by TOPS and bandwidth is as slow on the chip of the year before (1.4 times in float, 1.8 in
 w8a8), which its own rows correct. Galaxy S25's in float, told from a reference board of a year earlier: 0.77 (19). The
-Neural Engine of an iPhone 15 Pro: 1.46 (5), as its 35 TOPS are of int8, where
-older chips state those of fp16; with half of them 1.01. Core ML on an iPhone 12 runs MobileNet v3, PVT v2 and
-EfficientViT of 512 pixels 5 to 9 times slower than told: parts of them leave the unit. ncnn of 2020 in int8 on a
-Snapdragon 855+: 1.8 (9 rows; its dot products came later). ncnn on that chip's GPU: 0.44 (16), as nothing that a
-device states tells the speed of its GPU; so too llama.cpp on the GPU of a PC: 0.28 (3). An A35: 2.0 (3); with half of
-the peak that is counted for it 1.1. Paddle in int8 on A73: 0.7 (12). LiteRT's GPU on ConvNeXt: 0.4 (2).
-llama.cpp's prompts on two small phone chips: 0.3 (6), in builds that seem to use no dot products.
+Neural Engine of an iPhone 15 Pro: 1.46 (5), as its 35 TOPS are of int8, where older chips state those of fp16; with
+half of them 1.01. Core ML on an iPhone 12 runs MobileNet v3, PVT v2 and EfficientViT of 512 pixels 5 to 9 times slower
+than told: parts of them leave the unit. ncnn of 2020 in int8 on a Snapdragon 855+: 1.8 (9 rows; its dot products came
+later). ncnn on that chip's GPU: 0.44 (16), as nothing that a device states tells the speed of its GPU; so too llama.cpp
+on the GPU of a PC: 0.28 (3). An A35: 2.0 (3); with half of the peak that is counted for it 1.1. Paddle in int8 on A73:
+0.7 (12). LiteRT's GPU on ConvNeXt: 0.4 (2). llama.cpp's prompts on two small phone chips: 0.5 (6), in builds whose age
+is not stated; of f16 0.1 (1), which is told as q8_0 and takes four times as long there, as on a Raspberry Pi.
 
 """
 COLUMNS = (
