@@ -12,6 +12,7 @@ from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
 from edgedistill.predict import tables
 from edgedistill.predict.cores import Core, parse_cores
+from edgedistill.predict.names import asked_chip, bare, fold, meant, other_chip, soc_key
 from edgedistill.predict.specs import DeviceSpecs
 from edgedistill.specs import Target
 
@@ -19,20 +20,10 @@ TYPICAL_CORES = 3.0  # of the fastest, that all cores of a phone are worth
 PARALLEL_GAIN = 0.83  # exponent of the threads on LiteRT's int8 rows
 PARALLEL = 4  # threads up to which an inference gains; more mostly wait for each other
 MOST_CORES, GHZ = 1024, (0.01, 20.0)  # beyond which a clock was given in MHz, or a count is none
-_MAKERS = "qualcomm|rockchip|mediatek|samsung|hisilicon|broadcom|amlogic|allwinner|unisoc"
 # Bandwidth by the peak of all cores, GB/s and GFLOP/s: least squares of the logs over the 45 chips that state both. It
 # misses a chip that was left out by x1.6 (one standard deviation); the mean of all chips misses by x1.9.
 BANDWIDTH_TOLD = (1.176, 0.659)
 BANDWIDTH_SPREAD = 0.468  # log
-# What chips are called by their makers' numbers.
-NUMBERS = {
-    "sm8850": "snapdragon 8 elite gen 5", "sm8750": "snapdragon 8 elite", "sm8650": "snapdragon 8 gen 3",
-    "sm8550": "snapdragon 8 gen 2", "sm8450": "snapdragon 8 gen 1", "sm8350": "snapdragon 888",
-    "sm8250": "snapdragon 865", "sm8150": "snapdragon 855", "sdm845": "snapdragon 845", "sdm660": "snapdragon 660",
-    "mt6989": "dimensity 9300", "gs101": "google tensor g1", "gs201": "google tensor g2", "rk3588s": "rk3588",
-    "x1e80100": "snapdragon x elite", "x1e78100": "snapdragon x elite",
-}  # fmt: skip
-BRANDS = ("", "samsung", "google", "apple", "nvidia", "xiaomi")  # that a name may leave out
 
 
 class Device(NamedTuple):
@@ -118,20 +109,6 @@ class Device(NamedTuple):
         return sorted(single, key=lambda core: core.gflops, reverse=mode != "1")[:threads]
 
 
-def soc_key(text: str) -> str:
-    """`Snapdragon 8 Gen 2 for Galaxy` -> `snapdragon 8 gen 2`: equal chips have equal keys; the first of several."""
-    text = re.split(r" / | \(|,", text.lower())[0]
-    text = re.sub(rf"\b({_MAKERS}|for galaxy|mobile platform|apple (?=a\d+\b))", "", text).strip()
-    text = re.sub(r"^(google )?tensor", "google tensor", text)
-    return re.sub(r"^a(1\d|\d)( pro)?( bionic)?$", lambda m: f"a{m[1]}{m[2] or ''} bionic", text)
-
-
-def asked_chip(text: str) -> str:
-    """The key of a chip as a person writes it: `SM8650-AB` is a Snapdragon 8 Gen 3, RK3588S an RK3588."""
-    key = soc_key(text)
-    return NUMBERS.get(re.sub(r"-[a-z]{2}$", "", key), key)
-
-
 def resolve(target: Target | DeviceSpecs | str) -> Device:
     """The device of a target, of specifications alone, or of a name: of a target or of the data files.
 
@@ -149,24 +126,49 @@ def resolve(target: Target | DeviceSpecs | str) -> Device:
 
 @cache
 def _named(name: str) -> Device:
-    specs, facts = _tables()
-    every = [*specs, *facts, *measured_devices()]
-    folded = {_fold(key.split(",")[0]): key for key in reversed(every)}  # `OrangePi5, Rockchip RK3588s`
-    folded |= {_fold(key): key for key in every}
-    found = next((folded[brand + _fold(name)] for brand in BRANDS if brand + _fold(name) in folded), None)
-    if found is not None:
-        return _of_its_chip(of_name(found))
-    if name in catalog.target_names():
-        return _of_target(catalog.load_target(name))
+    every = (*(specs := _tables())[0], *specs[1], *measured_devices())
+    found = meant(name, every, lambda one: of_name(one).soc)
+    if len(found) > 1:
+        raise SpecError(
+            f"device {name!r}: may be {' or '.join(map(repr, found))}, which have different chips; say which."
+        )
+    if found:
+        return _variant(name, _of_its_chip(of_name(found[0])))
+    if target := next((one for one in catalog.target_names() if fold(one) == fold(name)), None):
+        return _of_target(catalog.load_target(target))
     # `A14` alone may be Apple's chip or Samsung's phone, which are 5 times apart
     chip = None if re.fullmatch(r"\s*a\d+\s*", name.lower()) else _with_chip(asked_chip(name))
     if chip:
-        return chip._replace(name=name, aliases=(name,), battery_wh=None, ram_gb=None, npu=None)
-    known = {*catalog.target_names(), *folded.values()}
+        return _another(chip, name)
+    known = {*catalog.target_names(), *every}
     raise SpecError(
         f"unknown device {name!r}{did_you_mean(name, known)} Or say what is known of it:"
         ' DeviceSpecs(soc="Snapdragon 8 Gen 3"), or DeviceSpecs(cpu="1xX4@3.3 + 5xA720@3.0 + 2xA520@2.3", ...).'
     )
+
+
+def _variant(name: str, device: Device) -> Device:
+    """The device, or that of the other chip which the name says in brackets: `Galaxy S24 (Exynos 2400)`.
+
+    Raises:
+        SpecError: nothing is known of that chip.
+    """
+    said = other_chip(name, device.soc)
+    if not said:
+        return device
+    try:
+        chip = _named(said)
+    except SpecError:
+        raise SpecError(
+            f"device {name!r}: the one that is known has the chip {device.soc!r}, and nothing tells of the one with"
+            f' {said!r}. Say what is known of it: DeviceSpecs(soc="Exynos 2400"), or DeviceSpecs(cpu=..., ...).'
+        ) from None
+    return _another(chip, name)
+
+
+def _another(chip: Device, name: str) -> Device:
+    """Another device with the chip, of which nothing else is known."""
+    return chip._replace(name=name, aliases=(name,), battery_wh=None, ram_gb=None, npu=None)
 
 
 def _with_chip(soc: str) -> Device | None:
@@ -206,8 +208,10 @@ def measured_devices() -> dict[str, str]:
 
 
 @cache
-def _measured_as(folded: str) -> tuple[str, ...]:
-    return tuple(name for name in measured_devices() if _fold(name) == folded)
+def _measured_as(title: str, soc: str) -> tuple[str, ...]:
+    """The names that measurements have for a target of this title; other brackets may be another phone's."""
+    near = (name for name in measured_devices() if bare(name) == bare(title))
+    return tuple(name for name in near if fold(name) == fold(title) or of_name(name).soc == soc)
 
 
 def _of_target(target: Target) -> Device:
@@ -216,7 +220,7 @@ def _of_target(target: Target) -> Device:
     one = target.cpu.one_core_fp32_gflops
     return Device(
         name=target.title,
-        aliases=(target.title, *_measured_as(_fold(target.title))),
+        aliases=(target.title, *_measured_as(target.title, soc_key(target.soc))),
         soc=soc_key(target.soc),
         cores=cores if one is not None else (),
         one_core_gflops=one,
@@ -282,11 +286,6 @@ def _tables() -> tuple[dict[str, tables.Row], dict[str, tables.Row]]:
 
 def _first(*cells: str | None) -> float | None:
     return next((float(cell) for cell in cells if cell), None)
-
-
-@cache
-def _fold(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", re.sub(r"\(.*\)", "", name.lower()))
 
 
 def known_names() -> Iterable[str]:
