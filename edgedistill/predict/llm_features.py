@@ -23,6 +23,8 @@ _FOUR = re.compile(r"4[-_ ]?bit|4/8|int4|i4|w4|4w8|^q4|q4f|cq4|nf4|fp4|awq|gptq|
 _EIGHT = re.compile(r"8[-_ ]?bit|int8|i8|w8|^q8|fp8")
 OUTPUT_BITS = 8.5  # a tied model's file holds the output layer once more, in q8_0 (checked on four models, within 1 %)
 DEFAULT_VOCABULARY = 152_000
+_SIZE = r"(\d+(?:\.\d+)?)([bm])(?![a-z0-9])"
+LEAST_B, MOST_B = 1e-4, 1e5  # 10^9 parameters that a name is believed to say
 NAMED = ("params_b", "active_params_b")  # of what is told, what a model's name tells
 
 
@@ -75,23 +77,25 @@ def llm_features(work: LlmWorkload) -> LlmFeatures:
             active = read
             imputed.append("active_params_b")
     active = active or params
+    # A mixture's width, layers and heads are those of a model as large as what a token reads (OLMoE, Qwen3-30B-A3B,
+    # Mixtral: public configs); its experts lie beside each other.
     embedding = (
         work.embedding_params_b if work.embedding_params_b is not None else tables.number(row.get("embedding_params_b"))
     )
     if embedding is None:
-        embedding = typical_embedding(params)
+        embedding = typical_embedding(active)
         imputed.append("embedding_params_b")
     tied = row["tied"] == "1" if row else work.tied
     layers = work.layers or tables.number(row.get("layers"))
     if layers is None:
-        layers = typical_layers(params)
+        layers = typical_layers(active)
         imputed.append("layers")
     recurrent = LINEAR_SHARE * layers if work.recurrent else 0.0
     if work.recurrent is None:
         recurrent = tables.number(row.get("recurrent_layers")) or 0.0
     kv = work.kv_bytes_per_token if work.kv_bytes_per_token is not None else _times(row.get("kv_kb_per_token"), 1e3)
     if kv is None:
-        kv = typical_kv(params)
+        kv = typical_kv(active)
         imputed.append("kv_bytes_per_token")
     decode = max(active - (0.0 if tied else embedding), 0.2 * active)
     prefill = max(active - embedding * (1 if tied else 2), 0.2 * active)
@@ -172,18 +176,26 @@ def _known_name(name: str) -> str:
         .replace("gemma4", "gemma-4")
         .replace("gemma3-", "gemma-3-")
     )
-    return next((known for known in sorted(known_models(), key=len, reverse=True) if text.startswith(known)), text)
+    named = [known for known in known_models() if _begins(_plain(text), _plain(known))]
+    return max(named, key=len, default=text)
 
 
 def _size(name: str) -> float | None:
     """The size in the rows, of the very name or of the longest one that it begins with."""
     text = _plain(name)
-    near = [known for known in sizes() if text.startswith(_plain(known))]
+    near = [known for known in sizes() if _begins(text, _plain(known))]
     return sizes().get(name) or (sizes()[max(near, key=len)] if near else None)
 
 
+@cache
 def _plain(name: str) -> str:
-    return name.lower().split("/")[-1].replace("_", "-")
+    """`Gemma3n-E2B`, `gemma_3n:e2b` -> `gemma-3n-e-2b`: without case, folder and how words are parted."""
+    text = re.sub(r"[\s_:]+", "-", name.lower().split("/")[-1])
+    return re.sub(r"(?<=[a-z])(?=\d)", "-", text)
+
+
+def _begins(text: str, known: str) -> bool:
+    return text.startswith(known) and not text[len(known) : len(known) + 1].isalnum()
 
 
 def _from_name(name: str) -> tuple[float, float | None]:
@@ -193,14 +205,17 @@ def _from_name(name: str) -> tuple[float, float | None]:
         SpecError: the name says none, or counts experts (`8x7B`), which share layers.
     """
     text = name.lower().replace("_", "-")
-    found = re.search(r"(?<![a-df-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", text)
-    if found is None or re.search(r"\dx\d", text):
+    found = re.findall(rf"(?<![a-df-z0-9.]){_SIZE}", text)
+    read = re.findall(rf"-a{_SIZE}", text)
+    if "moe" in text and len(found) > 1 and not read:  # `OLMoE-1B-7B`: what is read, then all
+        found, read = found[1:], found
+    total, active = (float(one[0][0]) * (1.0 if one[0][1] == "b" else 1e-3) if one else None for one in (found, read))
+    if total is None or re.search(r"\dx\d", text) or not LEAST_B <= (active or total) <= total <= MOST_B:
         raise SpecError(
             f"unknown model {name!r}{did_you_mean(name, {*known_models(), *sizes()})} Or give params_b, and"
             " active_params_b where not all are read for each token."
         )
-    read = re.search(r"-a(\d+(?:\.\d+)?)b(?![a-z0-9])", text)
-    return float(found[1]) * (1.0 if found[2] == "b" else 1e-3), float(read[1]) if read else None
+    return total, active
 
 
 def _times(text: str | None, factor: float) -> float | None:
