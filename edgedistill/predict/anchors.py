@@ -13,7 +13,7 @@ from edgedistill.predict.classes import CLASSES
 from edgedistill.predict.devices import resolve
 from edgedistill.predict.latency import class_name, latency
 from edgedistill.predict.llm import rate
-from edgedistill.predict.specs import Anchor, Calibration, DeviceSpecs, Forecast, Workload
+from edgedistill.predict.specs import Anchor, Calibration, DeviceSpecs, Forecast, LlmWorkload, Workload
 from edgedistill.predict.student_lines import CALLED, forecast
 from edgedistill.predict.students import ENERGY, LATENCY, MEMORY, STUDENT, is_student
 from edgedistill.predict.update import ROUNDS, SPREAD, STUDENT_TRUST, TERM_TRUST, TRUST, update
@@ -21,6 +21,15 @@ from edgedistill.specs import Target
 
 FEWEST, MOST = 1, 50
 ABSURD = 300.0  # times beside the prediction: seconds for ms are 1 000, a unit that fell back to the CPU was 105 times
+CONTRADICTORY = 3.0  # times; a hot phone is 2 times as slow as a cool one
+MOST_BYTES = 10**6  # of a calibration's file, which has a few hundred
+KNOWN = frozenset(
+    [
+        *CLASSES,
+        *(STUDENT + line for line in (LATENCY, MEMORY, ENERGY)),
+        *(f"llm {phase} {unit}" for phase in ("decode", "prefill") for unit in ("cpu", "gpu", "npu")),
+    ]
+)
 TIME = STUDENT + LATENCY
 NAMES = ("latency_ms", "decode_tokens_per_s", "prefill_tokens_per_s")
 
@@ -41,8 +50,9 @@ def calibrate_device(
     device = resolve(target)
     seen: dict[str, list[tuple[Anchor, Forecast]]] = {}
     for number, anchor in enumerate(anchors):
+        _check_near(number, anchor, _predict(anchor, target)[1])
+    for anchor in _apart(anchors):
         name, predicted = _predict(anchor, target)
-        _check_near(number, anchor, predicted)
         seen.setdefault(name, []).append((anchor, predicted))
     ratios = {name: [_ratio(*one) for one in pairs] for name, pairs in seen.items()}
     factors = {name: exp(middle(values)) for name, values in ratios.items()}
@@ -63,6 +73,24 @@ def calibrate_device(
     if out is not None:
         out.write_text(json.dumps(found.model_dump(mode="json"), indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return found
+
+
+def _apart(anchors: Sequence[Anchor]) -> list[Anchor]:
+    """One anchor for each workload: the same measured again is the median of what was seen, no second witness.
+
+    Raises:
+        SpecError: one workload was measured `CONTRADICTORY` times apart.
+    """
+    same: dict[tuple[Workload | LlmWorkload, str], list[float]] = {}
+    for anchor in anchors:
+        same.setdefault((anchor.workload, anchor.quantity), []).append(anchor.measured)
+    for seen in same.values():
+        if max(seen) > CONTRADICTORY * min(seen):
+            raise SpecError(
+                f"one workload was measured {min(seen):g} and {max(seen):g}, more than {CONTRADICTORY:g} times apart:"
+                " leave out what was not measured like the others."
+            )
+    return [Anchor(workload=work, measured=median(seen), quantity=name) for (work, name), seen in same.items()]
 
 
 def _check_near(number: int, anchor: Anchor, predicted: Forecast) -> None:
@@ -124,12 +152,19 @@ def read_calibration(path: Path) -> Calibration:
         SpecError: if the file cannot be read, is not JSON, or is not a calibration.
     """
     try:
+        if path.stat().st_size > MOST_BYTES or not path.is_file():  # a pipe would be waited for
+            raise ValueError("no file, or a large one")
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not a calibration ({error}). Measure again: edgedistill calibrate.") from None
     if not isinstance(values, dict):
         raise SpecError(f"{path}: not a calibration (a JSON object is expected). Measure again: edgedistill calibrate.")
-    return Calibration.decode(values, where=str(path))
+    found = Calibration.decode(values, where=str(path))
+    if foreign := sorted(found.factors.keys() - KNOWN):
+        raise SpecError(
+            f"{path}: class {foreign[0]!r} is none of this version's. Measure again: edgedistill calibrate."
+        )
+    return found
 
 
 def _predict(anchor: Anchor, target: Target | DeviceSpecs | str) -> tuple[str, Forecast]:

@@ -15,7 +15,7 @@ from edgedistill.predict.powers import bend, outside
 from edgedistill.predict.rows import CONFIDENCE, build_of, exact, exact_rows, wanted_builds
 from edgedistill.predict.scaled import by_rows
 from edgedistill.predict.specs import Calibration, Forecast, Level, Workload
-from edgedistill.predict.speed import Speed, find_speed, unstated, without_facts
+from edgedistill.predict.speed import Z80, Speed, find_speed, unstated, without_facts
 
 # What dynamic int8 (weights int8, activations made int8 at run time) gains on the multiply-accumulates of LiteRT's CPU
 # runtime: 1.4 and 1.3 times on MobileNetV2, whose depthwise layers stay float; 2.7 times where all layers
@@ -111,9 +111,9 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     anchors = calibration.anchors[name] if calibration and name in calibration.factors else 0
     level, key = _level(speed, effect, anchors)
     low, high = _interval(found["intervals"], key, inputs)
-    if 0 < anchors < ANCHORED:  # half way from what is known without them
+    if anchors:
         before = _interval(found["intervals"], _level(speed, effect, 0)[1], inputs)
-        low, high = (low + min(low, before[0])) / 2, (high + max(high, before[1])) / 2
+        low, high = _anchored(low, high, before, anchors, calibration.spread[name] if calibration else 0.0)
     low, high = without_facts(speed, low, high)
     more, told = _unlike(device, work, name, speed)
     widen, flags = outside(found, each, amounts) * WIDER_OUTSIDE + more, [*flags, *told]
@@ -136,6 +136,18 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
         flags=(*flags, *taken),
         missing=missing,
     )
+
+
+def _anchored(low: float, high: float, before: tuple[float, float], anchors: int, spread: float) -> tuple[float, float]:
+    """Ends of an interval, log, by own measurements; `before` are those without them.
+
+    Few narrow it half way. Measurements that lie further apart than models of the class do tell that something else
+    differs between them, and the interval is as wide as they are.
+    """
+    if anchors < ANCHORED:
+        low, high = (low + min(low, before[0])) / 2, (high + max(high, before[1])) / 2
+    apart = Z80 * spread
+    return (min(low, -apart), max(high, apart)) if apart > max(-before[0], before[1]) else (low, high)
 
 
 def _in_int8(work: Workload, inputs: Features, terms: dict[str, float], least_ms: float) -> list[str]:

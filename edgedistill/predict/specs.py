@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from edgedistill.errors import SpecError
 from edgedistill.specs import Prediction, Spec
@@ -15,6 +15,7 @@ from edgedistill.specs import Prediction, Spec
 Positive = Annotated[float, Field(ge=1e-9, le=1e12)]
 Factor = Annotated[float, Field(gt=0, le=1e12)]
 NotNegative = Annotated[float, Field(ge=0, le=1e12)]
+Learnt = Annotated[float, Field(ge=1e-3, le=1e3)]  # an anchor that is further off is refused, so no factor is beyond
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Tokens = Annotated[int, Field(ge=1, le=10**9)]
 _UNITS = {
@@ -34,6 +35,15 @@ def _unit(value: object) -> object:
     return found[0] if len(found) == 1 else value
 
 
+def _believed(factor: float) -> float:
+    """An anchor that is 300 times off is refused, so nothing that was learnt from anchors is beyond these ends."""
+    if not 1 / MOST_LEARNT <= factor <= MOST_LEARNT:
+        raise ValueError(f"no own measurements that are believed change a prediction {MOST_LEARNT:g} times or more")
+    return factor
+
+
+MOST_LEARNT = 1e3
+Learnt = Annotated[Factor, AfterValidator(_believed)]
 Unit = Annotated[Literal["cpu", "gpu", "npu"], BeforeValidator(_unit)]
 Level = Literal["exact row", "calibrated", "scaled from another device", "fitted", "spec only"]
 
@@ -186,8 +196,10 @@ class Forecast(Prediction):
 
 def _one_of_both(value: object) -> object:
     """The workload that a file's keys mean; so that what is wrong is told of that one, not of both."""
-    if not isinstance(value, Mapping):
+    if isinstance(value, Workload | LlmWorkload):
         return value
+    if not isinstance(value, Mapping):
+        raise ValueError("a workload is an object of its model or features, such as {'gmacs': 1.2}")
     own = set(LlmWorkload.model_fields) - set(Workload.model_fields)
     try:
         return (LlmWorkload if own & set(value) else Workload).decode(value, where="workload")
@@ -203,15 +215,23 @@ class Anchor(Spec, metaclass=_Asked):
     quantity: str = ""
 
 
-class Calibration(Spec):
+class Calibration(Spec, metaclass=_Asked):
     """What a user's anchors say about one device: the factor to every prediction of a class, by runtime and build."""
 
     schema_version: Literal[1] = 1
     device: str
     runtime_build: str = Field(min_length=1, description="e.g. `litert 2.3.0 xnnpack`: another build, another factor")
-    factors: Mapping[str, Factor] = Field(description="by class: measured over predicted")
-    terms: Mapping[str, Mapping[str, Factor]] = Field(
+    factors: Mapping[str, Learnt] = Field(description="by class: measured over predicted")
+    terms: Mapping[str, Mapping[str, Learnt]] = Field(
         default={}, description="by class and term: the factor beside the class's own"
     )
-    anchors: Mapping[str, Annotated[int, Field(ge=1)]]
-    spread: Mapping[str, NotNegative] = Field(description="by class: standard deviation of log(measured/predicted)")
+    anchors: Mapping[str, Annotated[int, Field(ge=1, le=1000)]]
+    spread: Mapping[str, Annotated[float, Field(ge=0, le=10)]] = Field(
+        description="by class: standard deviation of log(measured/predicted)"
+    )
+
+    @model_validator(mode="after")
+    def _same_classes(self) -> Self:
+        if not self.factors.keys() == self.anchors.keys() == self.spread.keys() or self.terms.keys() - self.factors:
+            raise ValueError("factors, anchors and spread name different classes")
+        return self

@@ -240,7 +240,8 @@ def test_anchors_as_json_rescale_a_phone(say: Say, tmp_path: Path) -> None:
 def test_the_calibration_of_another_device_is_refused(say: Say, tmp_path: Path) -> None:
     path = tmp_path / "store" / "calibrations" / "host" / "litert.json"
     path.parent.mkdir(parents=True)
-    values = {"device": "pixel8", "runtime_build": "x", "factors": {"a": 2}, "anchors": {"a": 1}, "spread": {"a": 0}}
+    told = {"factors": 2, "anchors": 1, "spread": 0}
+    values = {"device": "pixel8", "runtime_build": "x", **{key: {"litert cpu float": one} for key, one in told.items()}}
     path.write_text(json.dumps(values))
     code, out, err = say("plan", "-t", "host", "-p", "tiny")
     assert (code, out) == (2, "")

@@ -85,10 +85,10 @@ def test_one_wrong_anchor_moves_an_update_little() -> None:
 
 
 def test_few_own_measurements_leave_a_wide_interval() -> None:
-    work = Workload(gmacs=1.0, params_m=4.0, runtime="ncnn")
+    work, *others = (Workload(gmacs=gmacs, params_m=4.0, runtime="ncnn") for gmacs in (1.0, 0.5, 0.7, 1.5, 2.0))
     widths = []
     for count in (1, 3, 5):
-        anchors = [Anchor(workload=work, measured=2 * predict(BOARD, work).median)] * count
+        anchors = [Anchor(workload=one, measured=2 * predict(BOARD, one).median) for one in (work, *others)[:count]]
         seen = predict(BOARD, work, calibration=calibrate_device(BOARD, anchors, runtime_build="x"))
         widths.append(seen.high / seen.low)
     plain = predict(BOARD, work)
