@@ -71,7 +71,7 @@ def test_the_document_keeps_its_shape(say: Say, capsys: pytest.CaptureFixture[st
 
 
 def test_a_whole_family_is_searched_without_a_slow_import(cli: Any, tmp_path: Path) -> None:
-    """What keeps it within two seconds, which `bench/search.py` times; `plan/test_space.py` counts the calls."""
+    """What keeps it within two seconds, which `bench/search.py` times; `plan/test_search.py` counts the calls."""
     done = cli("plan", "--target", "pixel8", "--search", "--budget", "size_mb=8,latency_p95_ms=15,energy_mj=20",
                "--store", tmp_path / "store", PYTHONPROFILEIMPORTTIME="1")  # fmt: skip
     assert done.returncode == 0, done.stderr
