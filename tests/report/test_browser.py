@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_report import HOSTILE, make, measurement
+from reported import HOSTILE, make, measurement
 
 from edgedistill.catalog import load_target
 from edgedistill.gate import CostFacts, Rule, budget_lines, compared, regression_lines
