@@ -13,9 +13,9 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import real_models
 import torch
 from _machine import write
+from _published import FAMILIES, LOADERS, Feeds, Model, load_minilm
 from quant_rules import Bench, small
 from torch import nn
 
@@ -32,7 +32,7 @@ Figures = dict[str, float]
 
 
 @torch.no_grad()
-def answers(module: nn.Module, inputs: list[real_models.Feeds]) -> torch.Tensor:
+def answers(module: nn.Module, inputs: list[Feeds]) -> torch.Tensor:
     return torch.cat([module(*(torch.from_numpy(value) for value in feeds.values())).logits for feeds in inputs])
 
 
@@ -47,8 +47,8 @@ def compared(found: torch.Tensor, wanted: torch.Tensor) -> Figures:
 
 
 @torch.no_grad()
-def observed(name: str, model: real_models.Model, rule: str) -> FrozenStudent:
-    family, student = real_models.FAMILIES[name], copy.deepcopy(model.network)
+def observed(name: str, model: Model, rule: str) -> FrozenStudent:
+    family, student = FAMILIES[name], copy.deepcopy(model.network)
     quant.prepare(student, STATIC, catalog.load_plugin("students", family).tensors(model.config), ranges=rule).train()
     answers(student, model.observed)
     quant.freeze_observers(student)
@@ -73,7 +73,7 @@ def with_grids(frozen: FrozenStudent, chosen: set[str]) -> nn.Module:
     return model
 
 
-def sensitivity(frozen: FrozenStudent, inputs: list[real_models.Feeds]) -> dict[str, dict[str, Figures]]:
+def sensitivity(frozen: FrozenStudent, inputs: list[Feeds]) -> dict[str, dict[str, Figures]]:
     """For the places of one name in all layers: the answers with these grids alone, and with all others."""
     every, wanted = set(places(frozen)), answers(network(frozen, grids=False), inputs)
     kinds: dict[str, set[str]] = {}
@@ -91,7 +91,7 @@ def sensitivity(frozen: FrozenStudent, inputs: list[real_models.Feeds]) -> dict[
 def published() -> tuple[list[str], dict[str, object]]:
     lines, figures = [], {}
     for name in ("minilm", "efficientnet_lite0"):
-        model = real_models.LOADERS[name]()
+        model = LOADERS[name]()
         for rule in RULES:
             frozen = observed(name, model, rule)
             wanted = answers(frozen.to_module("float"), model.compared)
@@ -107,7 +107,7 @@ def row(found: Figures) -> str:
 
 
 def places_of_minilm() -> tuple[list[str], dict[str, object]]:
-    model = real_models.load_minilm()
+    model = load_minilm()
     seen = sensitivity(observed("minilm", model, "min_max"), model.compared)
     ranked = sorted(seen, key=lambda kind: -seen[kind]["alone"]["median"])
     return [f"| {kind} | {row(seen[kind]['alone'])} | {row(seen[kind]['left out'])} |" for kind in ranked], dict(seen)
