@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from edgedistill.errors import SpecError, TeacherError
 from edgedistill.specs import Spec
 from edgedistill.students import Cost, Port, Signature, StoredTensor, remembered
+from edgedistill.students._tensors import linear_tensors, norm_tensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,14 +70,14 @@ def tensors(config: Config) -> list[StoredTensor]:
     found = [
         StoredTensor("embeddings.word.weight", (config.vocabulary, w), "embedding", ("bert",)),
         StoredTensor("embeddings.position", (config.max_length, w), "float", ("position",)),
-        *_norm("embeddings.norm", w),
+        *norm_tensors("embeddings.norm", w),
     ]
     for n in range(config.layers):
         for name in ("query", "key", "value", "output"):
-            found += _linear(f"layers.{n}.{name}", w, w)
-        found += _norm(f"layers.{n}.attention_norm", w, "bert.layer")
-        found += _linear(f"layers.{n}.up", f, w) + _linear(f"layers.{n}.down", w, f)
-        found += _norm(f"layers.{n}.ffn_norm", w)
+            found += linear_tensors(f"layers.{n}.{name}", w, w)
+        found += norm_tensors(f"layers.{n}.attention_norm", w, "bert.layer")
+        found += linear_tensors(f"layers.{n}.up", f, w) + linear_tensors(f"layers.{n}.down", w, f)
+        found += norm_tensors(f"layers.{n}.ffn_norm", w)
     head = StoredTensor("classifier.weight", (config.classes, w), "head")
     return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float", ("bias",))]
 
@@ -168,17 +169,3 @@ def check_layers(config: Config, teacher: Mapping[str, Any]) -> None:
         wrong.append(f"heads = {config.heads} ({heads} at width {config.width}, as the teacher's have {size} values)")
     if wrong:
         raise SpecError(f'init = "layers" cannot cut this student from its teacher: {", ".join(wrong)}. Or {advice}')
-
-
-def _linear(name: str, out_features: int, in_features: int) -> list[StoredTensor]:
-    return [
-        StoredTensor(f"{name}.weight", (out_features, in_features), "linear"),
-        StoredTensor(f"{name}.bias", (out_features,), "float", ("bias",)),
-    ]
-
-
-def _norm(name: str, width: int, *parts: str) -> list[StoredTensor]:
-    return [
-        StoredTensor(f"{name}.weight", (width,), "float", parts),
-        StoredTensor(f"{name}.bias", (width,), "float"),
-    ]

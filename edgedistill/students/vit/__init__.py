@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from edgedistill.specs import Spec
 from edgedistill.students import Cost, Signature, StoredTensor, remembered
 from edgedistill.students._images import image_signature, random_image
+from edgedistill.students._tensors import linear_tensors, norm_tensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,12 +75,12 @@ def tensors(config: Config) -> list[StoredTensor]:
         StoredTensor("embeddings.position", (config.patches, w), "float"),
     ]
     for n in range(config.layers):
-        found += _norm(f"layers.{n}.attention_norm", w, "vit.layer")
+        found += norm_tensors(f"layers.{n}.attention_norm", w, "vit.layer")
         for name in ("query", "key", "value", "output"):
-            found += _linear(f"layers.{n}.{name}", w, w)
-        found += _norm(f"layers.{n}.ffn_norm", w)
-        found += _linear(f"layers.{n}.up", f, w) + _linear(f"layers.{n}.down", w, f)
-    found += _norm("norm", w)
+            found += linear_tensors(f"layers.{n}.{name}", w, w)
+        found += norm_tensors(f"layers.{n}.ffn_norm", w)
+        found += linear_tensors(f"layers.{n}.up", f, w) + linear_tensors(f"layers.{n}.down", w, f)
+    found += norm_tensors("norm", w)
     head = StoredTensor("classifier.weight", (config.classes, w), "head")
     return [*found, head, StoredTensor("classifier.bias", (config.classes,), "float", ("bias",))]
 
@@ -127,17 +128,3 @@ def cost(config: Config, length: int) -> Cost:
         weights=parameters(config),
         attention_elements=config.heads * n * n,
     )
-
-
-def _linear(name: str, out_features: int, in_features: int) -> list[StoredTensor]:
-    return [
-        StoredTensor(f"{name}.weight", (out_features, in_features), "linear"),
-        StoredTensor(f"{name}.bias", (out_features,), "float", ("bias",)),
-    ]
-
-
-def _norm(name: str, width: int, *parts: str) -> list[StoredTensor]:
-    return [
-        StoredTensor(f"{name}.weight", (width,), "float", parts),
-        StoredTensor(f"{name}.bias", (width,), "float"),
-    ]
