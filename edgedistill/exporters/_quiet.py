@@ -1,14 +1,18 @@
-"""Silence for libraries that write to the terminal while an exporter works."""
+"""Silence for libraries that write to the terminal while they are imported, or while an exporter works."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from typing import Any
+
+from edgedistill.errors import MissingDependency
 
 
 @contextlib.contextmanager
@@ -32,3 +36,16 @@ def silenced() -> Iterator[None]:
                 os.dup2(copy, target)
                 os.close(copy)
             logging.disable(disabled)
+
+
+def imported(name: str, need: str, install: str) -> Any:
+    """The module `name`, imported in silence.
+
+    Raises:
+        MissingDependency: if it is not installed; `need`, such as "Export to GGUF needs gguf", and what to `install`.
+    """
+    try:
+        with silenced():
+            return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependency(f"{need} ({error}): pip install {install}") from None

@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgedistill.errors import MissingDependency, StageError
+from edgedistill.errors import StageError
 from edgedistill.exporters._entry import Entry
-from edgedistill.exporters._quiet import silenced
+from edgedistill.exporters._quiet import imported, silenced
 from edgedistill.exporters.coreml import operators
 from edgedistill.exporters.coreml.network import POSITION, Arithmetic, Generator, announce, generates, network
 from edgedistill.quant.frozen import FrozenStudent
@@ -74,14 +74,7 @@ def toolkit() -> Any:
     """
     # it would import TensorFlow and probe for a Mac's runtime; both only print here
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        with silenced():
-            import coremltools
-    except ImportError as error:
-        raise MissingDependency(
-            f"Export to Core ML needs coremltools ({error}). Run: pip install 'edgedistill[coreml]'"
-        ) from None
-    return coremltools
+    return imported("coremltools", "Export to Core ML needs coremltools", "'edgedistill[coreml]'")
 
 
 def whole(signatures: Sequence[Signature]) -> Signature:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.errors import MissingDependency, StageError
+from edgedistill.errors import StageError
+from edgedistill.exporters._quiet import imported
 from edgedistill.exporters.gguf import blocks
 from edgedistill.exporters.gguf.layouts import FAMILIES, Layout, described, labels_of, layout, reordered
 from edgedistill.exporters.gguf.parsing import BOOL, FLOAT32, STRING, UINT32, Value
@@ -67,10 +68,7 @@ def write(frozen: FrozenStudent, lengths: Sequence[int], out: Path, exact: bool 
         MissingDependency: if gguf is not installed.
         StageError: if the student cannot be held, naming the tensor.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise MissingDependency(f"Export to GGUF needs gguf ({error}): pip install 'edgedistill[gguf]'") from None
+    gguf = imported("gguf", "Export to GGUF needs gguf", "'edgedistill[gguf]'")
     found = layout_of(frozen)
     writer = gguf.GGUFWriter(None, found.architecture)
     for key, value in metadata_of(frozen, lengths, exact).items():

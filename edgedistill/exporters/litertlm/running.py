@@ -9,9 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edgedistill.errors import ForeignFile, MissingDependency, StageError
+from edgedistill.errors import ForeignFile, StageError
 from edgedistill.exporters import tflite
-from edgedistill.exporters._quiet import silenced
+from edgedistill.exporters._quiet import imported, silenced
 from edgedistill.exporters.litertlm.chat import Message
 from edgedistill.exporters.litertlm.reading import audit, model_of
 from edgedistill.exporters.litertlm.soundness import sound
@@ -130,13 +130,7 @@ def engine(path: Path, threads: int = 1) -> Iterator[Engine]:
         MissingDependency: if litert-lm-api or litert-lm-builder is not installed.
         StageError: if it refuses the bundle.
     """
-    try:
-        with silenced():
-            import litert_lm
-    except ImportError as error:
-        raise MissingDependency(
-            f"Running .litertlm needs litert-lm-api ({error}): pip install 'edgedistill[litertlm]'"
-        ) from None
+    litert_lm = imported("litert_lm", "Running .litertlm needs litert-lm-api", "'edgedistill[litertlm]'")
     audit(path)
     litert_lm.set_min_log_severity(litert_lm.LogSeverity.SILENT)
     with _refusals("load the bundle"), silenced():

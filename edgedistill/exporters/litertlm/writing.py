@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edgedistill.errors import MissingDependency, StageError
-from edgedistill.exporters._quiet import silenced
+from edgedistill.errors import StageError
+from edgedistill.exporters._quiet import imported
 from edgedistill.exporters.litertlm.parsing import BLOCK, HEADER, HEADER_END, MODEL, sections
 from edgedistill.exporters.litertlm.speech import MODELS, Speech
 from edgedistill.quant.frozen import FrozenStudent
@@ -24,14 +24,7 @@ def toolkit() -> Any:
     Raises:
         MissingDependency: if it is not installed.
     """
-    try:
-        with silenced():
-            import litert_lm_builder
-    except ImportError as error:
-        raise MissingDependency(
-            f"Export to LiteRT-LM needs litert-lm-builder ({error}): pip install 'edgedistill[litertlm]'"
-        ) from None
-    return litert_lm_builder
+    return imported("litert_lm_builder", "Export to LiteRT-LM needs litert-lm-builder", "'edgedistill[litertlm]'")
 
 
 def metadata_of(frozen: FrozenStudent, speech: Speech) -> bytes:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgedistill.errors import MissingDependency, StageError
+from edgedistill.errors import StageError
 from edgedistill.exporters._entry import Entry
-from edgedistill.exporters._quiet import silenced
+from edgedistill.exporters._quiet import imported, silenced
 from edgedistill.exporters.onnx.codes import OPSET
 from edgedistill.exporters.onnx.layers import lower
 from edgedistill.quant.frozen import FrozenStudent
@@ -54,12 +54,10 @@ def convert(frozen: FrozenStudent, signatures: Sequence[Signature]) -> Any:
         MissingDependency: if onnx or onnxscript is not installed.
         StageError: if torch cannot convert the network.
     """
-    try:
-        with silenced():
-            import onnx_ir
-            import onnxscript  # noqa: F401 - torch's exporter needs it
-    except ImportError as error:
-        raise MissingDependency(f"Export to ONNX needs onnxscript ({error}): pip install 'edgedistill[onnx]'") from None
+    # torch's exporter needs onnxscript, which brings onnx_ir
+    _, onnx_ir = (
+        imported(name, "Export to ONNX needs onnxscript", "'edgedistill[onnx]'") for name in ("onnxscript", "onnx_ir")
+    )
     entry, names = entry_of(signatures)
     network = Entry(lower(frozen)).eval()
     free = tuple({n: torch.export.Dim.DYNAMIC for n, size in enumerate(p.shape) if size < 0} for p in entry.inputs)

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from edgedistill.errors import DataError, MissingDependency, StageError
-from edgedistill.exporters._quiet import silenced
+from edgedistill.errors import DataError, StageError
+from edgedistill.exporters._quiet import imported, silenced
 from edgedistill.exporters.onnx.contents import parse, read
 from edgedistill.students import Port, Signature
 
@@ -112,14 +112,7 @@ def require() -> Any:
     Raises:
         MissingDependency: if it is not installed.
     """
-    try:
-        with silenced():
-            import onnxruntime
-    except ImportError as error:
-        raise MissingDependency(
-            f"Running .onnx needs ONNX Runtime ({error}): pip install 'edgedistill[onnx]'"
-        ) from None
-    return onnxruntime
+    return imported("onnxruntime", "Running .onnx needs ONNX Runtime", "'edgedistill[onnx]'")
 
 
 def errors_of() -> tuple[type[Exception], ...]:

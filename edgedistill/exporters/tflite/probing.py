@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgedistill.errors import MissingDependency, StageError
+from edgedistill.errors import StageError
 from edgedistill.exporters._divergence import STEPS, Mismatch, follow, same, shaped
 from edgedistill.exporters._quiet import silenced
 from edgedistill.exporters.tflite.decoding import answer_of
 from edgedistill.exporters.tflite.generating import last_call
 from edgedistill.exporters.tflite.reading import Use, names, parse, uses, without_logits
+from edgedistill.exporters.tflite.running import require
 from edgedistill.quant.activations import HIGH, LOW, Range, bias_codes, quantize_static
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.quant.kernels import convolve
@@ -102,13 +103,10 @@ def _signature_for(model: Any, feeds: Mapping[str, NDArray[Any]], path: Path) ->
 
 def _run(path: Path, signature: Any, feeds: Mapping[str, NDArray[Any]]) -> Any:
     """An interpreter that has computed the signature and kept every tensor."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise MissingDependency(f"Running .tflite needs LiteRT ({error}): pip install ai-edge-litert") from None
+    opened = require().Interpreter
     try:
         with silenced():  # it warns that keeping every tensor takes memory
-            interpreter = Interpreter(model_path=str(path), num_threads=1, experimental_preserve_all_tensors=True)
+            interpreter = opened(model_path=str(path), num_threads=1, experimental_preserve_all_tensors=True)
             interpreter.get_signature_runner(signature.signatureKey.decode())(**feeds)
     except (RuntimeError, ValueError) as error:
         raise StageError(f"LiteRT cannot run {path}: {str(error).splitlines()[0]}.") from error

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgedistill.errors import DataError, ForeignFile, MissingDependency, StageError, VerificationError
-from edgedistill.exporters._quiet import silenced
+from edgedistill.errors import DataError, ForeignFile, StageError, VerificationError
+from edgedistill.exporters._quiet import imported, silenced
 from edgedistill.exporters.tflite.reading import parse
 from edgedistill.students import Port, Signature
 
@@ -65,6 +65,15 @@ class TfliteRunner:
         return self._runners[name]
 
 
+def require() -> Any:
+    """LiteRT's module with the interpreter.
+
+    Raises:
+        MissingDependency: if ai-edge-litert is not installed.
+    """
+    return imported("ai_edge_litert.interpreter", "Running .tflite needs LiteRT", "ai-edge-litert")
+
+
 def load(path: Path, threads: int = 1, content: bytes | None = None) -> TfliteRunner:
     """Open a file for execution on `threads` CPU threads; `content` is what it holds, if that is not to be read.
 
@@ -73,16 +82,13 @@ def load(path: Path, threads: int = 1, content: bytes | None = None) -> TfliteRu
         ForeignFile: if the file is no .tflite, or damaged.
         StageError: if it is none of ours, or LiteRT refuses it.
     """
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise MissingDependency(f"Running .tflite needs LiteRT ({error}): pip install ai-edge-litert") from None
+    runtime = require()
     try:
         if content is None:
             parse(path)  # the interpreter is C++: nothing that does not hold together gets there
         source = {"model_path": str(path)} if content is None else {"model_content": content}
         with silenced():
-            runner = TfliteRunner(Interpreter(**source, num_threads=threads))
+            runner = TfliteRunner(runtime.Interpreter(**source, num_threads=threads))
             _ = runner.signatures
             return runner
     except ForeignFile:  # says it all, and has an exit code of its own
