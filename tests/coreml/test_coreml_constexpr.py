@@ -61,6 +61,12 @@ def lut(*shape: int, dtype: type = np.float32) -> np.ndarray:
     return RNG.uniform(-3, 3, shape).astype(dtype)
 
 
+def dense(mb: Any, sparse: tuple[Any, Any]) -> Any:
+    """The values of a mask and of what is compressed where it is set."""
+    mask, kept = sparse
+    return mb.constexpr_sparse_to_dense(mask=mask, nonzero_data=kept)
+
+
 def packed(values: np.ndarray, width: int) -> np.ndarray:
     bits = (values.reshape(-1, 1) >> np.arange(width)) & 1
     return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little")
@@ -128,46 +134,31 @@ NEW: dict[str, Maker] = {
         scale=real(6, 1),
     ),
     "sparse": lambda mb: mb.constexpr_sparse_to_dense(nonzero_data=lut(KEPT), mask=uint1(MASK)),
-    "sparse_blocks": lambda mb: mb.constexpr_sparse_to_dense(
-        **dict(
-            zip(
-                ("mask", "nonzero_data"),
-                mb.constexpr_sparse_blockwise_shift_scale(
-                    data_mask=uint1(MASK),
-                    nonzero_data=codes(-128, 127, (KEPT,)).astype(np.int8),
-                    scale=real(1, 8),
-                    offset=codes(-3, 3, (1, 8)).astype(np.int8),
-                ),
-                strict=True,
-            )
-        )
+    "sparse_blocks": lambda mb: dense(
+        mb,
+        mb.constexpr_sparse_blockwise_shift_scale(
+            data_mask=uint1(MASK),
+            nonzero_data=codes(-128, 127, (KEPT,)).astype(np.int8),
+            scale=real(1, 8),
+            offset=codes(-3, 3, (1, 8)).astype(np.int8),
+        ),
     ),
-    "sparse_lut": lambda mb: mb.constexpr_sparse_to_dense(
-        **dict(
-            zip(
-                ("mask", "nonzero_data"),
-                mb.constexpr_lut_to_sparse(
-                    indices_mask=uint1(MASK),
-                    indices_nonzero_data=uint(2, (KEPT,)),
-                    lut=lut(3, 1, 4, 1),
-                ),
-                strict=True,
-            )
-        )
+    "sparse_lut": lambda mb: dense(
+        mb,
+        mb.constexpr_lut_to_sparse(
+            indices_mask=uint1(MASK),
+            indices_nonzero_data=uint(2, (KEPT,)),
+            lut=lut(3, 1, 4, 1),
+        ),
     ),
-    "sparse_lut_vector": lambda mb: mb.constexpr_sparse_to_dense(
-        **dict(
-            zip(
-                ("mask", "nonzero_data"),
-                mb.constexpr_lut_to_sparse(
-                    indices_mask=uint1(MASK),
-                    indices_nonzero_data=uint(2, (KEPT,)),
-                    lut=lut(1, 1, 4, 2),
-                    vector_axis=0,
-                ),
-                strict=True,
-            )
-        )
+    "sparse_lut_vector": lambda mb: dense(
+        mb,
+        mb.constexpr_lut_to_sparse(
+            indices_mask=uint1(MASK),
+            indices_nonzero_data=uint(2, (KEPT,)),
+            lut=lut(1, 1, 4, 2),
+            vector_axis=0,
+        ),
     ),
 }
 

@@ -28,7 +28,7 @@ from planted_tflite import (
     tflite_without_bias,
 )
 from planting import KERNEL, UP, Change, flipped
-from torch import nn
+from trained import as_trained
 
 from edgedistill import catalog, quant
 from edgedistill.errors import VerificationError
@@ -60,13 +60,7 @@ def student(family: str) -> FrozenStudent:
     torch.manual_seed(0)
     plugin = catalog.load_plugin("students", family)
     config = plugin.TINY.model_copy(update=SIZES[family])
-    model = part(family, "module").build(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter += 0.2 * torch.randn_like(parameter)
-            else:
-                nn.init.normal_(parameter, std=0.2 if parameter.dim() == 1 else 1.2 / parameter[0].numel() ** 0.5)
+    model = as_trained(part(family, "module").build(config))
     return quant.freeze(model.eval(), family, config, QuantScheme(activations="float"), {})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cnn_networks import TINY, as_published, lived_in, pixels, twin
+from learning import losses_of, shaded
 from torch import Tensor, nn
 from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
@@ -115,17 +116,8 @@ def test_a_folded_network_shares_nothing_with_its_twin_and_is_not_folded_again()
 def test_the_twin_trains_and_its_folded_form_follows_the_statistics() -> None:
     torch.manual_seed(0)
     model = build(TINY, batch_norm=True).train()
-    labels = torch.arange(12) % 3
-    # the same picture in three shades: easy, and only seen by a network that learns
-    images = pixels(count=1) + (labels[:, None, None, None] - 1.0) * 0.7 + 0.1 * torch.randn(12, 24, 24, 3)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    losses = []
-    for _ in range(30):
-        loss = nn.functional.cross_entropy(model(images).logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    images = shaded(pixels(count=1))
+    losses = losses_of(model, images, steps=30)
     assert losses[-1] < 0.3 * losses[0]
     model.eval()
     with torch.no_grad():

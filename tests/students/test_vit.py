@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from learning import losses_of, shaded
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import ViTConfig, ViTModel
 
@@ -119,16 +120,8 @@ def test_the_place_of_a_patch_matters_and_the_batch_does_not() -> None:
 
 def test_a_student_learns() -> None:
     torch.manual_seed(0)
-    model, labels = build(TINY).train(), torch.arange(12) % 3
-    images = pixels(count=1) + (labels[:, None, None, None] - 1.0) * 0.7 + 0.1 * torch.randn(12, 16, 16, 3)
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    losses = []
-    for _ in range(40):
-        loss = nn.functional.cross_entropy(model(images).logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
+    model = build(TINY).train()
+    losses = losses_of(model, shaded(pixels(count=1)), steps=40)
     assert losses[-1] < 0.3 * losses[0]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import nn
+from trained import as_trained
 
 from edgedistill import catalog, quant
 from edgedistill.exporters import onnx as exporter
@@ -51,13 +51,8 @@ def student(family: str, scheme: QuantScheme) -> FrozenStudent:
     torch.manual_seed(0)
     plugin = catalog.load_plugin("students", family)
     config = plugin.TINY.model_copy(update=SIZES.get(family, {}))
-    model = part(family, "module").build(config)
+    model = as_trained(part(family, "module").build(config))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter += 0.2 * torch.randn_like(parameter)
-            else:
-                nn.init.normal_(parameter, std=0.2 if parameter.dim() == 1 else 1.2 / parameter[0].numel() ** 0.5)
         next(p for p in model.parameters() if p.dim() > 1)[0] = 0
     quant.prepare(model, scheme, plugin.tensors(config)).train()
     random = np.random.default_rng(1)
