@@ -24,6 +24,8 @@ MOST_CORES, GHZ = 1024, (0.01, 20.0)  # beyond which a clock was given in MHz, o
 # misses a chip that was left out by x1.6 (one standard deviation); the mean of all chips misses by x1.9.
 BANDWIDTH_TOLD = (1.176, 0.659)
 BANDWIDTH_SPREAD = 0.468  # log
+# Chips whose Neural Engine is stated by its int8 rate, twice that of fp16 which Apple stated before and Core ML runs.
+_APPLE_INT8 = re.compile(r"a(1[7-9]|[2-9]\d)( pro)? bionic|apple m([4-9]|\d\d)")
 
 
 class Device(NamedTuple):
@@ -65,7 +67,7 @@ class Device(NamedTuple):
         one = sum(core.gflops for core in used) / len(used) if used else self.one_core_gflops
         if not one:
             return None
-        dot = self.fp16 if self.fp16 is not None else all(core.facts[1] for core in used)
+        dot = self.fp16 if self.fp16 is not None else all(core.dot for core in used)
         return one / 2 * (4 if dot else 2) * float(min(len(used) or threads, PARALLEL) ** PARALLEL_GAIN)
 
     def refuse_absent(self, unit: str) -> None:
@@ -83,7 +85,7 @@ class Device(NamedTuple):
         if self.bandwidth_gb_per_s and unit != "cpu":
             found["bandwidth"] = log(self.bandwidth_gb_per_s)
         if unit == "npu" and self.npu_tops:
-            found["compute"] = log(self.npu_tops)
+            found["compute"] = log(self.npu_tops / (2 if _APPLE_INT8.match(self.soc) else 1))
         if unit == "gpu" and self.cpu_peak_gflops:  # rates of GPUs are not stated; chips of fast cores have fast ones
             found["compute"] = log(self.cpu_peak_gflops)
         if unit != "cpu":
@@ -96,11 +98,14 @@ class Device(NamedTuple):
             found["uneven"] = found["compute"] - log(min(core.gflops for core in used))
             found["in_order"] = sum(core.facts[2] for core in used) / len(used)
             found[f"core:{used[0].name}"] = 1.0
+            if used[0].line:
+                found[f"line:{used[0].line}"] = 1.0
             found["fp16"] = float(self.fp16 if self.fp16 is not None else all(core.facts[1] for core in used))
+            found["dot"] = float(self.fp16 if self.fp16 is not None else all(core.dot for core in used))
         elif self.one_core_gflops:
             found |= {"compute": log(self.one_core_gflops), "threads": log(min(threads, PARALLEL)), "in_order": 0.0}
             found["crowd"] = log(max(threads, PARALLEL) / PARALLEL)
-            found["fp16"] = float(self.fp16 is not False)
+            found["fp16"] = found["dot"] = float(self.fp16 is not False)
         return found
 
     def _used(self, threads: int, mode: str) -> list[Core]:

@@ -11,9 +11,11 @@ from edgedistill.errors import SpecError, did_you_mean
 from edgedistill.predict import tables
 from edgedistill.predict.devices import BANDWIDTH_SPREAD, Device, of_name
 from edgedistill.predict.llm_features import (
+    KERNELS,
     LAYERS_IN,
     QUANTS,
     WIDE,
+    WIDER,
     LlmFeatures,
     describes,
     known_runtime,
@@ -21,6 +23,7 @@ from edgedistill.predict.llm_features import (
     quant_of,
     spec_effect,
     spec_kernel,
+    wider,
 )
 from edgedistill.predict.llm_spec import MISSING, repacked, spec_beyond, spec_facts, spec_log_s
 from edgedistill.predict.specs import Calibration, Forecast, Level, LlmWorkload
@@ -29,8 +32,6 @@ Phase = Literal["decode", "prefill"]
 COLUMNS = {"decode": "tg_tps", "prefill": "pp_tps"}
 CALIBRATED_CONTEXT = 512  # tokens that the rows' runs hold in the middle: 256 prompt, 64 generated
 CALIBRATED_PROMPT, CALIBRATED_GENERATED = 256, 64
-KERNELS = {"w4": "q4_0", "w8": "q8_0", "f16": "q8_0", "f32": "q8_0"}  # what llama.cpp runs where no row has the name
-WIDER = {"f16": log(16 / 8.5), "f32": log(32 / 8.5)}  # bits that decode reads beside those of q8_0
 UNMEASURED_KERNEL = 0.3  # log: a kernel that no row of the unit has runs slower than the unit's usual ones
 UNSTATED = 1.2816 * BANDWIDTH_SPREAD  # log, 80 %: how far a rate is off that is told from the cores
 RANGE_B, WIDER_OUTSIDE = (0.3, 16.0), 0.3
@@ -177,15 +178,15 @@ def _rows(device: Device, work: LlmWorkload, phase: Phase, quant: str) -> list[t
 def _exact(device: Device, rows: Sequence[tables.Row], phase: Phase, share: float) -> Forecast:
     """The median of the rows, times the share of its rate that a longer request leaves."""
     values = [share * float(row[COLUMNS[phase]]) for row in rows]
-    middle, wider = median(values), sqrt(share)
+    middle, apart = median(values), sqrt(share)
     source = tables.rows("sources.csv")[int(rows[0]["source"])]["source"]
     longer = "" if share == 1.0 else f", x{share:.2f} for a longer request"
     return Forecast(
         quantity=f"{phase}_tokens_per_s",
         unit="tokens/s",
         median=middle,
-        low=wider * min(middle * 0.85, *values, middle),
-        high=max(middle * 1.15, *values, middle) / wider,
+        low=apart * min(middle * 0.85, *values, middle),
+        high=max(middle * 1.15, *values, middle) / apart,
         confidence=0.8,
         method=f"exact row: {rows[0]['runtime']}, {source}{longer}",
         terms={"measured_tokens_per_s": middle / share},
@@ -198,7 +199,7 @@ def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Ma
     device.refuse_absent(work.backend)
     owners = sorted({key.split("|")[0] for key in found["cells"]}, key=lambda name: name not in device.aliases)
     mine = [name for name in owners if name in device.aliases or of_name(name).soc == device.soc]
-    wider = WIDER.get(quant, 0.0) if phase == "decode" else 0.0
+    floats = wider(work.backend, quant, phase)
     if _is_llama(work.runtime):
         for owner in mine:
             unit = f"{owner}|{work.backend}"
@@ -211,7 +212,7 @@ def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Ma
                     cell = sum(cells.values()) / len(cells) + effect
                 told = f"llama.cpp, {work.backend}, {quant} on {owner}"
                 layers, recurrent = map(exp, found["layers"][unit])
-                return Cost(cell + wider, layers, recurrent, "fitted", f"fitted, {work.backend}", told)
+                return Cost(cell + floats, layers, recurrent, "fitted", f"fitted, {work.backend}", told)
     sure = _repacked(device, work, phase, quant)
     other = _other_costs(device, work, phase, quant, found) if sure < 1 else []
     if not other:
@@ -232,7 +233,6 @@ def _repacked(device: Device, work: LlmWorkload, phase: Phase, quant: str) -> fl
 def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> list[float]:
     """Log seconds for 10^9 parameters by rows of other applications on this chip, at the quantization asked for."""
     kernel, runtime = spec_kernel(work.runtime, quant), work.runtime.lower().split(" ")[0]
-    bits = WIDER if phase == "decode" else {}
     costs = []
     for key, (value, _) in found["other"].items():
         owner, unit, build, theirs = key.split("|")
@@ -243,10 +243,7 @@ def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, fo
         if owner not in device.aliases and of_name(owner).soc != device.soc:
             continue
         if kernel == "llama" and _is_llama(build):
-            mine, other = (
-                spec_effect(found["quant"], unit, kernel, KERNELS.get(name, name)) + bits.get(name, 0.0)
-                for name in (quant, theirs)
-            )
+            mine, other = (spec_effect(found["quant"], unit, kernel, name, phase) for name in (quant, theirs))
             costs.append(value + mine - other)
         elif build.startswith(runtime[:5]):
             costs.append(value)
@@ -257,15 +254,13 @@ def _spec_cost(
     device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any], *, packed: float
 ) -> Cost:
     facts = spec_facts(device, work.backend, phase, told=True)
-    if "lacks:i8mm" in facts:
-        facts["lacks:i8mm"] *= 1 - packed
+    if "lacks:i8mm" in facts:  # neither are matrices of int8 of use to floats
+        facts["lacks:i8mm"] = 1.0 if quant in WIDER else facts["lacks:i8mm"] * (1 - packed)
     kernel = spec_kernel(work.runtime, quant)
     if phase == "prefill" and kernel == "wide" and f"{work.backend}|wide" not in found["spec"]:
         kernel = "narrow"  # a prompt's arithmetic is as long: Rockchip states 372 tokens/s in w8a8 and 374 in w4a16
     log_s = spec_log_s(found["spec"], work.backend, kernel, facts)
-    log_s += spec_effect(found["quant"], work.backend, kernel, KERNELS.get(quant, quant))
-    if kernel == "llama" and phase == "decode":
-        log_s += WIDER.get(quant, 0.0)
+    log_s += spec_effect(found["quant"], work.backend, kernel, quant, phase)
     told = "memory bandwidth and a typical utilisation" if phase == "decode" else "peak rate and a typical utilisation"
     missing = () if "pace" in spec_facts(device, work.backend, phase) else (MISSING[phase, work.backend],)
     beyond = spec_beyond(found["spec"], work.backend, facts)

@@ -33,7 +33,7 @@ def repacked(device: Device, runtime: str, quant: str) -> float:
     if since is None or not device.cores:
         return 0.0
     fastest = max(device.cores, key=lambda core: core.gflops)
-    if not fastest.facts[1] or fastest.int8_matrices:
+    if not fastest.dot or fastest.int8_matrices:
         return 0.0
     if built := re.search(r"20\d\d-\d\d", runtime):
         return float(built[0] >= since)

@@ -9,6 +9,7 @@ from statistics import pstdev
 from typing import Any, NamedTuple
 
 from edgedistill.predict import tables
+from edgedistill.predict.cores import with_kin
 from edgedistill.predict.devices import PARALLEL, Device, of_name
 from edgedistill.predict.rows import wanted_builds
 from edgedistill.predict.specs import Unit, Workload
@@ -53,11 +54,20 @@ def _find_speed(device: Device, runtime: str, unit: Unit, used: int, name: str) 
         untold = _untold(found, unit, frozenset(wanted))
         return Speed(_expected(found, wanted), _deviation(found, wanted), bare, False, _beyond(found, wanted), untold)
     best = min(own, key=distance)
-    owner, build, threads, mode = best.split("|")
-    group = found["groups"][best]
+    near = _of_group(found, device, best, (runtime, unit, used))
+    across = _across(own, best, used) if unit == "cpu" else ""
+    if not near.told or not across:
+        return near
+    return _between(near, _of_group(found, device, across, (runtime, unit, used)), best, across, used)
+
+
+def _of_group(found: Mapping[str, Any], device: Device, name: str, run: tuple[str, Unit, int]) -> Speed:
+    """As the rows of a group say, moved to another build or thread count as specifications say."""
+    runtime, unit, used = run
+    owner, build, threads, mode = name.split("|")
+    group = found["groups"][name]
     other = owner not in device.aliases
-    same = not other and build in builds and (unit != "cpu" or int(threads) == used)
-    if same:
+    if not other and build in wanted_builds(runtime) and (unit != "cpu" or int(threads) == used):
         return Speed(group["speed"], group["deviation"], "", True)
     theirs = {**of_name(owner).descriptors(unit, int(threads), mode), f"build:{build}": 1.0}
     mine = theirs if other and unit != "cpu" else {**of_name(owner).descriptors(unit, used), f"build:{build}": 1.0}
@@ -68,9 +78,28 @@ def _find_speed(device: Device, runtime: str, unit: Unit, used: int, name: str) 
     return Speed(group["speed"] + shift, deviation, told, True)
 
 
+def _across(groups: Sequence[str], best: str, used: int) -> str:
+    """The same device, build and cores with the nearest thread count on the other side of `used`; empty: none."""
+    owner, build, threads, mode = best.split("|")
+    counts = [int(t) for o, b, t, m in (group.split("|") for group in groups) if (o, b, m) == (owner, build, mode)]
+    beyond = [count for count in counts if (count - used) * (int(threads) - used) < 0]
+    return "|".join((owner, build, str(min(beyond, key=lambda count: abs(count - used))), mode)) if beyond else ""
+
+
+def _between(near: Speed, far: Speed, best: str, across: str, used: int) -> Speed:
+    """Between two thread counts that were measured, by the log of the threads: each, alone, would make a step."""
+    at, end = (log(int(name.split("|")[2])) for name in (best, across))
+    share = (log(used) - at) / (end - at)
+    deviation = [(1 - share) * one + share * two for one, two in zip(near.deviation, far.deviation, strict=True)]
+    counts = " and ".join(sorted((best.split("|")[2], across.split("|")[2]), key=int))
+    told = f"from {', '.join(best.split('|')[:2])}, {counts} threads"
+    return near._replace(speed=(1 - share) * near.speed + share * far.speed, deviation=deviation, told=told)
+
+
 def _expected(found: Mapping[str, Any], facts: Mapping[str, float]) -> float:
     """The speed that specifications tell."""
     slopes = found["slopes"]
+    facts = with_kin(facts, slopes)
     names = (name for name in slopes if name != "one" and not name.startswith("mean:"))
     return float(slopes["one"] + sum(slopes[name] * _away(name, facts, slopes) for name in names))
 

@@ -41,7 +41,7 @@ def groups(rows: Sequence[Row], phase: str, cost: Callable[[Row], float], effect
     for row in rows:
         quant = quant_of(row["quant"])
         kernel = spec_kernel(row["runtime"], quant)
-        value = cost(row) - spec_effect(effects, row["unit"], kernel, quant)
+        value = cost(row) - spec_effect(effects, row["unit"], kernel, quant, phase)
         found.setdefault((row["unit"], kernel, row["device"]), []).append(value)
     return [
         Group(*key, float(np.median(values)), facts)

@@ -4,8 +4,9 @@
 
 Speed and deviation are expected linear in the facts of the group.
 
-Facts are logs of rates, flags, the build and the kind of the fastest core. Each chip weighs as one. What the rows do
-not tell stays at the expectation, `PRIOR` for the speed and none for the deviations.
+Facts are logs of rates, flags, the build, and the kind of the fastest core and its line of designs: a core that no row
+has is told from the nearest of its line. Each chip weighs as one. What the rows do not tell stays at the expectation,
+`PRIOR` for the speed and none for the deviations.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from typing import NamedTuple
 import numpy as np
 
 from edgedistill.predict.calibrate.samples import Floats, Samples
+from edgedistill.predict.cores import with_kin
 
 # Expected slopes of log(ms) on the logs of rates, and on flags. Rates help less than in proportion, as part of the
 # time is spent waiting for memory (spec scaling is off by x1.3 or so).
 PRIOR = {
     "compute": -0.7, "bandwidth": -0.2, "threads": -0.6, "crowd": 0.0, "uneven": 0.0, "in_order": 0.1, "fp16": -0.2,
+    "dot": -0.2,
 }  # fmt: skip
-SIGN = {"compute": -1.0, "bandwidth": -1.0, "threads": -1.0, "in_order": 1.0, "fp16": -1.0}  # what physics demands
+# What physics demands.
+SIGN = {"compute": -1.0, "bandwidth": -1.0, "threads": -1.0, "in_order": 1.0, "fp16": -1.0, "dot": -1.0}
 # Ridges, in chips: what an expectation is worth. A kind of core differs from what its rates tell by x1.4 or so, chips
 # of one kind as much; of those and of the ridge on deviations the middle of what was tried was taken, not the best.
-RIDGE, BUILD_RIDGE, CORE_RIDGE, DEVIATION_RIDGE = 0.2, 0.4, 0.5, 0.3
+RIDGE, DEVIATION_RIDGE = 0.2, 0.3
+KIND_RIDGE = {"build:": 0.4, "core:": 0.5, "line:": 0.5}
 SPREAD = 0.3  # log error from which a group counts less: an old build, or threads that wait for each other
 ROUNDS = 20
 ENOUGH_CHIPS = 3
@@ -41,6 +46,7 @@ class Told(NamedTuple):
 
     def expected_speed(self, facts: Mapping[str, float]) -> float:
         """The speed of a group; a fact that is missing is taken as the mean."""
+        facts = with_kin(facts, self.speed)
         return self.speed["one"] + sum(slope * _away(name, facts, self.mean) for name, slope in self.speed.items())
 
     def expected_deviation(self, facts: Mapping[str, float], terms: int) -> Floats:
@@ -101,21 +107,18 @@ def bounded(speed: Mapping[str, float], deviation: Mapping[str, Floats]) -> dict
 def _solve(
     facts: Sequence[Mapping[str, float]], names: list[str], mean: Mapping[str, float], speed: Floats, weight: Floats
 ) -> dict[str, float]:
-    kinds = sorted({name for one in facts for name in one if name.startswith(("build:", "core:"))})
+    kinds = sorted({name for one in facts for name in one if name.startswith(tuple(KIND_RIDGE))})
     keys = ["one", *names, *kinds]
     matrix = np.array([[1.0, *(_away(name, one, mean) for name in keys[1:])] for one in facts])
     expected = np.array([PRIOR.get(name, 0.0) for name in keys])
-    ridge = np.array([1e-6, *[RIDGE] * len(names), *(_kind_ridge(name) for name in kinds)])
+    kind_ridge = [KIND_RIDGE[name[: name.index(":") + 1]] for name in kinds]
+    ridge = np.array([1e-6, *[RIDGE] * len(names), *kind_ridge])
     solved = expected
     for _ in range(ROUNDS):
         robust = weight / np.sqrt(1 + ((speed - matrix @ solved) / SPREAD) ** 2)
         normal = (robust[:, None] * matrix).T @ matrix + np.diag(ridge)
         solved = np.linalg.solve(normal, matrix.T @ (robust * speed) + ridge * expected)
     return dict(zip(keys, map(float, solved), strict=True))
-
-
-def _kind_ridge(name: str) -> float:
-    return CORE_RIDGE if name.startswith("core:") else BUILD_RIDGE
 
 
 def _away(name: str, facts: Mapping[str, float], mean: Mapping[str, float]) -> float:
