@@ -152,16 +152,20 @@ def _choice(problem: Problem, found: Found) -> list[str]:
     counts, chosen, profile = found.counts, found.chosen, problem.profile
     sure = bool(counts.sure)
     share = f"with {profile.confidence:.0%} confidence in each line" if sure else "at the low end of the predictions"
-    aim = AIMS[profile.optimize_for]
+    wanted, entry = profile.optimize_for, found.choice.entry
+    powered, timed = entry.energy_mj > 0, entry.latency_ms > 0
+    aim = AIMS["latency" if wanted == "battery" and not powered else wanted]
+    if wanted in ("latency", "battery") and not timed:
+        aim = f"{AIMS['quality']}, as no time is predicted"
     if profile.optimize_for == "quality" and profile.student.space is not None:
         aim = f"the fastest within {SAME_QUALITY:.1%} of the {aim}"
     notes = [
         f"chosen: {describe(chosen)}: {aim}, of {counts.sure or counts.feasible} students that"
         f" meet the budget {share} ({counts.feasible} of {counts.combinations - counts.invalid} can meet it)"
     ]
-    if profile.optimize_for == "battery" and not any(line.quantity == "energy_mj" for line in chosen.predictions):
+    if wanted == "battery" and timed and not powered:
         notes.append("energy is not predicted for this device: the lowest latency stands in for it, as power is alike")
-    elif profile.optimize_for == "battery":
+    elif wanted == "battery" and powered:
         notes.append(ONE_POWER)
     if not found.choice.reaches_floor:
         notes.append(

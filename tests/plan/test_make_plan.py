@@ -71,6 +71,22 @@ def test_battery_and_latency_choose_alike_and_the_plan_says_why(profile: Make) -
     assert "the lowest latency stands in for it" in " ".join(board.notes)
 
 
+def test_the_aim_that_is_told_is_the_one_that_decided(profile: Make) -> None:
+    """Of a board no energy is predicted; in a fleet that of the phone decides, whichever is named first."""
+    board = catalog.load_target("rpi5")
+    wanted = profile(optimize_for="battery")
+    alone = " ".join(make_plan(board, wanted).notes)
+    assert "lowest predicted latency" in alone
+    assert "lowest predicted energy" not in alone
+    together = " ".join(make_plan(board, wanted, fleet=(PHONE,)).notes)
+    assert "lowest predicted energy" in together
+    assert "stands in for it" not in together
+    unit = board.cpu.model_copy(update={"one_core_fp32_gflops": None})
+    untimed = " ".join(make_plan(board.model_copy(update={"compute_units": (unit,)}), wanted).notes)
+    assert "as no time is predicted" in untimed
+    assert "stands in for it" not in untimed
+
+
 def test_a_candidate_that_surely_fits_is_preferred_to_one_that_may(profile: Make) -> None:
     free = with_budget(PHONE, energy_mj=None)
     large = make_plan(free, profile()).candidates[2].predictions[0]
