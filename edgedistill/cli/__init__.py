@@ -58,6 +58,7 @@ def run(args: Sequence[str]) -> int:
         app(wanted, prog_name="edgedistill")
     except SystemExit as end:  # how Typer always ends; Ctrl-C is 130
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        _document_usage(end, wanted, code)
         return _interrupted() if code == INTERRUPTED or (code and _stopped_by) else code
     except KeyboardInterrupt:
         return _interrupted()
@@ -73,6 +74,16 @@ def run(args: Sequence[str]) -> int:
             traceback.print_exc()
         return _explain(error)
     return 0
+
+
+def _document_usage(end: SystemExit, args: Sequence[str], code: int) -> None:
+    """Write what Typer has told of a wrong option as a document too, where `--json` asked for one."""
+    tell = getattr(end.__context__, "format_message", None)
+    if tell is None or "--json" not in (args[: args.index("--")] if "--" in args else args):
+        return
+    from edgedistill.cli import output
+
+    output.json_document({"error": {"type": "UsageError", "message": tell(), "exit_code": code}})
 
 
 def quieten_libraries() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,6 +82,8 @@ def show(
     from edgedistill.cli.select import naming_the_option
     from edgedistill.pipeline import preview as previews
 
+    if plot is not None:
+        _check_plot(plot)
     with naming_the_option(chosen):
         seen = previews.preview(
             chosen.target,
@@ -104,18 +107,31 @@ def show(
         output.say(f"Pareto front: {plot}")
 
 
+def _check_plot(path: Path) -> None:
+    """Before the work of planning.
+
+    Raises:
+        SpecError: the file's name does not end in .svg, or it is a folder.
+    """
+    from edgedistill.errors import SpecError
+
+    if path.suffix.lower() != ".svg":
+        raise SpecError(f"--plot {path}: writes SVG; give a name that ends in .svg.")
+    with contextlib.suppress(OSError):  # a name that is too long is told when it is written
+        if path.is_dir():
+            raise SpecError(f"--plot {path}: is a folder. Give a file.")
+
+
 def _draw(seen: Preview, path: Path) -> None:
     """Write the front as SVG.
 
     Raises:
-        SpecError: the file's name does not end in .svg, or there is nothing to compare.
+        SpecError: there is nothing to compare.
     """
     from edgedistill.errors import SpecError
     from edgedistill.report.front import draw_alone
     from edgedistill.store import write_whole, writing
 
-    if path.suffix.lower() != ".svg":
-        raise SpecError(f"--plot {path}: writes SVG; give a name that ends in .svg.")
     drawn = draw_alone(seen.plan)
     if drawn is None:
         raise SpecError(f"--plot {path}: there is only one student to draw; name more candidates, or add --search.")

@@ -15,6 +15,13 @@ from edgedistill.errors import InfeasibleError, SpecError, TeacherError, did_you
 from edgedistill.specs import Budget, Profile, Target, TeacherSource
 
 UNITS = {"_mb": "MB (10^6 bytes)", "_ms": "ms", "_mj": "mJ", "_tokens_per_s": "tokens per second"}
+# Of units that people write, in lower case, how many of the line's own they are.
+FACTORS = {
+    "_mb": {"mb": 1.0, "kb": 1e-3, "gb": 1e3, "b": 1e-6, "kib": 1.024e-3, "mib": 1.048576, "gib": 1073.741824},
+    "_ms": {"ms": 1.0, "s": 1e3, "sec": 1e3, "us": 1e-3, "µs": 1e-3},
+    "_mj": {"mj": 1.0, "j": 1e3, "uj": 1e-3, "µj": 1e-3},
+    "_tokens_per_s": {"tok/s": 1.0, "t/s": 1.0, "tokens/s": 1.0, "tps": 1.0},
+}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 PACKAGE = "package:"
 
@@ -171,12 +178,19 @@ def _number(name: str, value: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        stem = re.match(r"\d+(?:\.\d+)?(?![\d.e])", value, re.IGNORECASE)
-        hint = f"{name}={stem.group() if stem else 8}"
+        hint = f"{name}={_meant(name, value):g}"
         raise SpecError(f"--budget {name}={value}: {value!r} is not a number. It is in {unit}; write {hint}.")
     if number <= 0:
         raise SpecError(f"--budget {name}={value}: a limit is above 0. It is in {unit}.")
     return number
+
+
+def _meant(name: str, value: str) -> float:
+    """What a number with a unit is in the line's own: `0.02 J` of `energy_mj` is 20; 8 where no unit is known."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([a-zµ/]*)", value.strip(), re.IGNORECASE)
+    factors = next((known for suffix, known in FACTORS.items() if name.endswith(suffix)), {})
+    factor = factors.get(found[2].lower()) if found else None
+    return float(found[1]) * factor if found and factor else 8.0
 
 
 def _replaced(budget: Budget, asked: dict[str, float]) -> dict[str, float]:

@@ -14,6 +14,10 @@ BAD = [
     (["--budget", "size=3"], 2, "did you mean 'size_mb'"),
     (["--budget", "size_mb=-1"], 2, "above 0"),
     (["--budget", "latency_p95_ms=15ms"], 2, "It is in ms; write latency_p95_ms=15"),
+    (["--budget", "latency_p95_ms=1.5s"], 2, "It is in ms; write latency_p95_ms=1500"),
+    (["--budget", "energy_mj=0.02 J"], 2, "It is in mJ; write energy_mj=20"),
+    (["--budget", "size_mb=512 kB"], 2, "write size_mb=0.512"),
+    (["--budget", "size_mb=8 MB"], 2, "write size_mb=8."),
     (["--budget", "size_mb=big"], 2, "not a number"),
     (["--budget", "size_mb=inf"], 2, "not a number"),
     (["--budget", "size_mb"], 2, "LINE=NUMBER"),
@@ -76,11 +80,41 @@ def test_a_place_that_cannot_be_written_is_one_clear_error(args, code, told, cap
     assert "This is a bug" not in seen
 
 
+def test_a_folder_where_a_plot_is_meant(capsys, tmp_path):
+    (tmp_path / "front.svg").mkdir()
+    assert run(["plan", "--target", "pixel8", "--plot", str(tmp_path / "front.svg")]) == 2
+    assert "front.svg: is a folder. Give a file." in capsys.readouterr().err
+
+
 def test_wrong_target_in_a_process_of_its_own(cli):
     done = cli("build", "--target", "pixel88")
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown target 'pixel88'; did you mean 'pixel8'")
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["plan", "--json"], "Missing option '--target'"),
+        (["plan", "-t", "pixel8", "--confidence", "much", "--json"], "Invalid value for '--confidence'"),
+        (["plan", "--json", "-t", "pixel8", "--frobnicate"], "No such option: --frobnicate"),
+        (["calibrate", "-t", "pixel8", "--json"], "Missing argument"),
+        (["plam", "--json"], "No such command 'plam'"),
+    ],
+)
+def test_a_wrong_use_is_a_document_too_when_json_is_asked_for(args, told, capsys):
+    assert run(args) == 2
+    seen = capsys.readouterr()
+    error = json.loads(seen.out)["error"]
+    assert (error["type"], error["exit_code"]) == ("UsageError", 2)
+    assert told in error["message"]
+    assert told.split(":")[0].split()[-1] in seen.err
+
+
+def test_after_two_dashes_nothing_asks_for_a_document(capsys):
+    assert run(["plan", "--frobnicate", "--", "--json"]) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_an_error_is_a_document_when_json_is_asked_for(capsys):
