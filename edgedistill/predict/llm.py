@@ -89,7 +89,7 @@ def _modelled(device: Device, work: LlmWorkload, phase: Phase, quant: str, calib
     calibrated = calibration is not None and name in calibration.factors
     low, high = found["intervals"].get(cost.key, found["intervals"]["spec only"])
     flags = _flags(work, one, quant)
-    if 0 < _repacked(device, work, phase, quant) < 1:
+    if 0 < _repacked(device, work, phase, work.runtime, quant) < 1:
         flags.append(
             "build: not dated, taken between those before and after 2025-12; runtime='llama.cpp 2026-02' tells"
         )
@@ -213,26 +213,30 @@ def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Ma
                 told = f"llama.cpp, {work.backend}, {quant} on {owner}"
                 layers, recurrent = map(exp, found["layers"][unit])
                 return Cost(cell + floats, layers, recurrent, "fitted", f"fitted, {work.backend}", told)
-    sure = _repacked(device, work, phase, quant)
-    other = _other_costs(device, work, phase, quant, found) if sure < 1 else []
+    packed = _repacked(device, work, phase, work.runtime, quant)
+    other = _other_costs(device, work, phase, quant, found)
     if not other:
-        return _spec_cost(device, work, phase, quant, found, packed=sure)
-    if sure:
-        packed = _spec_cost(device, work, phase, quant, found, packed=1.0)
-        between = (1 - sure) * median(other) + sure * packed.log_s
-        return _relative(found, between, "spec only", packed.told, packed.missing)._replace(beyond=packed.beyond)
+        return _spec_cost(device, work, phase, quant, found, packed=packed)
     told = f"other sizes with {work.runtime.lower().split(' ')[0]} on this chip"
-    return _relative(found, median(other), "fitted", told)
+    return _relative(found, median(other) - _blocks(found) * packed, "fitted", told)
 
 
-def _repacked(device: Device, work: LlmWorkload, phase: Phase, quant: str) -> float:
-    applies = phase == "prefill" and work.backend == "cpu" and _is_llama(work.runtime)
-    return repacked(device, work.runtime, quant) if applies else 0.0
+def _blocks(found: Mapping[str, Any]) -> float:
+    """Log of what blocks for dot products are worth in a prompt: as much as matrix instructions, as far as is known."""
+    return float(found["spec"].get("lacks:i8mm", 0.0))
+
+
+def _repacked(device: Device, work: LlmWorkload, phase: Phase, runtime: str, quant: str) -> float:
+    applies = phase == "prefill" and work.backend == "cpu" and _is_llama(runtime)
+    return repacked(device, runtime, quant) if applies else 0.0
 
 
 def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> list[float]:
-    """Log seconds for 10^9 parameters by rows of other applications on this chip, at the quantization asked for."""
-    kernel, runtime = spec_kernel(work.runtime, quant), work.runtime.lower().split(" ")[0]
+    """Log seconds for 10^9 parameters by rows of other applications on this chip, at the quantization asked for.
+
+    As without blocks for dot products: what builds with them took is made longer by what such blocks are worth.
+    """
+    kernel, runtime = spec_kernel(work.runtime, quant, work.backend, phase), work.runtime.lower().split(" ")[0]
     costs = []
     for key, (value, _) in found["other"].items():
         owner, unit, build, theirs = key.split("|")
@@ -244,7 +248,7 @@ def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, fo
             continue
         if kernel == "llama" and _is_llama(build):
             mine, other = (spec_effect(found["quant"], unit, kernel, name, phase) for name in (quant, theirs))
-            costs.append(value + mine - other)
+            costs.append(value + mine - other + _blocks(found) * _repacked(device, work, phase, build, theirs))
         elif build.startswith(runtime[:5]):
             costs.append(value)
     return costs
@@ -256,9 +260,7 @@ def _spec_cost(
     facts = spec_facts(device, work.backend, phase, told=True)
     if "lacks:i8mm" in facts:  # neither are matrices of int8 of use to floats
         facts["lacks:i8mm"] = 1.0 if quant in WIDER else facts["lacks:i8mm"] * (1 - packed)
-    kernel = spec_kernel(work.runtime, quant)
-    if phase == "prefill" and kernel == "wide" and f"{work.backend}|wide" not in found["spec"]:
-        kernel = "narrow"  # a prompt's arithmetic is as long: Rockchip states 372 tokens/s in w8a8 and 374 in w4a16
+    kernel = spec_kernel(work.runtime, quant, work.backend, phase)
     log_s = spec_log_s(found["spec"], work.backend, kernel, facts)
     log_s += spec_effect(found["quant"], work.backend, kernel, quant, phase)
     told = "memory bandwidth and a typical utilisation" if phase == "decode" else "peak rate and a typical utilisation"

@@ -22,6 +22,14 @@ MISSING = {
 # CPUs (predict/data/llm.csv) are of March 2024.
 REPACKED = {"q4_0": "2024-11", "q4_k_m": "2025-12", "q8_0": "2025-12", "q5_k_m": "2026-02", "q6_k": "2026-02"}
 
+_MONTH = re.compile(r"20\d\d-\d\d")
+
+
+def build_of(runtime: str) -> str:
+    """`llama.cpp 2024-03-26` -> `llama.cpp 2024-03`: the application, and the month of its build where that is said."""
+    built = _MONTH.search(runtime)
+    return runtime.lower().split(" ")[0] + (f" {built[0]}" if built else "")
+
 
 def repacked(device: Device, runtime: str, quant: str) -> float:
     """How sure it is that llama.cpp multiplies a prompt by blocks for dot products, on a CPU without int8 matrices.
@@ -35,7 +43,7 @@ def repacked(device: Device, runtime: str, quant: str) -> float:
     fastest = max(device.cores, key=lambda core: core.gflops)
     if not fastest.dot or fastest.int8_matrices:
         return 0.0
-    if built := re.search(r"20\d\d-\d\d", runtime):
+    if built := _MONTH.search(runtime):
         return float(built[0] >= since)
     return 1.0 if since < "2025" else 0.5
 

@@ -36,6 +36,7 @@ from edgedistill.predict.calibrate.llm_spec import fit_spec, groups, spec_held_o
 from edgedistill.predict.calibrate.samples import Floats
 from edgedistill.predict.devices import of_name
 from edgedistill.predict.llm_features import LAYERS_IN, llm_features, quant_of
+from edgedistill.predict.llm_spec import build_of
 
 SHORT_PROMPT = 64
 PHASES = {"decode": "tg_tps", "prefill": "pp_tps"}
@@ -162,7 +163,7 @@ def other_runtimes(rows: Sequence[Row], phase: str, column: str, extra: tuple[fl
     found: dict[str, list[float]] = {}
     for row in rows:
         if not row["runtime"].startswith("llama.cpp (llama.rn"):
-            key = f"{unit_key(row)}|{row['runtime'].lower().split(' ')[0]}|{quant_of(row['quant'])}"
+            key = f"{unit_key(row)}|{build_of(row['runtime'])}|{quant_of(row['quant'])}"
             found.setdefault(key, []).append(_cost(row, phase, column, extra))
     return {key: [round(float(np.median(values)), 4), len(values)] for key, values in sorted(found.items())}
 

@@ -17,7 +17,7 @@ from edgedistill.predict.calibrate.crossval import HeldOut
 from edgedistill.predict.calibrate.samples import Floats
 from edgedistill.predict.devices import of_name
 from edgedistill.predict.llm_features import quant_of, spec_effect, spec_kernel
-from edgedistill.predict.llm_spec import spec_facts, spec_log_s
+from edgedistill.predict.llm_spec import repacked, spec_facts, spec_log_s
 
 RIDGE = {"unit": 0.1, "kernel": 0.3, "pace": 1.0, "lacks": 0.3}
 SPREAD = 0.3  # log error from which a group counts less
@@ -36,18 +36,25 @@ class Group(NamedTuple):
 
 
 def groups(rows: Sequence[Row], phase: str, cost: Callable[[Row], float], effects: Mapping[str, float]) -> list[Group]:
-    """The rows, grouped; a device without the rate of its unit tells nothing."""
-    found: dict[tuple[str, str, str], list[float]] = {}
+    """The rows, grouped; a device without the rate of its unit tells nothing.
+
+    Builds that do without matrix instructions as well (`repacked`) are groups of their own.
+    """
+    found: dict[tuple[str, str, str, float], list[float]] = {}
     for row in rows:
-        quant = quant_of(row["quant"])
-        kernel = spec_kernel(row["runtime"], quant)
+        quant, device = quant_of(row["quant"]), of_name(row["device"])
+        kernel = spec_kernel(row["runtime"], quant, row["unit"], phase)
         value = cost(row) - spec_effect(effects, row["unit"], kernel, quant, phase)
-        found.setdefault((row["unit"], kernel, row["device"]), []).append(value)
-    return [
-        Group(*key, float(np.median(values)), facts)
-        for key, values in sorted(found.items())
-        if "pace" in (facts := spec_facts(of_name(key[2]), key[0], phase))
-    ]
+        prompt = phase == "prefill" and row["unit"] == "cpu" and kernel == "llama"
+        packed = repacked(device, row["runtime"], quant) if prompt else 0.0
+        found.setdefault((row["unit"], kernel, row["device"], packed), []).append(value)
+    known = []
+    for (unit, kernel, name, packed), values in sorted(found.items()):
+        facts = spec_facts(of_name(name), unit, phase)
+        facts |= {lack: (1 - packed) * share for lack, share in facts.items() if lack == "lacks:i8mm"}
+        if "pace" in facts:
+            known.append(Group(unit, kernel, name, float(np.median(values)), facts))
+    return known
 
 
 def fit_spec(among: Sequence[Group]) -> dict[str, float]:
