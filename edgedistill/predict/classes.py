@@ -98,6 +98,12 @@ def precision_of(precision: str) -> str:
     return "int8" if re.search(r"int8|w8a8|uint8", text) else "float"
 
 
+def precision_known(precision: str) -> bool:
+    """Whether a precision's name is one that the data or a scheme uses."""
+    text = precision.lower()
+    return precision_of(precision) != "float" or any(word in text for word in ("fp", "float", "f32", "f16", "half"))
+
+
 def class_of(runtime: str, unit: str, precision: str, soc: str = "", npu_tops: float | None = None) -> str:
     """The class a measurement belongs to, or an empty string when there is none.
 

@@ -8,7 +8,15 @@ from math import exp, log, sqrt
 
 from edgedistill.errors import SpecError
 from edgedistill.predict import tables
-from edgedistill.predict.classes import CLASSES, LAYERS_TOLD, ROCKCHIP, class_of, family_of, precision_of
+from edgedistill.predict.classes import (
+    CLASSES,
+    LAYERS_TOLD,
+    ROCKCHIP,
+    class_of,
+    family_of,
+    precision_known,
+    precision_of,
+)
 from edgedistill.predict.devices import Device
 from edgedistill.predict.features import NO_SIZE, Features, describes, features, find_row
 from edgedistill.predict.powers import bend, outside
@@ -42,11 +50,10 @@ def latency(device: Device, work: Workload, calibration: Calibration | None = No
     """
     if work.delegated < 1.0 and work.unit != "cpu":
         return _partly(device, work, calibration)
-    name = class_name(device, work)
-    rows = [] if describes(work) else exact_rows(device, work)
-    if rows and calibration is None:
+    rows = exact_rows(device, work) if precision_known(work.precision) and not describes(work) else []
+    if rows and calibration is None:  # also where nothing but the row is known of such a unit
         return exact(device, rows)
-    return _modelled(device, work, name, calibration)
+    return _modelled(device, work, class_name(device, work), calibration)
 
 
 def class_name(device: Device, work: Workload) -> str:
@@ -77,12 +84,6 @@ def same_precision(precision: str, name: str) -> bool:
     """Whether a class is of the precision that is asked for."""
     kind, has = precision_of(precision), name.split()[-1].replace("w8a8", "int8")
     return has == kind or (has, kind) == ("int8", "dynamic_int8")
-
-
-def precision_known(precision: str) -> bool:
-    """Whether a precision's name is one that the data or a scheme uses."""
-    text = precision.lower()
-    return precision_of(precision) != "float" or any(word in text for word in ("fp", "float", "f32", "f16", "half"))
 
 
 def _modelled(device: Device, work: Workload, name: str, calibration: Calibration | None) -> Forecast:

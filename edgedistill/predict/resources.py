@@ -9,10 +9,11 @@ from edgedistill.errors import SpecError
 from edgedistill.predict import tables
 from edgedistill.predict.classes import CLASSES, family_of, precision_of
 from edgedistill.predict.devices import Device
-from edgedistill.predict.features import features, unknown_model
+from edgedistill.predict.features import describes, features
 from edgedistill.predict.latency import class_name, latency
 from edgedistill.predict.llm import kv_bytes, rate
 from edgedistill.predict.llm_features import llm_features, quant_of
+from edgedistill.predict.rows import INIT_MS, PEAK_MB, exact, stated
 from edgedistill.predict.specs import Calibration, Forecast, LlmWorkload, Workload
 
 BYTES = {"float": 4.0, "int8": 1.0, "w8a16": 1.0, "dynamic_int8": 1.0}
@@ -28,6 +29,12 @@ def memory(device: Device, work: Workload) -> Forecast:
     Raises:
         SpecError: for a runtime and unit without memory measurements, or a model without features.
     """
+    if not describes(work) and (rows := stated(device, work, PEAK_MB)):
+        return exact(device, rows, PEAK_MB)
+    return _told_memory(device, work)
+
+
+def _told_memory(device: Device, work: Workload) -> Forecast:
     name = class_name(device, work)
     runtime = "litert" if work.unit != "npu" else family_of(work.runtime)
     found = tables.coefficients()["memory"].get(f"{runtime} {work.unit}")
@@ -37,7 +44,10 @@ def memory(device: Device, work: Workload) -> Forecast:
     row = next((row for row in tables.latency_rows(work.model) if row["size_mb"]), None) if work.model else None
     one = features(work, CLASSES[name], tables.coefficients()["impute"], row)
     if one is None:
-        raise unknown_model(work.model or "")
+        raise SpecError(
+            f"model {work.model!r} has no features, and no row states its memory on {device.name}. Describe it: gmacs,"
+            " params_m, peak_act_m."
+        )
     file_mb, flags = work.file_mb, []
     if file_mb is None:
         file_mb = one.params_m * BYTES[precision_of(work.precision)]
@@ -110,12 +120,14 @@ def first_load(device: Device, work: Workload) -> Forecast:
     Raises:
         SpecError: for a runtime or unit that no row of start-up times covers.
     """
+    if not describes(work) and (rows := stated(device, work, INIT_MS)):
+        return exact(device, rows, INIT_MS)
     found = tables.coefficients()["load"].get(f"{family_of(work.runtime)} {work.unit}")
     if found is None:
         raise SpecError(
             f"no start-up times of runtime {work.runtime!r} on the {work.unit}. Known: litert on cpu and gpu."
         )
-    size = memory(device, work)
+    size = _told_memory(device, work)
     file_mb = work.file_mb or size.terms["file_mb"] / max(
         min(1.0, tables.coefficients()["memory"][f"litert {work.unit}"]["per_file"]), 0.01
     )
