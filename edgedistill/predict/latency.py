@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from math import exp, log, sqrt
+from typing import Any
 
 from edgedistill.errors import SpecError
 from edgedistill.predict import tables
@@ -19,7 +20,7 @@ from edgedistill.predict.classes import (
 )
 from edgedistill.predict.devices import Device
 from edgedistill.predict.features import NO_SIZE, Features, describes, features, find_row
-from edgedistill.predict.powers import bend, outside
+from edgedistill.predict.powers import bend, dearest_depthwise, outside
 from edgedistill.predict.rows import CONFIDENCE, build_of, exact, exact_rows, wanted_builds
 from edgedistill.predict.scaled import by_rows
 from edgedistill.predict.specs import Calibration, Forecast, Level, Workload
@@ -97,8 +98,9 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     speed = find_speed(device, work, fitted)
     stored = find_row(work.model, one) if work.model and not describes(work) else None
     effect = found["effects"].get(stored["key"]) if stored is not None else None
-    amounts = inputs.terms(found["terms"])
     each = [exp(shape + own) for shape, own in zip(found["shape"], speed.deviation, strict=True)]
+    inputs, regular = _depthwise(inputs, found, each)
+    amounts = inputs.terms(found["terms"])
     factor = exp(speed.speed + (effect or 0.0)) * (calibration.factors.get(name, 1.0) if calibration else 1.0)
     factor *= bend(found, each, amounts)
     learnt = calibration.terms.get(name, {}) if calibration else {}
@@ -108,6 +110,7 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     }
     flags = _flags(work, inputs, amounts, found["range"], found["terms"])
     least = _least_ms(device, work, inputs, name) * (calibration.factors.get(name, 1.0) if calibration else 1.0)
+    flags += regular
     flags += _in_int8(work, inputs, terms, least)
     anchors = calibration.anchors[name] if calibration and name in calibration.factors else 0
     level, key = _level(speed, effect, anchors)
@@ -137,6 +140,18 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
         flags=(*flags, *taken),
         missing=missing,
     )
+
+
+def _depthwise(inputs: Features, found: Mapping[str, Any], each: Sequence[float]) -> tuple[Features, list[str]]:
+    """The features with no more depthwise multiply-accumulates than forms of the class can tell; says so."""
+    given = inputs.depthwise_gmacs
+    kept = dearest_depthwise(
+        found, each, lambda count: inputs._replace(depthwise_gmacs=count).terms(found["terms"]), given
+    )
+    if kept == given:
+        return inputs, []
+    share = f"{kept / inputs.gmacs:.0%} of the multiply-accumulates"
+    return inputs._replace(depthwise_gmacs=kept), [f"depthwise: more than any measured share, {share} taken as such"]
 
 
 def _anchored(low: float, high: float, before: tuple[float, float], anchors: int, spread: float) -> tuple[float, float]:
@@ -240,7 +255,7 @@ def _flags(
 def _least_ms(device: Device, work: Workload, inputs: Features, name: str) -> float:
     """What the multiply-accumulates take in int8 on LiteRT's CPU runtime at the best share of the peak; else none."""
     peak = device.int8_peak_gmacs(work.threads) if name == "litert cpu int8" else None
-    return 1e3 * (inputs.gmacs - inputs.depthwise_gmacs) / (INT8_SHARE * peak) if peak else 0.0
+    return 1e3 * inputs.gmacs / (INT8_SHARE * peak) if peak else 0.0
 
 
 def _any_row(work: Workload, name: str) -> tables.Row | None:
