@@ -143,7 +143,7 @@ def _language(device: Device, work: LlmWorkload, quantity: str, calibration: Cal
     if quantity == "prefill_tokens_per_s":
         return llm.rate(device, work, "prefill", calibration)
     if quantity == "first_token_ms":
-        return _first_token(llm.rate(device, work, "prefill", calibration), work)
+        return _first_token(device, work, calibration)
     if quantity == "peak_memory_mb":
         return resources.llm_memory(device, work)
     if quantity == "energy_mj":
@@ -151,18 +151,26 @@ def _language(device: Device, work: LlmWorkload, quantity: str, calibration: Cal
     raise SpecError(f"unknown quantity {quantity!r}{did_you_mean(quantity, [*LANGUAGE, BATTERY])}")
 
 
-def _first_token(prefill: Forecast, work: LlmWorkload) -> Forecast:
-    """Time to the first token: prompt tokens over the prefill rate; loading the file is not in it."""
-    tokens = 1e3 * work.prompt_tokens
+def _first_token(device: Device, work: LlmWorkload, calibration: Calibration | None) -> Forecast:
+    """Time to the first token: prompt tokens over the prefill rate; loading the file is not in it.
+
+    A pass over few tokens reads all weights as one over a single token does, so it takes no less than writing one
+    does; nor more than a pass over the prompt that the rates were measured with.
+    """
+    prefill = llm.rate(device, work, "prefill", calibration)
+    tokens = {"median": 1e3 * work.prompt_tokens / prefill.median, "low": 1e3 * work.prompt_tokens / prefill.high,
+              "high": 1e3 * work.prompt_tokens / prefill.low}  # fmt: skip
+    terms, flags = {"prefill_ms": tokens["median"]}, prefill.flags
+    if work.prompt_tokens < llm.CALIBRATED_PROMPT:
+        step = llm.rate(device, work.model_copy(update={"prompt_tokens": 1}), "decode", calibration)
+        usual = llm.CALIBRATED_PROMPT / work.prompt_tokens
+        least = {"median": 1e3 / step.median, "low": 1e3 / step.high, "high": 1e3 / step.low}
+        tokens = {end: max(ms, min(least[end], ms * usual)) for end, ms in tokens.items()}
+        if tokens["median"] > terms["prefill_ms"]:
+            terms["weights_ms"] = tokens["median"] - terms["prefill_ms"]
+            flags = (*flags, "prompt: so short that it takes as long as writing one token")
     return prefill.model_copy(
-        update={
-            "quantity": "first_token_ms",
-            "unit": "ms",
-            "median": tokens / prefill.median,
-            "low": tokens / prefill.high,
-            "high": tokens / prefill.low,
-            "terms": {"prefill_ms": tokens / prefill.median},
-        }
+        update={"quantity": "first_token_ms", "unit": "ms", **tokens, "terms": terms, "flags": flags}
     )
 
 

@@ -34,6 +34,7 @@ CALIBRATED_CONTEXT = 512  # tokens that the rows' runs hold in the middle: 256 p
 CALIBRATED_PROMPT, CALIBRATED_GENERATED = 256, 64
 UNMEASURED_KERNEL = 0.3  # log: a kernel that no row of the unit has runs slower than the unit's usual ones
 UNSTATED = 1.2816 * BANDWIDTH_SPREAD  # log, 80 %: how far a rate is off that is told from the cores
+LONGEST_PROMPT = 1107  # of the rows; what earlier tokens cost beyond it is computed, not measured
 RANGE_B, WIDER_OUTSIDE = (0.3, 16.0), 0.3
 
 
@@ -69,7 +70,8 @@ def rate(device: Device, work: LlmWorkload, phase: Phase, calibration: Calibrati
     tokens = [tables.number(row["pp_tokens"]) or CALIBRATED_PROMPT for row in rows]
     run = {"prompt_tokens": max(round(median(tokens)), 1), "generated_tokens": CALIBRATED_GENERATED}
     then = _modelled(device, work.model_copy(update=run), phase, quant, None)
-    return _exact(device, rows, phase, min(modelled.median / then.median, 1.0))
+    found = _exact(device, rows, phase, min(modelled.median / then.median, 1.0))
+    return found.model_copy(update={"flags": tuple(one for one in modelled.flags if one.startswith("prompt:"))})
 
 
 def _modelled(device: Device, work: LlmWorkload, phase: Phase, quant: str, calibration: Calibration | None) -> Forecast:
@@ -101,6 +103,11 @@ def _modelled(device: Device, work: LlmWorkload, phase: Phase, quant: str, calib
     if away:
         low, high = low - WIDER_OUTSIDE * (1 + away), high + WIDER_OUTSIDE * (1 + away)
         flags.append("parameters: outside the calibrated range, interval widened")
+    longest = work.prompt_tokens / LONGEST_PROMPT
+    if longest > 1:
+        share = seconds["context_s"] / sum(seconds.values())
+        low, high = (end * (1 + WIDER_OUTSIDE * share * log(longest) / abs(end)) for end in (low, high))
+        flags.append(f"prompt: longer than the {LONGEST_PROMPT} tokens that were measured, interval widened")
     if cost.beyond:
         low, high = low - WIDER_OUTSIDE * cost.beyond, high + WIDER_OUTSIDE * cost.beyond
         flags.append("device: faster or slower than any that was measured, interval widened")
