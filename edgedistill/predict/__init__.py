@@ -64,6 +64,17 @@ def predict(
         target = catalog.load_target(target) if target in catalog.target_names() else target
     device = resolve(target)
     _check_own(calibration, device, target)
+    found = _answer(device, workload, quantity, calibration, per_hour)
+    return found.model_copy(update={"flags": (*found.flags, *device.notes)}) if device.notes else found
+
+
+def _answer(
+    device: Device,
+    workload: Workload | LlmWorkload,
+    quantity: str,
+    calibration: Calibration | None,
+    per_hour: float | None,
+) -> Forecast:
     if quantity == BATTERY:
         if not isinstance(per_hour, int | float) or not 0 < per_hour <= MOST_PER_HOUR:
             raise SpecError(

@@ -14,12 +14,12 @@ from edgedistill.predict import tables
 from edgedistill.predict.cores import Core, parse_cores
 from edgedistill.predict.names import asked_chip, bare, fold, meant, other_chip, soc_key
 from edgedistill.predict.specs import DeviceSpecs
+from edgedistill.predict.stated import stated_cores
 from edgedistill.specs import Target
 
 TYPICAL_CORES = 3.0  # of the fastest, that all cores of a phone are worth
 PARALLEL_GAIN = 0.83  # exponent of the threads on LiteRT's int8 rows
 PARALLEL = 4  # threads up to which an inference gains; more mostly wait for each other
-MOST_CORES, GHZ = 1024, (0.01, 20.0)  # beyond which a clock was given in MHz, or a count is none
 # Bandwidth by the peak of all cores, GB/s and GFLOP/s: least squares of the logs over the 45 chips that state both. It
 # misses a chip that was left out by x1.6 (one standard deviation); the mean of all chips misses by x1.9.
 BANDWIDTH_TOLD = (1.176, 0.659)
@@ -43,6 +43,7 @@ class Device(NamedTuple):
     fp16: bool | None
     host: bool = False
     npu: bool | None = None  # whether it has one
+    notes: tuple[str, ...] = ()  # what was stated and says nothing
 
     @property
     def cpu_peak_gflops(self) -> float | None:
@@ -184,6 +185,11 @@ def _with_chip(soc: str) -> Device | None:
 
 
 @cache
+def _chip_known(soc: str) -> bool:
+    return _with_chip(soc) is not None or any(of_name(name).soc == soc for name in measured_devices())
+
+
+@cache
 def of_name(name: str) -> Device:
     """The device that a row of the data files names; facts are missing where no table has them."""
     specs, facts = _tables()
@@ -240,22 +246,17 @@ def _of_target(target: Target) -> Device:
 
 
 def _of_specs(specs: DeviceSpecs) -> Device:
-    cores = parse_cores(specs.cpu)
-    if specs.cpu and not cores:
-        raise SpecError(f"cpu = {specs.cpu!r}: not read; write cores as `1xX3@2.91 + 4xA715@2.37` (count, core, GHz).")
-    odd = next((one for one in cores if not (1 <= one.cores <= MOST_CORES and GHZ[0] <= one.ghz <= GHZ[1])), None)
-    if odd is not None:
-        raise SpecError(
-            f"cpu = {specs.cpu!r}: {odd.cores} cores of {odd.ghz:g} GHz; 1 to {MOST_CORES} cores of {GHZ[0]:g} to"
-            f" {GHZ[1]:g} GHz are expected (count, core, GHz)."
-        )
+    cores, notes = stated_cores(specs.cpu)
     one = specs.one_core_fp32_gflops or max((core.gflops for core in cores), default=None)
     if one is None and specs.cpu_peak_fp32_gflops:
         one = specs.cpu_peak_fp32_gflops / TYPICAL_CORES
+    chip = asked_chip(specs.soc)
+    if chip and not _chip_known(chip):
+        notes = (*notes, f"soc {specs.soc!r}: no table has it, so its name tells no rates")
     device = Device(
         name=specs.name,
         aliases=(specs.name,),
-        soc=asked_chip(specs.soc),
+        soc=chip,
         cores=cores,
         one_core_gflops=one,
         bandwidth_gb_per_s=specs.memory_bandwidth_gb_per_s,
@@ -263,6 +264,7 @@ def _of_specs(specs: DeviceSpecs) -> Device:
         battery_wh=specs.battery_wh,
         ram_gb=specs.ram_gb,
         fp16=specs.fp16,
+        notes=notes,
     )
     return _of_its_chip(device)
 

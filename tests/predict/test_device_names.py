@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgedistill.errors import SpecError
-from edgedistill.predict import LlmWorkload, Workload, predict, tables
+from edgedistill.predict import DeviceSpecs, LlmWorkload, Workload, predict, tables
 from edgedistill.predict.devices import known_names, of_name, resolve
 
 WORK = Workload(gmacs=1.0, params_m=4.0)
@@ -58,3 +58,24 @@ def test_the_variant_with_another_chip_is_not_answered_with_the_one_that_is_know
 def test_a_name_of_two_devices_with_different_chips_is_refused_with_both() -> None:
     with pytest.raises(SpecError, match=r"may be 'Xiaomi POCO \(klee\)' or 'Xiaomi POCO \(myron\)'"):
         predict("Xiaomi POCO", WORK)
+
+
+@pytest.mark.parametrize(
+    ("facts", "note"),
+    [
+        ({"soc": "Snapdragon 8 Gem 3"}, "soc 'Snapdragon 8 Gem 3': no table has it"),
+        ({"cpu": "2xZ99@3.0 + 4xA55@2.0"}, "core z99: not known, taken as one of 16 operations a cycle"),
+    ],
+)
+def test_what_is_stated_and_says_nothing_is_flagged(facts: dict[str, str], note: str) -> None:
+    for work in (WORK, LlmWorkload(params_b=1.0)):
+        assert any(flag.startswith(note) for flag in predict(DeviceSpecs(**facts), work).flags)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"soc": "SM8650-AB"}, {"soc": "Exynos 2400"}, {"cpu": "1xCortex-X4@3.3 + 4xKryo@2.0"}, {"cpu": "2xP@3.2"}, {}],
+)
+def test_what_is_known_is_not_flagged(facts: dict[str, str]) -> None:
+    flags = predict(DeviceSpecs(**facts), WORK).flags  # type: ignore[arg-type]
+    assert not any(flag.startswith(("soc", "core")) for flag in flags)
