@@ -59,6 +59,8 @@ def predict(
         SpecError: for an unknown device, model, runtime or quantity, or when the facts for the quantity are missing.
     """
     workload = _workload(workload)
+    if not isinstance(quantity or "", str):
+        raise SpecError(f"quantity = {quantity!r}: give a name, one of {', '.join((*VISION, *LANGUAGE, BATTERY))}.")
     if isinstance(target, str) and isinstance(workload, Workload) and is_student(workload):
         # as the plan has it: a target's file rounds its rates, or says more of its chip than the tables
         target = catalog.load_target(target) if target in catalog.target_names() else target
@@ -76,7 +78,7 @@ def _answer(
     per_hour: float | None,
 ) -> Forecast:
     if quantity == BATTERY:
-        if not isinstance(per_hour, int | float) or not 0 < per_hour <= MOST_PER_HOUR:
+        if isinstance(per_hour, bool | str) or not hasattr(per_hour, "__float__") or not 0 < per_hour <= MOST_PER_HOUR:
             raise SpecError(
                 f"{BATTERY} needs per_hour, inferences or tokens in an hour, above 0 and at most"
                 f" {MOST_PER_HOUR:.0e}; got {per_hour!r}."
@@ -113,6 +115,8 @@ def predict_all(
 
 def _check_own(calibration: Calibration | None, device: Device, target: Target | DeviceSpecs | str) -> None:
     """What was measured on one device says nothing about another."""
+    if not isinstance(calibration, Calibration | None):
+        raise SpecError(f"calibration = {calibration!r}: give what `calibrate_device` or `read_calibration` returns.")
     names = {device.name, *device.aliases, target if isinstance(target, str) else target.name}
     if calibration is not None and calibration.device not in names:
         raise SpecError(

@@ -19,6 +19,7 @@ DEPTHWISE_PER_ELEMENT = 9.0
 TRANSFORMER_SHARE = 0.55  # of layers that are no convolution, from which a model is taken for a transformer
 SAME = 0.05
 NO_SIZE = "res"  # among what is told: at which size the features of the model were counted is not known
+FAR = "far"  # among what is told: it is told from more or fewer parameters than any model has that taught how
 BY_PIXEL = ("gmacs", "dw_gmacs", "act_in_m", "act_out_m", "peak_act_m")
 FIELDS = ("gmacs", "dw_gmacs", "params_m", "act_in_m", "act_out_m", "peak_act_m", "n_ops", "n_conv", "n_dw", "res")
 
@@ -71,6 +72,13 @@ def feature_tables() -> dict[str, dict[str, tables.Row]]:
 
 
 @cache
+def params_range() -> tuple[float, float]:
+    """The fewest and the most parameters of the models with features, 10^6."""
+    sizes = [float(row["params_m"]) for found in feature_tables().values() for row in found.values() if row["params_m"]]
+    return min(sizes), max(sizes)
+
+
+@cache
 def facts(key: str) -> tables.Row:
     """Family and kinds of operators of a model; of an unknown one nothing."""
     return {row["key"]: row for row in tables.rows("model_facts.csv")}.get(key, {})
@@ -111,6 +119,10 @@ def features(
     for name, value in known.items():
         if value is None and (own := tables.number((stored or {}).get(name))) is not None:
             known[name] = own * (larger if name in BY_PIXEL else 1.0)
+    if work.gmacs is None and (work.dw_gmacs or 0.0) > (known["gmacs"] or 0.0) * (1 + SAME):
+        raise SpecError(
+            f"dw_gmacs = {work.dw_gmacs:g} is more than gmacs = {known['gmacs'] or 0.0:.4g} of {work.model!r}."
+        )
     if known["params_m"] is None and row is not None:
         known["params_m"] = tables.number(row["params_m"])
     known["pixels"] = work.input_pixels or (tables.number(row["pixels"]) if row is not None and not work.res else None)
@@ -175,7 +187,8 @@ def _complete(
         return exp(sum(factor * basis[term] for term, factor in impute[name].items()))
 
     params = told("params_m", known["params_m"])
-    basis["params_m"] = log(params)
+    least, most = params_range()
+    basis["params_m"] = log(min(max(params, least), most))
     n_ops = told("n_ops", known["n_ops"])
     basis["n_ops"] = log(n_ops)
     read, written = known["act_in_m"], known["act_out_m"]
@@ -186,6 +199,8 @@ def _complete(
     )
     activations = told("activations_m", both)
     depthwise = depthwise_gmacs(known["dw_gmacs"] or 0.0, activations, gmacs)
+    if not least <= params <= most and {"n_ops", "activations_m"}.intersection(imputed):
+        imputed.append(FAR)
     layers = told("layers", known["layers"]) if one.compiled else n_ops
     pixels = known["pixels"] or (known["res"] or 0.0) ** 2
     return Features(

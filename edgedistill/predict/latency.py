@@ -19,7 +19,7 @@ from edgedistill.predict.classes import (
     precision_of,
 )
 from edgedistill.predict.devices import Device
-from edgedistill.predict.features import NO_SIZE, Features, describes, features, find_row
+from edgedistill.predict.features import FAR, NO_SIZE, Features, describes, features, find_row
 from edgedistill.predict.powers import bend, dearest_depthwise, outside
 from edgedistill.predict.rows import CONFIDENCE, build_of, exact, exact_rows, wanted_builds
 from edgedistill.predict.scaled import by_rows
@@ -121,6 +121,7 @@ def _modelled(device: Device, work: Workload, name: str, calibration: Calibratio
     low, high = without_facts(speed, low, high)
     more, told = _unlike(device, work, name, speed)
     widen, flags = outside(found, each, amounts) * WIDER_OUTSIDE + more, [*flags, *told]
+    widen += WIDER_OUTSIDE if FAR in inputs.imputed else 0.0
     middle = sum(terms.values())
     missing, taken = unstated(device, work, fitted, speed)
     if name == "coreml ane float" and inputs.transformer and stored is None and not anchors:
@@ -241,7 +242,9 @@ def _interval(found: Mapping[str, Mapping[str, Sequence[float]]], key: str, inpu
 def _flags(
     work: Workload, inputs: Features, amounts: Sequence[float], ranges: Sequence[Sequence[float]], names: Sequence[str]
 ) -> list[str]:
-    flags = [f"{name} told from the other features" for name in inputs.imputed if name not in ("pixels", NO_SIZE)]
+    flags = [f"{name} told from the other features" for name in inputs.imputed if name not in ("pixels", NO_SIZE, FAR)]
+    if FAR in inputs.imputed:
+        flags.append("params_m: outside the calibrated range, what is told from it is uncertain, interval widened")
     if NO_SIZE in inputs.imputed:
         flags.append("res: the size that this model's features were counted at is not known, its work is as it stands")
     for name, amount, (low, high) in zip(names, amounts, ranges, strict=True):

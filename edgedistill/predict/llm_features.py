@@ -83,6 +83,8 @@ def llm_features(work: LlmWorkload) -> LlmFeatures:
             active = read
             imputed.append("active_params_b")
     active = active or params
+    if active > params * (1 + SAME):
+        raise SpecError(f"active_params_b = {active:g} is more than params_b = {params:g} of {work.model!r}.")
     # A mixture's width, layers and heads are those of a model as large as what a token reads (OLMoE, Qwen3-30B-A3B,
     # Mixtral: public configs); its experts lie beside each other.
     embedding = (

@@ -11,13 +11,20 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from edgedistill.errors import SpecError
 from edgedistill.specs import Prediction, Spec
 
+
 # No model or device is beyond these ends, and what is computed from them stays finite.
-Positive = Annotated[float, Field(ge=1e-9, le=1e12)]
-Factor = Annotated[float, Field(gt=0, le=1e12)]
-NotNegative = Annotated[float, Field(ge=0, le=1e12)]
-Learnt = Annotated[float, Field(ge=1e-3, le=1e3)]  # an anchor that is further off is refused, so no factor is beyond
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Tokens = Annotated[int, Field(ge=1, le=10**9)]
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[Number, Field(ge=1e-9, le=1e12)]
+Factor = Annotated[Number, Field(gt=0, le=1e12)]
+NotNegative = Annotated[Number, Field(ge=0, le=1e12)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Tokens = Annotated[int, BeforeValidator(_number), Field(ge=1, le=10**9)]
 _UNITS = {
     "cpu": ("xnnpack", "kleidiai"),
     "gpu": ("opencl", "metal", "vulkan", "adreno", "mali"),
@@ -110,6 +117,9 @@ class Workload(Spec, metaclass=_Asked):
             raise ValueError("a workload needs `model`, or at least `gmacs`")
         if self.gmacs is not None and (self.dw_gmacs or 0.0) > self.gmacs * (1 + 1e-9):
             raise ValueError(f"dw_gmacs = {self.dw_gmacs:g} is more than gmacs = {self.gmacs:g}")
+        for name in ("n_conv", "n_dw"):
+            if self.n_ops and (getattr(self, name) or 0.0) > self.n_ops:
+                raise ValueError(f"{name} = {getattr(self, name):g} is more than n_ops = {self.n_ops:g}")
         return self
 
     @classmethod
@@ -160,8 +170,9 @@ class LlmWorkload(Spec, metaclass=_Asked):
     def _enough(self) -> Self:
         if self.model is None and self.params_b is None:
             raise ValueError("a language model needs `model` or `params_b`")
-        if self.params_b is not None and (self.active_params_b or 0.0) > self.params_b:
-            raise ValueError(f"active_params_b = {self.active_params_b:g} is more than params_b = {self.params_b:g}")
+        for name in ("active_params_b", "embedding_params_b"):
+            if self.params_b is not None and (getattr(self, name) or 0.0) > self.params_b:
+                raise ValueError(f"{name} = {getattr(self, name):g} is more than params_b = {self.params_b:g}")
         return self
 
 
