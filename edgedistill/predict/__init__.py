@@ -13,8 +13,10 @@ module itself is callable, so that the call reads as above and the types have a 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from types import ModuleType
+from typing import SupportsFloat
 
 from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
@@ -78,11 +80,7 @@ def _answer(
     per_hour: float | None,
 ) -> Forecast:
     if quantity == BATTERY:
-        if isinstance(per_hour, bool | str) or not hasattr(per_hour, "__float__") or not 0 < per_hour <= MOST_PER_HOUR:
-            raise SpecError(
-                f"{BATTERY} needs per_hour, inferences or tokens in an hour, above 0 and at most"
-                f" {MOST_PER_HOUR:.0e}; got {per_hour!r}."
-            )
+        per_hour = _checked_rate(per_hour)
         if not (isinstance(workload, Workload) and is_student(workload)):
             return resources.battery(device, workload, per_hour, calibration)
     if isinstance(workload, LlmWorkload):
@@ -90,6 +88,17 @@ def _answer(
     if is_student(workload):
         return student_lines.forecast(device, workload, quantity or VISION[0], calibration, per_hour)
     return _vision(device, workload, quantity or VISION[0], calibration)
+
+
+def _checked_rate(per_hour: object) -> float:
+    if isinstance(per_hour, SupportsFloat) and not isinstance(per_hour, bool):
+        with contextlib.suppress(OverflowError, TypeError):  # too many digits; an array of several numbers
+            if 0 < (rate := float(per_hour)) <= MOST_PER_HOUR:
+                return rate
+    raise SpecError(
+        f"{BATTERY} needs per_hour, inferences or tokens in an hour, above 0 and at most {MOST_PER_HOUR:.0e}; got"
+        f" {per_hour!r}."
+    )
 
 
 def predict_all(

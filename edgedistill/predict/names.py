@@ -69,5 +69,5 @@ def meant(name: str, every: Sequence[str], chip: Callable[[str], str]) -> tuple[
     if found := next((whole[key] for brand in BRANDS if (key := brand + fold(name)) in whole), None):
         return (found,)
     wanted = [brand + bare(name) for brand in BRANDS] if bare(name) else []
-    near = next((found for key in wanted if (found := [one for one in every if bare(one) == key])), [])
+    near = next((some for key in wanted if (some := [one for one in every if bare(one) == key])), [])
     return tuple({chip(one): one for one in near}.values())

@@ -31,6 +31,8 @@ WORK = Workload(gmacs=1.0)
         (lambda: predict("pixel8", WORK, BATTERY, per_hour="60"), "got '60'"),  # type: ignore[arg-type]
         (lambda: predict("pixel8", WORK, BATTERY, per_hour=[60]), r"got \[60\]"),  # type: ignore[arg-type]
         (lambda: predict("pixel8", WORK, BATTERY, per_hour=float("nan")), "got nan"),
+        (lambda: predict("pixel8", WORK, BATTERY, per_hour=10**400), "got 1000"),
+        (lambda: predict("pixel8", WORK, BATTERY, per_hour=np.array([1.0, 2.0])), "got array"),  # type: ignore[arg-type]
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_one_line(call: Callable[[], Any], message: str) -> None:
