@@ -14,7 +14,7 @@ from edgedistill.errors import VerificationError
 from edgedistill.exporters import same_weights
 from edgedistill.exporters.tflite.decoding import derived_tables, entry_points
 from edgedistill.exporters.tflite.generating import DECODE
-from edgedistill.exporters.tflite.reading import Stored, Use, names, parse, read_back, uses, without_logits
+from edgedistill.exporters.tflite.reading import Stored, Use, names, parse, uses, weights, without_logits
 from edgedistill.exporters.tflite.weights import LOOKUP
 from edgedistill.quant.activations import bias_codes
 from edgedistill.quant.frozen import FrozenStudent
@@ -31,8 +31,8 @@ def verify(frozen: FrozenStudent, path: Path) -> None:
     Raises:
         VerificationError: naming the tensor and the first difference, or the entry point.
     """
-    same_weights(path, read_back(path), frozen)
     schema, model = parse(path)
+    same_weights(path, weights(schema, model, path), frozen)
     _check_entry_points(frozen, schema, model, path)
     _no_foreign_operators(schema, model, path)
     stored = names(model, path)

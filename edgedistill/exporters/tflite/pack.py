@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 # The schema demands this alignment of buffers (`force_align: 16`); the generated Python code does not provide it.
 _BUFFER_ALIGNMENT = 16
 _FILE_IDENTIFIER = b"TFL3"
+_PLAIN = (int, bool, str, bytes, type(None))  # what most fields are: their own keys
 
 
 class _Shared:
@@ -107,9 +108,10 @@ def _key(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, list | tuple):
-        return tuple(_key(item) for item in value)
+        return tuple(item if type(item) in _PLAIN else _key(item) for item in value)
     if hasattr(value, "Pack"):
-        return type(value).__name__, *((name, _key(item)) for name, item in sorted(vars(value).items()))
+        fields = sorted(vars(value).items())
+        return type(value).__name__, *((name, item if type(item) in _PLAIN else _key(item)) for name, item in fields)
     if isinstance(value, float):  # 0.0 == -0.0, but their bytes differ
         return struct.pack("<d", value)
     return value

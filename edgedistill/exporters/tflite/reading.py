@@ -50,7 +50,11 @@ def read_back(path: Path) -> dict[str, QuantizedTensor]:
     Raises:
         VerificationError: if the file is not a .tflite of this package, a weight is not integer, or signatures differ.
     """
-    schema, model = parse(path)
+    return weights(*parse(path), path)
+
+
+def weights(schema: Any, model: Any, path: Path) -> dict[str, QuantizedTensor]:
+    """As `read_back`, of a file that was parsed."""
     stored = names(model, path)
     shown: list[dict[int, list[Any]]] = []
     for subgraph in model.subgraphs:

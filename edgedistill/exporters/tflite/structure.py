@@ -53,72 +53,70 @@ INPUTS = dict.fromkeys(
 SILENT = frozenset(("ASSIGN_VARIABLE", "CALL_ONCE", "CUSTOM", "HASHTABLE_IMPORT"))  # may have no output
 
 
+_U16, _I32, _U32 = struct.Struct("<H"), struct.Struct("<i"), struct.Struct("<I")
+
+
 class _Walk:
-    """A file whose offsets are being followed; remembers what it has seen, so that it reads each table once."""
+    """A file whose offsets are being followed; remembers what it has seen, so that it reads each table once.
+
+    It is asked for each of ten thousand tables of a file, several times for each export: a table costs one call here.
+    Places only grow along unsigned offsets, so what `struct` finds beyond the end is all that can be wrong with them.
+    """
 
     def __init__(self, data: bytes | bytearray) -> None:
         self.data = data
         self.costs: dict[tuple[str, int], float] = {}
-
-    def number(self, code: str, at: int) -> int:
-        if not 0 <= at <= len(self.data) - struct.calcsize(code):
-            raise ValueError("an offset leaves the file")
-        return int(struct.unpack_from(code, self.data, at)[0])
+        self.layouts: dict[int, tuple[dict[int, int], int]] = {}
 
     def table(self, kind: str, at: int) -> float:
         """The work of unpacking this table: the number of objects that it makes, and of numbers that are looked at."""
-        key = kind, at
-        if key in self.costs:
-            return self.costs[key]
-        fields, size = self.fields(at)
+        if (kind, at) in self.costs:
+            return self.costs[kind, at]
+        data, known, each = self.data, TABLES.get(kind), _PER_ELEMENT.get(kind, 0.0)
+        vtable = at - _I32.unpack_from(data, at)[0]
+        fields, size = self.layouts.get(vtable) or self.layout(vtable)
+        if at + size > len(data):
+            raise ValueError("a table is not one")
         cost = 1.0
         for number, offset in fields.items():
-            what = TABLES[kind].get(number) if kind != "options" else 1
+            what = 1 if known is None else known.get(number)
             if what is None:
                 raise ValueError(f"a {kind} has field {number}, which files for phones do not use")
-            if isinstance(what, int):
-                if offset + what > size:
-                    raise ValueError(f"a {kind} is shorter than its fields")
-                continue
-            if offset + 4 > size:
+            if offset + (what if isinstance(what, int) else 4) > size:
                 raise ValueError(f"a {kind} is shorter than its fields")
-            if what == "details" and self.number("<B", at + fields.get(4, 0)) != _BLOCKWISE:
+            if isinstance(what, int):
+                continue
+            if what == "details" and data[at + fields.get(4, 0)] != _BLOCKWISE:
                 raise ValueError("a tensor is quantized in a way that files for phones do not use")
-            cost += self.follow(what, at + offset, _PER_ELEMENT.get(kind, 0.0))
-        self.costs[key] = cost
+            target = at + offset + _U32.unpack_from(data, at + offset)[0]
+            if what in TABLES or what == "options":
+                cost += self.table(what, target)
+                continue
+            (count,), element = _U32.unpack_from(data, target), what.removeprefix("*")
+            width = 4 if element in TABLES else 1 if what == "string" else int(element)
+            if target + 4 + count * width > len(data):
+                raise ValueError("a vector is longer than the file")
+            if element in TABLES:
+                offsets = struct.unpack_from(f"<{count}I", data, target + 4)
+                cost += 1.0 + sum(self.table(element, target + 4 + 4 * n + step) for n, step in enumerate(offsets))
+            else:
+                cost += 1 + count * each
+        self.costs[kind, at] = cost
         return cost
 
-    def fields(self, at: int) -> tuple[dict[int, int], int]:
-        """Where in the table at `at` each present field is, and how long the table is."""
-        vtable = at - self.number("<i", at)
-        length, size = self.number("<H", vtable), self.number("<H", vtable + 2)
-        if length < 4 or length % 2 or size < 4 or vtable + length > len(self.data) or at + size > len(self.data):
+    def layout(self, vtable: int) -> tuple[dict[int, int], int]:
+        """Where tables with this vtable have each field that is present, and how long they are."""
+        if vtable < 0:
+            raise ValueError("an offset leaves the file")
+        (length,), (size,) = _U16.unpack_from(self.data, vtable), _U16.unpack_from(self.data, vtable + 2)
+        if length < 4 or length % 2 or size < 4 or vtable + length > len(self.data):
             raise ValueError("a table is not one")
-        offsets = {n: self.number("<H", vtable + 4 + 2 * n) for n in range((length - 4) // 2)}
-        present = {n: offset for n, offset in offsets.items() if offset}
+        offsets = struct.unpack_from(f"<{length // 2 - 2}H", self.data, vtable + 4)
+        present = {n: offset for n, offset in enumerate(offsets) if offset}
         if any(not 4 <= offset < size for offset in present.values()):
             raise ValueError("a table is shorter than its fields")
+        self.layouts[vtable] = present, size
         return present, size
-
-    def follow(self, what: str, at: int, each: float) -> float:
-        """The work behind the offset at `at`, where a number costs `each`."""
-        target = at + self.number("<I", at)
-        if what in TABLES or what == "options":
-            return self.table(what, target)
-        count, element = self.number("<I", target), what.removeprefix("*")
-        if element in TABLES:
-            self.inside(target, count, 4)
-            return 1.0 + sum(self.table(element, n + self.number("<I", n)) for n in _places(target, count))
-        self.inside(target, count, 1 if what == "string" else int(element))
-        return 1 + count * each
-
-    def inside(self, target: int, count: int, size: int) -> None:
-        if target + 4 + count * size > len(self.data):
-            raise ValueError("a vector is longer than the file")
-
-
-def _places(target: int, count: int) -> range:
-    return range(target + 4, target + 4 + 4 * count, 4)
 
 
 def check_offsets(data: bytes | bytearray) -> None:
@@ -129,8 +127,11 @@ def check_offsets(data: bytes | bytearray) -> None:
     """
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise ValueError("not a .tflite file")
-    walk = _Walk(data)
-    if walk.table("Model", walk.number("<I", 0)) > MOST_WORK:
+    try:
+        work = _Walk(data).table("Model", _U32.unpack_from(data, 0)[0])
+    except struct.error:
+        raise ValueError("an offset leaves the file") from None
+    if work > MOST_WORK:
         raise ValueError(f"describes a graph of more than {MOST_WORK} parts")
 
 
@@ -154,13 +155,13 @@ def check_graph(schema: Any, model: Any) -> None:
             _check_tensor(tensor, types, buffers, len(tensors))
         uses = [subgraph.inputs, subgraph.outputs]
         for operator in subgraph.operators:
-            _inside("an operator code", operator.opcodeIndex, model.operatorCodes)
             uses += [operator.inputs, operator.outputs]
         for indices in uses:
             if indices is None:
                 raise ValueError("an operator or a graph has no inputs or outputs")
-            for index in indices:
-                _inside("a tensor", index, tensors, lowest=-1)
+            for index in map(int, indices):
+                if not -1 <= index < len(tensors):
+                    raise ValueError(f"names a tensor {index} of {len(tensors)}")
         if any(int(index) < 0 for index in (*subgraph.inputs, *subgraph.outputs)):
             raise ValueError("a graph lacks one of its inputs or outputs")
         for operator in subgraph.operators:  # what may be left out is a bias, which comes third
@@ -184,7 +185,8 @@ def _check_operators(schema: Any, model: Any) -> None:
             raise ValueError(f"names an operator {code.builtinCode}, or {code.deprecatedBuiltinCode}")
     for subgraph in model.subgraphs:
         for operator in subgraph.operators or []:
-            _inside("an operator code", operator.opcodeIndex, model.operatorCodes)
+            if not 0 <= operator.opcodeIndex < len(model.operatorCodes):
+                raise ValueError(f"names an operator code {operator.opcodeIndex} of {len(model.operatorCodes)}")
             name = known[model.operatorCodes[operator.opcodeIndex].builtinCode]
             inputs, outputs = (0 if found is None else len(found) for found in (operator.inputs, operator.outputs))
             if inputs < INPUTS.get(name, 1) or not (outputs or name in SILENT):
@@ -207,7 +209,8 @@ def _check_names(model: Any) -> None:
 
 
 def _check_tensor(tensor: Any, types: dict[int, int], buffers: list[Any], count: int) -> None:
-    _inside("a buffer", tensor.buffer, buffers)
+    if not 0 <= tensor.buffer < len(buffers):
+        raise ValueError(f"names a buffer {tensor.buffer} of {len(buffers)}")
     if tensor.type not in types:
         raise ValueError(f"a tensor has type {tensor.type}, which files for phones do not use")
     shape = [] if tensor.shape is None else [int(size) for size in tensor.shape]
@@ -238,6 +241,6 @@ def _check_scales(found: Any, shape: list[int], count: int) -> None:
         raise ValueError("a tensor names scales that do not exist")
 
 
-def _inside(what: str, index: Any, owner: list[Any], lowest: int = 0) -> None:
-    if not lowest <= int(index) < len(owner):
+def _inside(what: str, index: Any, owner: list[Any]) -> None:
+    if not 0 <= int(index) < len(owner):
         raise ValueError(f"names {what} {int(index)} of {len(owner)}")
