@@ -6,10 +6,18 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from shared_conversions import Shared
+from shared_conversions import Shared, list_operators_once
 from tflite_forms import FORMS, Made, student
 
 from edgedistill.exporters import tflite
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operators() -> Iterator[None]:
+    """The tests here convert some hundred networks; `test_contract_schemes.py` shows that no byte depends on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        list_operators_once(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
