@@ -28,7 +28,7 @@ REVISIONS = {
     "sensitivity": 1,
     "distil": 3,
     "freeze": 3,
-    "export": 2,
+    "export": 3,
     "verify": 4,
     "references": 2,
 }

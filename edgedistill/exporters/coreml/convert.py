@@ -23,7 +23,17 @@ from edgedistill.errors import StageError
 from edgedistill.exporters._entry import Entry
 from edgedistill.exporters._quiet import imported, silenced
 from edgedistill.exporters.coreml import operators
-from edgedistill.exporters.coreml.network import POSITION, Arithmetic, Generator, announce, generates, network
+from edgedistill.exporters.coreml.naming import settle
+from edgedistill.exporters.coreml.network import (
+    POSITION,
+    Arithmetic,
+    Generator,
+    announce,
+    generates,
+    identifier,
+    network,
+    places,
+)
 from edgedistill.quant.frozen import FrozenStudent
 from edgedistill.students import Port, Signature
 
@@ -46,6 +56,7 @@ _REWRITING_PASSES = (
     "common::fuse_reduce_mean",
 )
 _ROUNDING_PASS = "common::add_fp16_cast"
+_ROUNDED = "_to_fp16"  # its ending of the name of a constant that it rounded
 FLEXIBLE = "any"
 # Operations that stay fp32 in an fp16 program, with the arithmetic that is done for them alone. In fp16 the angle of
 # position 500 is known to a quarter of a radian at best, and the squares of a norm overflow beyond 256.
@@ -101,7 +112,9 @@ def whole(signatures: Sequence[Signature]) -> Signature:
 
 
 class Raw(NamedTuple):
-    """A package as coremltools writes it, and the float32 constants of its program, by name, before any was rounded."""
+    """A package as coremltools writes it, but for the names of values, and the float32 constants of its program, by the
+    name of the operation that holds each, before any was rounded.
+    """
 
     path: Path
     floats: dict[str, NDArray[np.float32]]
@@ -174,7 +187,16 @@ class Converter:
                 )
         except _FAILURES as error:
             raise self._refused("coremltools cannot convert", error) from error
-        return Raw(path, noted)
+        names = settle(path, self._known())
+        return Raw(
+            path, {new: noted[plain] for old, new in names.items() if (plain := old.removesuffix(_ROUNDED)) in noted}
+        )
+
+    def _known(self) -> set[str]:
+        """Names of the student's tensors and grids as a program may hold them."""
+        tensors = {**dict(self._entry.named_parameters(remove_duplicate=False)), **dict(self._entry.named_buffers())}
+        grids = [f"{place}.{step}" for place in places(self._frozen) for step in ("quantize", "dequantize")]
+        return {identifier(name) for name in (*tensors, *grids)}
 
     def _inputs(self) -> list[Any]:
         """Types of the inputs; sizes that differ between signatures are one range, which inputs share."""

@@ -6,7 +6,6 @@ A tensor is sought by its name, then by its numbers: coremltools renames what it
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -17,11 +16,10 @@ from edgedistill.coreml import Program
 from edgedistill.errors import StageError
 from edgedistill.exporters.coreml.card import Card, Weight
 from edgedistill.exporters.coreml.contents import SMALL, Contents, holds, is_neutral
+from edgedistill.exporters.coreml.naming import RENAMED
 from edgedistill.exporters.coreml.network import Arithmetic, identifier, network, places
 from edgedistill.quant.activations import Range
 from edgedistill.quant.frozen import FrozenStudent
-
-_RENAMED = re.compile(r"(_cast_fp16|_to_fp16)$")
 
 
 def describe(program: Program, frozen: FrozenStudent, signature: str, precision: Arithmetic = "float16") -> Card:
@@ -112,5 +110,5 @@ def floats_of(frozen: FrozenStudent, precision: Arithmetic = "float16") -> dict[
 
 def _seek(name: str, operations: Iterable[str], equal: Callable[[str], bool]) -> str | None:
     wanted = identifier(name)
-    by_name = [operation for operation in operations if _RENAMED.sub("", operation) == wanted]
+    by_name = [operation for operation in operations if RENAMED.sub("", operation) == wanted]
     return by_name[0] if by_name else next((operation for operation in operations if equal(operation)), None)

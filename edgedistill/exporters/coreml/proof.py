@@ -45,7 +45,6 @@ GRAPH = Limits(1e-7, 1e-7)
 SINGLE = Limits(1e-5, 1e-5)
 GRIDS = Limits(0.02, 0.2)
 ROUNDING = Limits(1e-9, 1e-9)
-_ROUNDED = "_to_fp16"  # coremltools' ending of the name of a constant that it rounded
 RANGE = {False: Limits(0.02, 0.1), True: Limits(0.1, 0.3)}  # by whether activations are static
 _CHANGED = "coremltools changed what is computed."
 _ROUNDED_TWICE = "this network is not the frozen student's."
@@ -147,7 +146,7 @@ def unrounded(program: Program, floats: Mapping[str, NDArray[np.float32]]) -> Pr
 
     def restore(operation: Operation) -> Operation:
         bound = operation.inputs.get("val", ()) if operation.kind == "const" else ()
-        exact = floats.get(operation.name.removesuffix(_ROUNDED))
+        exact = floats.get(operation.name)
         if exact is None or not bound or not isinstance(value := bound[0], Constant) or not value.type.is_float:
             return operation
         held = half(exact) if value.type.dtype == "fp16" else exact

@@ -111,7 +111,7 @@ def test_with_its_float32_constants_put_back_the_file_is_the_student(converted: 
 
 @pytest.mark.slow  # the contract does it for one scheme of each format
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
-    """Two of their own: torch's tracer names values after Python variables, and pytest's shape checks add some."""
+    """Neither is this one; `test_coreml_names.py` compares with what this one writes."""
     student("bert", bert.TINY, SCHEMES["static"]).save(tmp_path)
     code = (
         "import sys; from pathlib import Path; from edgedistill.exporters import coreml\n"
