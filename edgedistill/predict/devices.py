@@ -12,7 +12,7 @@ from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
 from edgedistill.predict import tables
 from edgedistill.predict.cores import Core, parse_cores
-from edgedistill.predict.names import asked_chip, bare, fold, meant, other_chip, soc_key
+from edgedistill.predict.names import asked_chip, bare, fold, meant, other_chip, soc_key, states_int8
 from edgedistill.predict.specs import DeviceSpecs
 from edgedistill.predict.stated import stated_cores
 from edgedistill.specs import Target
@@ -24,8 +24,6 @@ PARALLEL = 4  # threads up to which an inference gains; more mostly wait for eac
 # misses a chip that was left out by x1.6 (one standard deviation); the mean of all chips misses by x1.9.
 BANDWIDTH_TOLD = (1.176, 0.659)
 BANDWIDTH_SPREAD = 0.468  # log
-# Chips whose Neural Engine is stated by its int8 rate, twice that of fp16 which Apple stated before and Core ML runs.
-_APPLE_INT8 = re.compile(r"a(1[7-9]|[2-9]\d)( pro)? bionic|apple m([4-9]|\d\d)")
 
 
 class Device(NamedTuple):
@@ -86,7 +84,7 @@ class Device(NamedTuple):
         if self.bandwidth_gb_per_s and unit != "cpu":
             found["bandwidth"] = log(self.bandwidth_gb_per_s)
         if unit == "npu" and self.npu_tops:
-            found["compute"] = log(self.npu_tops / (2 if _APPLE_INT8.match(self.soc) else 1))
+            found["compute"] = log(self.npu_tops / (2 if states_int8(self.soc) else 1))
         if unit == "gpu" and self.cpu_peak_gflops:  # rates of GPUs are not stated; chips of fast cores have fast ones
             found["compute"] = log(self.cpu_peak_gflops)
         if unit != "cpu":

@@ -147,7 +147,7 @@ def _depthwise(inputs: Features, found: Mapping[str, Any], each: Sequence[float]
     """The features with no more depthwise multiply-accumulates than forms of the class can tell; says so."""
     given = inputs.depthwise_gmacs
     kept = dearest_depthwise(
-        found, each, lambda count: inputs._replace(depthwise_gmacs=count).terms(found["terms"]), given
+        found, each, lambda count: inputs._replace(depthwise_gmacs=count).terms(found["terms"]), given, inputs.gmacs
     )
     if kept == given:
         return inputs, []

@@ -71,3 +71,8 @@ def meant(name: str, every: Sequence[str], chip: Callable[[str], str]) -> tuple[
     wanted = [brand + bare(name) for brand in BRANDS] if bare(name) else []
     near = next((some for key in wanted if (some := [one for one in every if bare(one) == key])), [])
     return tuple({chip(one): one for one in near}.values())
+
+
+def states_int8(soc: str) -> bool:
+    """Whether Apple states the int8 rate of a chip's Neural Engine: since A17 and M4, twice that of Core ML's fp16."""
+    return re.match(r"a(1[7-9]|[2-9]\d)( pro)? bionic|apple m([4-9]|\d\d)", soc) is not None

@@ -53,9 +53,13 @@ def log_told(found: Mapping[str, Any], each: Sequence[float], amounts: Sequence[
 
 
 def dearest_depthwise(
-    found: Mapping[str, Any], each: Sequence[float], amounts_of: Callable[[float], Sequence[float]], given: float
+    found: Mapping[str, Any],
+    each: Sequence[float],
+    amounts_of: Callable[[float], Sequence[float]],
+    given: float,
+    every: float,
 ) -> float:
-    """How many of the depthwise multiply-accumulates are counted as such; the others as regular ones.
+    """How many of the `given` depthwise multiply-accumulates, of `every` one, count as such; the others as regular.
 
     Beyond the share that was measured (a fifth of all) the forms would tell less time the fewer regular ones
     are left, next to none of a model that has none. A depthwise one is never cheaper than a regular one, so the count
@@ -67,10 +71,10 @@ def dearest_depthwise(
     def told(count: float) -> float:
         return log_told(found, each, amounts_of(count))
 
-    low, high = 0.0, given
+    low, high = 0.0, every  # not `given`: beyond the highest place all shares are told the same, to the last digit
     if told(given) >= told((1 - 1e-6) * given):
         return given
     for _ in range(60):
         one, two = low + (high - low) / 3, high - (high - low) / 3
         low, high = (one, high) if told(one) < told(two) else (low, two)
-    return max((low + high) / 2, given, key=told)
+    return min((low + high) / 2, given)
