@@ -81,16 +81,19 @@ def _apart(anchors: Sequence[Anchor]) -> list[Anchor]:
     Raises:
         SpecError: one workload was measured `CONTRADICTORY` times apart.
     """
-    same: dict[tuple[Workload | LlmWorkload, str], list[float]] = {}
+    same: dict[tuple[Workload | LlmWorkload, str, float], list[float]] = {}
     for anchor in anchors:
-        same.setdefault((anchor.workload, anchor.quantity), []).append(anchor.measured)
+        student = isinstance(anchor.workload, Workload) and is_student(anchor.workload)
+        # a student's interval is made from how far its timings lie apart, so another timing counts; a copy does not
+        timing = anchor.measured if student else 0.0
+        same.setdefault((anchor.workload, anchor.quantity, timing), []).append(anchor.measured)
     for seen in same.values():
         if max(seen) > CONTRADICTORY * min(seen):
             raise SpecError(
                 f"one workload was measured {min(seen):g} and {max(seen):g}, more than {CONTRADICTORY:g} times apart:"
                 " leave out what was not measured like the others."
             )
-    return [Anchor(workload=work, measured=median(seen), quantity=name) for (work, name), seen in same.items()]
+    return [Anchor(workload=work, measured=median(seen), quantity=name) for (work, name, _), seen in same.items()]
 
 
 def _check_near(number: int, anchor: Anchor, predicted: Forecast) -> None:
