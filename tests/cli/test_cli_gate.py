@@ -14,6 +14,8 @@ import jsonschema
 import pytest
 import yaml
 
+from edgedistill.cli import run
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -132,11 +134,10 @@ def test_stored_launches_as_a_baseline(cli, host_bundle, stored):
     assert "the baseline is emulated" in done.stderr
 
 
-def test_the_stored_measurement_of_another_file_is_refused(cli, host_bundle, slow_bundle, stored):
-    assert cli("gate", host_bundle, "--measured", stored).returncode == 0
-    done = cli("gate", slow_bundle, "--measured", stored)
-    assert done.returncode == 2
-    assert "sha256 differs" in done.stderr
+def test_the_stored_measurement_of_another_file_is_refused(host_bundle, slow_bundle, stored, capsys):
+    assert run(["gate", str(host_bundle), "--measured", str(stored)]) == 0
+    assert run(["gate", str(slow_bundle), "--measured", str(stored)]) == 2
+    assert "sha256 differs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -155,26 +156,27 @@ def test_the_stored_measurement_of_another_file_is_refused(cli, host_bundle, slo
         (["--github"], "no step of a GitHub workflow"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_code_2(cli, host_bundle, arguments, told):
+def test_what_cannot_be_done_is_refused_with_code_2(host_bundle, arguments, told, capsys, monkeypatch):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "")
     given = [text.replace("BUNDLE", str(host_bundle)) for text in arguments]
-    done = cli("gate", host_bundle, *given, GITHUB_STEP_SUMMARY="")
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert told in done.stderr
+    code, seen = run(["gate", str(host_bundle), *given]), capsys.readouterr()
+    assert code == 2, seen.out + seen.err
+    assert told in seen.err
 
 
-def test_a_placement_that_nobody_measured_has_not_passed(cli, host_bundle):
-    done = cli("gate", host_bundle, "--unit", "npu", "--json")
-    assert done.returncode == 4
-    assert lines(json.loads(done.stdout))["off_unit_time_share"]["verdict"] == "UNMEASURED"
+def test_a_placement_that_nobody_measured_has_not_passed(host_bundle, capsys):
+    assert run(["gate", str(host_bundle), "--unit", "npu", "--json"]) == 4
+    assert lines(json.loads(capsys.readouterr().out))["off_unit_time_share"]["verdict"] == "UNMEASURED"
 
 
-def test_the_gate_again_has_the_paired_interval(cli, host_bundle, tmp_path):
+def test_the_gate_again_has_the_paired_interval(host_bundle, tmp_path, capsys):
     """The counts of the build are in the bundle, so a later look says as much about the quality as the build did."""
     folder = Path(shutil.copytree(host_bundle, tmp_path / "bundle"))
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["profile"]["quality"]["retained_min"] = 0.5
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    note = lines(json.loads(cli("gate", folder, "--json").stdout))["retained_min"]["note"]
+    run(["gate", str(folder), "--json"])
+    note = lines(json.loads(capsys.readouterr().out))["retained_min"]["note"]
     assert "paired 95% CI" in note
     counts = manifest["paired"]["tflite"]
     assert sum(counts.values()) == manifest["teacher_quality"]["rows"]
