@@ -126,12 +126,12 @@ def parse(path: Path, data: bytes) -> Any:
         model = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise ForeignFile(f"{path}: not an .onnx file, or a damaged one ({error}). Export it again.") from None
-    for message in _messages(model):
+    for message, texts in _messages(model):
         if message.DESCRIPTOR.name == "TensorProto" and (
             message.data_location == onnx.TensorProto.EXTERNAL or message.external_data
         ):
             raise ForeignFile(f"{path}: keeps numbers in another file. Export it again.")
-        if any(isinstance(text, bytes) for text in _texts(message)):
+        if any(isinstance(text, bytes) for text in texts):
             raise ForeignFile(f"{path}: holds a name that is not UTF-8: damaged. Export it again.")
     return model
 
@@ -141,20 +141,24 @@ def attributes(node: Any) -> dict[str, Any]:
     return {attribute.name: attribute.i for attribute in node.attribute}
 
 
-def _messages(message: Any) -> Iterator[Any]:
-    """A message and all in it: tensors of attributes, inner graphs, sparse tensors and functions too."""
-    yield message
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for item in value if field.is_repeated else (value,):
-                yield from _messages(item)
+def _messages(model: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """A message and all in it, each with its own texts: tensors of attributes, inner graphs, sparse ones, functions.
 
-
-def _texts(message: Any) -> Iterator[Any]:
-    """A message's own texts. ONNX's are not checked when they are parsed: one that is not UTF-8 comes as bytes."""
-    for field, value in message.ListFields():
-        if field.type == field.TYPE_STRING:
-            yield from value if field.is_repeated else (value,)
+    ONNX's texts are not checked when they are parsed: one that is not UTF-8 comes as bytes.
+    """
+    waiting = [model]
+    while waiting:
+        message = waiting.pop()
+        inner: list[Any] = []
+        texts: list[Any] = []
+        for field, value in message.ListFields():
+            items = value if field.is_repeated else (value,)
+            if field.message_type is not None:
+                inner += items
+            elif field.type == field.TYPE_STRING:
+                texts += items
+        yield message, texts
+        waiting += reversed(inner)
 
 
 def _is_nested(node: Any) -> bool:
