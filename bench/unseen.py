@@ -62,10 +62,11 @@ What batch 2 showed at its first meeting (median of measured / predicted), and w
 Neural Engine of an iPhone 15 Pro: 1.46 (5 rows), as its 35 TOPS are of int8, where older chips state those of fp16. An
 A35: 2.0 (3), and A75s likewise in rows of the calibration: half of the peak that was counted for them is there. A11,
 A12, Snapdragon 845 and Xavier have half precision and no dot products, and int8 was told as if they had. f16 in
-llama.cpp's prompts: 0.1 (1), told as q8_0, though it takes four times as long there and on Raspberry Pis.
+llama.cpp's prompts: 0.1 (1), told as q8_0, though it takes four times as long there and on Raspberry Pis. Galaxy S24
+and a QCS6490 in w8a8: 0.59 and 0.43 (10); the line by TOPS was bent by a Snapdragon 865, whose NPU has no matrix unit.
 
-What it showed and still stands. Galaxy S24's NPU, told from specifications: 0.76 (28 rows); the line by TOPS and
-bandwidth is as slow on the chip of the year before (1.4 times in float, 1.8 in w8a8), which its own rows correct.
+What it showed and still stands. Galaxy S24's NPU in float and w8a16, told from specifications: 0.77 (24 rows); the line
+by TOPS and bandwidth is as slow on the chip of the year before, which its own rows correct.
 Galaxy S25's in float, told from a reference board of a year earlier: 0.77 (19). Core ML on an iPhone 12 runs MobileNet
 v3, PVT v2 and EfficientViT of 512 pixels 5 to 9 times slower than told: parts of them leave the unit. ncnn of 2020 in
 int8 on a Snapdragon 855+: 1.8 (9; its dot products came later). ncnn on that chip's GPU: 0.44 (16), as nothing that a

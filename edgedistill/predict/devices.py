@@ -12,7 +12,7 @@ from edgedistill import catalog
 from edgedistill.errors import SpecError, did_you_mean
 from edgedistill.predict import tables
 from edgedistill.predict.cores import Core, parse_cores
-from edgedistill.predict.names import asked_chip, bare, fold, meant, other_chip, soc_key, states_int8
+from edgedistill.predict.names import asked_chip, bare, fold, meant, other_chip, soc_key, states_int8, vector_only
 from edgedistill.predict.specs import DeviceSpecs
 from edgedistill.predict.stated import stated_cores
 from edgedistill.specs import Target
@@ -80,7 +80,7 @@ class Device(NamedTuple):
 
     def descriptors(self, unit: str, threads: int, mode: str = "") -> dict[str, float]:
         """What speed on a unit is explained by: logs of rates, and flags; a fact that is missing is left out."""
-        found: dict[str, float] = {}
+        found: dict[str, float] = {"vector": float(vector_only(self.soc))} if unit == "npu" else {}
         if self.bandwidth_gb_per_s and unit != "cpu":
             found["bandwidth"] = log(self.bandwidth_gb_per_s)
         if unit == "npu" and self.npu_tops:

@@ -76,3 +76,8 @@ def meant(name: str, every: Sequence[str], chip: Callable[[str], str]) -> tuple[
 def states_int8(soc: str) -> bool:
     """Whether Apple states the int8 rate of a chip's Neural Engine: since A17 and M4, twice that of Core ML's fp16."""
     return re.match(r"a(1[7-9]|[2-9]\d)( pro)? bionic|apple m([4-9]|\d\d)", soc) is not None
+
+
+def vector_only(soc: str) -> bool:
+    """Whether a Qualcomm NPU has no matrix unit yet: Hexagon before v68, as of Snapdragon 870, 768G and older ones."""
+    return re.match(r"snapdragon (8[0-7]\d|7[0-6]\d|[46]\d\d)|q[cr][sb](8250|5165)|sm8[12]50", soc) is not None

@@ -79,3 +79,14 @@ def test_floats_read_a_prompt_slower_than_8_bits(device: Any, quant: str) -> Non
     assert 3.0 < rate("q8_0", "cpu") / rate(quant, "cpu") < 16.0
     if device == "galaxy_s23":  # nothing is known against a GPU's
         assert rate(quant, "gpu") == rate("q8_0", "gpu")
+
+
+def test_an_npu_without_a_matrix_unit_is_slower_than_its_tops_tell() -> None:
+    """A Snapdragon 865's 15 TOPS take 4 times as long as theirs whom the line by TOPS is of; a 778G has a newer one."""
+    work = Workload(**MOBILENET, runtime="tflite", unit="npu", precision="w8a8")
+    old, plain, new = (
+        predict(DeviceSpecs(name="phone", soc=soc, npu_int8_tops=12.0, memory_bandwidth_gb_per_s=34.0), work).median
+        for soc in ("Snapdragon 765", "", "Snapdragon 778")
+    )
+    assert old > 1.5 * plain
+    assert new == plain

@@ -11,8 +11,8 @@ Of few chips that correlation is little more than a guess. Where 5 to 10 of them
 intervals made of all but one hold 80 % of the rows of the one left out, each in turn. Of fewer, leaving one out leaves
 too few.
 
-A chip's speed errs alike in all precisions of a unit. Where few chips say how far a new one may be off, the interval
-holds both its own and that of all precisions together.
+A chip's speed errs alike in all precisions of a unit. Where fewer than 5 chips say how far a new one may be off, the
+interval holds both its own and that of all precisions together.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgedistill.predict.calibrate.samples import Floats
 SHARE = 0.8
 Z90 = 1.2815515655446004
 NARROWEST = 0.05  # log units: no class of published rows repeats better (their noise floor)
-FEW_CHIPS = 8  # up to which the other precisions of a unit have a say
+FEW_CHIPS = 4  # up to which the other precisions of a unit have a say: too few to be left out in turn
 Z95 = 1.959963984540054
 FEWEST_KEYS, FEWEST_ROWS = 3, 30  # below that an interval is made of other classes
 FEWEST_LEFT, MOST_LEFT = 5, 10  # chips of which each is left out in turn, to see what the others' intervals hold

@@ -23,10 +23,10 @@ from edgedistill.predict.cores import with_kin
 # time is spent waiting for memory (spec scaling is off by x1.3 or so).
 PRIOR = {
     "compute": -0.7, "bandwidth": -0.2, "threads": -0.6, "crowd": 0.0, "uneven": 0.0, "in_order": 0.1, "fp16": -0.2,
-    "dot": -0.2,
+    "dot": -0.2, "vector": 0.5,
 }  # fmt: skip
 # What physics demands.
-SIGN = {"compute": -1.0, "bandwidth": -1.0, "threads": -1.0, "in_order": 1.0, "fp16": -1.0, "dot": -1.0}
+SIGN = {"compute": -1.0, "bandwidth": -1.0, "threads": -1.0, "in_order": 1.0, "fp16": -1.0, "dot": -1.0, "vector": 1.0}
 # Ridges, in chips: what an expectation is worth. A kind of core differs from what its rates tell by x1.4 or so, chips
 # of one kind as much; of those and of the ridge on deviations the middle of what was tried was taken, not the best.
 RIDGE, DEVIATION_RIDGE = 0.2, 0.3
