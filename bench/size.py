@@ -9,6 +9,7 @@ the bytes of a file that are no number of the student, by the parts of its graph
 """
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from edgedistill import catalog
 from edgedistill.plan.size import file_size
 from edgedistill.specs import QuantScheme, Spec
 from edgedistill.students import bert, cnn, llama, vit
+
+RESULTS = Path(__file__).parent / "results" / "size.json"
+NAMED = ("kind", "size", "scheme", "family", "format")  # what tells a row
 
 # What is compared: the smallest students, those of the default profile's size, and published networks.
 
@@ -85,14 +89,17 @@ def held_out() -> Iterator[tuple[str, str, Case]]:
 
 
 def compare(formats: list[str], sizes: str, exports: Exports) -> None:
-    """Export, and write predicted beside real."""
+    """Export, and write predicted beside real; the rows of other formats and sizes stay as they were."""
     found = [*(("compared", *one) for one in comparisons()), *(("held out", *one) for one in held_out())]
     found = [one for one in found if one[-1].format in WRITERS]  # a LiteRT-LM bundle holds the .tflite
     rows: list[dict[str, Any]] = []
+    before = {tuple(row[key] for key in NAMED): row for row in json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]}
     for kind, size, label, case in found:
         if case.format in formats and size.startswith(sizes):
             rows.append({"kind": kind, "size": size, "scheme": label, **compared(case, exports)})
             print(*rows[-1].values(), flush=True)
+        elif (kept := before.get((kind, size, label, case.family, case.format))) is not None:
+            rows.append(kept)
     write("size", {"rows": rows, "files": len(found)}, "\n".join([*page(rows, len(found)), ""]))
 
 
@@ -149,7 +156,9 @@ def _errors(rows: list[dict[str, Any]]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fit", nargs="+", metavar="FORMAT", choices=sorted(WRITERS), default=[])
-    parser.add_argument("--formats", nargs="+", choices=sorted(WRITERS), default=sorted(WRITERS))
+    parser.add_argument(
+        "--formats", nargs="+", choices=sorted(WRITERS), default=sorted(WRITERS), help="anew: these alone"
+    )
     parser.add_argument("--sizes", default="", help="compare students of this size only: tiny, default, real, drawn, 1")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep exported files here, and use those that are")
     options = parser.parse_args()

@@ -65,7 +65,7 @@ A12, Snapdragon 845 and Xavier have half precision and no dot products, and int8
 llama.cpp's prompts: 0.1 (1), told as q8_0, though it takes four times as long there and on Raspberry Pis. Galaxy S24
 and a QCS6490 in w8a8: 0.59 and 0.43 (10); the line by TOPS was bent by a Snapdragon 865, whose NPU has no matrix unit.
 
-What it showed and still stands. Galaxy S24's NPU in float and w8a16, told from specifications: 0.77 (24 rows); the line
+What it showed and still stands. Galaxy S24's NPU in float and w8a16, told from specifications: 0.79 (22 rows); the line
 by TOPS and bandwidth is as slow on the chip of the year before, which its own rows correct.
 Galaxy S25's in float, told from a reference board of a year earlier: 0.77 (19). Core ML on an iPhone 12 runs MobileNet
 v3, PVT v2 and EfficientViT of 512 pixels 5 to 9 times slower than told: parts of them leave the unit. ncnn of 2020 in

@@ -16,9 +16,8 @@ QUANTS = ("iq1_s", "q2_k", "q3_k_m", "q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0",
 WIDE = ("q8_0", "w8", "f16", "f32", "q6_k")
 KERNELS = {"w4": "q4_0", "w8": "q8_0", "f16": "q8_0", "f32": "q8_0"}  # what llama.cpp runs where no row has the name
 WIDER = {"f16": log(16 / 8.5), "f32": log(32 / 8.5)}  # bits that decode reads beside those of q8_0
-FLOAT_PROMPT = log(
-    3.8
-)  # on a CPU f16 reads a prompt slower than q8_0 of the same build: 4.4 times on Pi 5, 3.3 on Pi 4
+# On a CPU f16 reads a prompt slower than q8_0 of the same build: 4.4 times on a Raspberry Pi 5, 3.3 times on a Pi 4.
+FLOAT_PROMPT = log(3.8)
 SAME = 0.05  # as far as sizes of models are rounded
 LAYERS_IN = 100.0  # layers that the coefficients of layers are for
 LINEAR_SHARE = 0.75  # of a recurrent model's layers: those that keep a state in place of keys and values (Qwen 3.5)
