@@ -35,7 +35,9 @@ alike). *high / low*: how wide the intervals are. *all precisions*: the rows of 
 so a model is predicted that is described by its features alone.
 
 Of language models, *new model* leaves one of nine out; deepseek-r1-distill-qwen-1.5b and qwen2.5-1.5b are built alike,
-and so are the two recurrent ones. *new family* leaves such models out together.
+and so are the two recurrent ones. *new family* leaves such models out together. Those are rows of one application on
+three phones; *other applications*: each model of the others left out, told from the other models on its device and
+unit, in its build and quantization.
 
 """
 SIMPLER = """

@@ -225,7 +225,9 @@ def _cost(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Ma
     if not other:
         return _spec_cost(device, work, phase, quant, found, packed=packed)
     told = f"other sizes with {work.runtime.lower().split(' ')[0]} on this chip"
-    return _relative(found, median(other) - _blocks(found) * packed, "fitted", told)
+    same = [cost for cost, very in other if very]
+    log_s = median(same or [cost for cost, _ in other]) - _blocks(found) * packed
+    return _relative(found, log_s, "fitted", told)._replace(key="other sizes" if same else "spec only")
 
 
 def _blocks(found: Mapping[str, Any]) -> float:
@@ -238,10 +240,13 @@ def _repacked(device: Device, work: LlmWorkload, phase: Phase, runtime: str, qua
     return repacked(device, runtime, quant) if applies else 0.0
 
 
-def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]) -> list[float]:
+def _other_costs(
+    device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any]
+) -> list[tuple[float, bool]]:
     """Log seconds for 10^9 parameters by rows of other applications on this chip, at the quantization asked for.
 
-    As without blocks for dot products: what builds with them took is made longer by what such blocks are worth.
+    As without blocks for dot products: what builds with them took is made longer by what such blocks are worth. And
+    whether the rows are of that very quantization, and of builds that do alike.
     """
     kernel, runtime = spec_kernel(work.runtime, quant, work.backend, phase), work.runtime.lower().split(" ")[0]
     costs = []
@@ -255,9 +260,11 @@ def _other_costs(device: Device, work: LlmWorkload, phase: Phase, quant: str, fo
             continue
         if kernel == "llama" and _is_llama(build):
             mine, other = (spec_effect(found["quant"], unit, kernel, name, phase) for name in (quant, theirs))
-            costs.append(value + mine - other + _blocks(found) * _repacked(device, work, phase, build, theirs))
+            packed = _repacked(device, work, phase, build, theirs)
+            very = theirs == quant and packed == _repacked(device, work, phase, work.runtime, quant)
+            costs.append((value + mine - other + _blocks(found) * packed, very))
         elif build.startswith(runtime[:5]):
-            costs.append(value)
+            costs.append((value, theirs == quant))
     return costs
 
 

@@ -60,6 +60,7 @@ def llm() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         known = groups(long, phase, lambda row: _cost(row, phase, column, extra), quant_effects(fit))  # noqa: B023
         spec_held = spec_held_out(known)
         held["new chip, spec only"] = spec_held
+        held["new model, other applications"] = other_sizes(usable, phase, column, extra)
         rows_of = [figure(f"llm {phase}", name, one) for name, one in held.items()]
         rows_of[0]["simpler"] = of_language(data, found["bits"])
         figures += rows_of
@@ -71,7 +72,8 @@ def llm() -> tuple[dict[str, Any], list[dict[str, Any]]]:
             "other": other_runtimes(usable, phase, column, extra),
             "spec": fit_spec(known),
             "intervals": {
-                "spec only": rounded(interval(spec_held.error, spec_held.key)),
+                "spec only": _ends(spec_held),
+                "other sizes": _ends(held["new model, other applications"]),
                 **{f"fitted, {unit}": _both(held, unit) for unit in ("cpu", "gpu", "npu")},
             },
         }
@@ -168,6 +170,22 @@ def other_runtimes(rows: Sequence[Row], phase: str, column: str, extra: tuple[fl
     return {key: [round(float(np.median(values)), 4), len(values)] for key, values in sorted(found.items())}
 
 
+def other_sizes(rows: Sequence[Row], phase: str, column: str, extra: tuple[float, float]) -> HeldOut:
+    """Each model of other applications left out, told from the others on its device, unit, build and quantization."""
+    runs: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if not row["runtime"].startswith("llama.cpp (llama.rn") and long_enough(row, phase):
+            key = f"{unit_key(row)}|{build_of(row['runtime'])}|{quant_of(row['quant'])}"
+            runs.setdefault(key, {}).setdefault(row["model"], []).append(_cost(row, phase, column, extra))
+    error, models = [], []
+    for run in (run for run in runs.values() if len(run) > 1):
+        for model, costs in run.items():
+            rest = [cost for other, theirs in run.items() if other != model for cost in theirs]
+            error.append(float(np.median(rest) - np.median(costs)))
+            models.append(model)
+    return HeldOut(np.array(error), tuple(models), np.ones(len(error), dtype=bool))
+
+
 def long_enough(row: Row, phase: str) -> bool:
     """A prompt of a few tokens is decoded rather than prefilled: its rate is not one of prefill."""
     return phase == "decode" or (tables.number(row["pp_tokens"]) or SHORT_PROMPT) >= SHORT_PROMPT
@@ -207,6 +225,10 @@ def _bits() -> dict[str, float]:
             found.setdefault(quant_of(row["quant"]), []).append(rest * 8 / one.params_b)
     bits = {quant: round(float(np.median(values)), 2) for quant, values in sorted(found.items())}
     return {**bits, "w4": 4.5, "w8": 8.5, "f16": 16.0, "f32": 32.0}
+
+
+def _ends(held: HeldOut) -> list[float]:
+    return rounded(interval(held.error, held.key))
 
 
 def _both(held: Mapping[str, HeldOut], unit: str) -> list[float]:
