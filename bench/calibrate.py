@@ -27,7 +27,8 @@ activations and layers are known, not told from their MACs. *chips or models*: h
 interval's coverage is that of intervals made of the other chips' (or models') errors; *(few)*: fewer than 3 chips or
 models, or 30 rows, so that the interval is the wider of its own and that of the unit's other classes, and the coverage
 says little. Of classes of 3 to 10 chips or models, one chip moves it by 10 % and more; each class of more lies between
-75 and 85 %. Intervals of 5 to 10 are stretched until all but one of them, each in turn, foretell the one left out.
+75 and 85 %, and so do all precisions together but for Paddle's new models (74). Intervals of 5 to 10 are stretched
+until all but one of them, each in turn, foretell the one left out.
 *95% sure*: what the true coverage may be, by as many independent cases as there are (rows of a chip or model err
 alike). *high / low*: how wide the intervals are. *all precisions*: the rows of one runtime and unit together.
 
