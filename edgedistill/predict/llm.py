@@ -271,9 +271,9 @@ def _other_costs(
 def _spec_cost(
     device: Device, work: LlmWorkload, phase: Phase, quant: str, found: Mapping[str, Any], *, packed: float
 ) -> Cost:
-    facts = spec_facts(device, work.backend, phase, told=True)
-    if "lacks:i8mm" in facts:  # neither are matrices of int8 of use to floats
-        facts["lacks:i8mm"] = 1.0 if quant in WIDER else facts["lacks:i8mm"] * (1 - packed)
+    facts = spec_facts(device, work.backend, phase, told=True, packed=packed)
+    if quant in WIDER and "lacks:i8mm" in facts:  # matrices of int8 are of no use to floats
+        facts["lacks:i8mm"] = 1.0
     kernel = spec_kernel(work.runtime, quant, work.backend, phase)
     log_s = spec_log_s(found["spec"], work.backend, kernel, facts)
     log_s += spec_effect(found["quant"], work.backend, kernel, quant, phase)

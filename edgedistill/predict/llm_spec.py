@@ -48,10 +48,10 @@ def repacked(device: Device, runtime: str, quant: str) -> float:
     return 1.0 if since < "2025" else 0.5
 
 
-def spec_facts(device: Device, unit: str, phase: str, *, told: bool = False) -> dict[str, float]:
+def spec_facts(device: Device, unit: str, phase: str, *, told: bool = False, packed: float = 0.0) -> dict[str, float]:
     """`pace`, the log of the rate that binds the phase, where it is stated; and what the chip is known to lack.
 
-    With `told`, a bandwidth that is not stated is told from the cores.
+    With `told`, a bandwidth that is not stated is told from the cores. `packed`: see `repacked`.
     """
     found: dict[str, float] = {}
     bandwidth = device.bandwidth_gb_per_s or (device.bandwidth_told if told else None)
@@ -62,7 +62,8 @@ def spec_facts(device: Device, unit: str, phase: str, *, told: bool = False) -> 
     if phase == "decode" and unit != "npu" and "google tensor" in device.soc:
         found["lacks:tensor"] = 1.0
     if phase == "prefill" and unit == "cpu" and device.cores:
-        found["lacks:i8mm"] = float(not max(device.cores, key=lambda core: core.gflops).int8_matrices)
+        lacks = not max(device.cores, key=lambda core: core.gflops).int8_matrices
+        found["lacks:i8mm"] = (1 - packed) * lacks
     return found
 
 

@@ -75,7 +75,7 @@ def meant(name: str, every: Sequence[str], chip: Callable[[str], str]) -> tuple[
 
 def states_int8(soc: str) -> bool:
     """Whether Apple states the int8 rate of a chip's Neural Engine: since A17 and M4, twice that of Core ML's fp16."""
-    return re.match(r"a(1[7-9]|[2-9]\d)( pro)? bionic|apple m([4-9]|\d\d)", soc) is not None
+    return re.match(r"a(1[7-9]|[2-9]\d)( pro)? bionic|(apple )?m([4-9]|\d\d)\b", soc) is not None
 
 
 def vector_only(soc: str) -> bool:

@@ -12,7 +12,6 @@ from edgedistill.errors import SpecError
 from edgedistill.specs import Prediction, Spec
 
 
-# No model or device is beyond these ends, and what is computed from them stays finite.
 def _number(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("true and false are no numbers")
@@ -20,6 +19,7 @@ def _number(value: object) -> object:
 
 
 Number = Annotated[float, BeforeValidator(_number)]
+# No model or device is beyond these ends, and what is computed from them stays finite.
 Positive = Annotated[Number, Field(ge=1e-9, le=1e12)]
 Factor = Annotated[Number, Field(gt=0, le=1e12)]
 NotNegative = Annotated[Number, Field(ge=0, le=1e12)]

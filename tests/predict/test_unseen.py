@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Iterator
@@ -40,12 +39,11 @@ def outside(unseen: Any) -> dict[tuple[str, str], list[Any]]:
     return found
 
 
-def test_no_row_that_judges_is_one_that_was_fitted() -> None:
+def test_no_row_that_judges_is_one_that_was_fitted(unseen: Any) -> None:
     """By model and figure; Rockchip's models and chips that were kept apart are in no shipped file."""
     fitted = {(row["model"], float(row["ms"])) for row in tables.rows("latency.csv")}
     described = set(feature_tables()[COLLECTED])
-    with (BENCH / "data" / "unseen" / "latency.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = unseen.read("latency.csv")
     judging = [row for row in rows if row["part"] == "outside"]
     elsewhere = [row for row in judging if "in latency.csv" not in row["source"]]  # the others no feature set describes
     assert len(elsewhere) > 200
@@ -60,15 +58,14 @@ def test_no_row_that_judges_is_one_that_was_fitted() -> None:
     assert all(row["source"] for row in rows)
 
 
-def test_no_rate_that_judges_is_one_that_was_fitted() -> None:
+def test_no_rate_that_judges_is_one_that_was_fitted(unseen: Any) -> None:
     """By phase, rate and parameters."""
     columns = {"decode": "tg_tps", "prefill": "pp_tps"}
     kept = [row for row in tables.rows("llm.csv") if row["params_b"]]
     fitted = {
         (name, float(row[name]), float(row["params_b"])) for row in kept for name in columns.values() if row[name]
     }
-    with (BENCH / "data" / "unseen" / "llm.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = unseen.read("llm.csv")
     told = [(row["part"], (columns[row["phase"]], float(row["tokens_per_s"]), float(row["params_b"]))) for row in rows]
     assert {row for part, row in told if part == "calibration"} <= fitted
     judging = {row for part, row in told if part == "outside"}
@@ -76,12 +73,11 @@ def test_no_rate_that_judges_is_one_that_was_fitted() -> None:
     assert not judging & fitted
 
 
-def test_no_model_of_the_second_batch_has_rows_under_its_own_name() -> None:
+def test_no_model_of_the_second_batch_has_rows_under_its_own_name(unseen: Any) -> None:
     """A traced model has a name of ours; the page that it is from, or ncnn's name, tells the one of the fitted rows."""
     fitted = {row["model"].split(":")[0] for row in tables.rows("latency.csv") if row["unit"] == "npu"}
     by_device = {(row["device"], row["model"], row["unit"]) for row in tables.rows("latency.csv")}
-    with (BENCH / "data" / "unseen" / "latency.csv").open(encoding="utf-8", newline="") as file:
-        second = [row for row in csv.DictReader(file) if row["batch"] == "2"]
+    second = [row for row in unseen.read("latency.csv") if row["batch"] == "2"]
     pages = {row["source"].split("/models/")[1].split("/")[0] for row in second if "ai-hub-models" in row["source"]}
     assert len(pages) == 7
     assert not pages & fitted

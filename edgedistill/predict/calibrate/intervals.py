@@ -28,10 +28,10 @@ from edgedistill.predict.calibrate.samples import Floats
 SHARE = 0.8
 Z90 = 1.2815515655446004
 NARROWEST = 0.05  # log units: no class of published rows repeats better (their noise floor)
-FEW_CHIPS = 4  # up to which the other precisions of a unit have a say: too few to be left out in turn
 Z95 = 1.959963984540054
 FEWEST_KEYS, FEWEST_ROWS = 3, 30  # below that an interval is made of other classes
 FEWEST_LEFT, MOST_LEFT = 5, 10  # chips of which each is left out in turn, to see what the others' intervals hold
+FEW_CHIPS = FEWEST_LEFT - 1  # up to which the other precisions of a unit have a say
 MOST_STRETCHED = 2.0  # of the log: one odd chip of six makes no interval of everything
 
 

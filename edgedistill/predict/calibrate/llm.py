@@ -39,6 +39,7 @@ from edgedistill.predict.llm_features import LAYERS_IN, llm_features, quant_of
 from edgedistill.predict.llm_spec import build_of
 
 SHORT_PROMPT = 64
+BACKBONE = "llama.cpp (llama.rn"  # the application whose rows have each model in each quantization on each unit
 PHASES = {"decode": "tg_tps", "prefill": "pp_tps"}
 # Models that are built alike are held out together: of one family, the layers of one tell those of the other.
 FAMILIES = {"deepseek-r1-distill-qwen": "qwen2.5", "qwen2.5": "qwen2.5", "qwen3.5": "qwen3.5", "phi": "phi"}
@@ -82,7 +83,7 @@ def llm() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def backbone(rows: Sequence[Row]) -> list[Row]:
     """The rows of one application and build on three phones: each model in each quantization on each unit."""
-    return [row for row in rows if row["runtime"].startswith("llama.cpp (llama.rn")]
+    return [row for row in rows if row["runtime"].startswith(BACKBONE)]
 
 
 def all_threads(rows: Sequence[Row]) -> list[Row]:
@@ -164,9 +165,8 @@ def other_runtimes(rows: Sequence[Row], phase: str, column: str, extra: tuple[fl
     """Log seconds for each 10^9 parameters by device, unit, runtime and width, and how many rows say so."""
     found: dict[str, list[float]] = {}
     for row in rows:
-        if not row["runtime"].startswith("llama.cpp (llama.rn"):
-            key = f"{unit_key(row)}|{build_of(row['runtime'])}|{quant_of(row['quant'])}"
-            found.setdefault(key, []).append(_cost(row, phase, column, extra))
+        if not row["runtime"].startswith(BACKBONE):
+            found.setdefault(_run(row), []).append(_cost(row, phase, column, extra))
     return {key: [round(float(np.median(values)), 4), len(values)] for key, values in sorted(found.items())}
 
 
@@ -174,9 +174,8 @@ def other_sizes(rows: Sequence[Row], phase: str, column: str, extra: tuple[float
     """Each model of other applications left out, told from the others on its device, unit, build and quantization."""
     runs: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        if not row["runtime"].startswith("llama.cpp (llama.rn") and long_enough(row, phase):
-            key = f"{unit_key(row)}|{build_of(row['runtime'])}|{quant_of(row['quant'])}"
-            runs.setdefault(key, {}).setdefault(row["model"], []).append(_cost(row, phase, column, extra))
+        if not row["runtime"].startswith(BACKBONE) and long_enough(row, phase):
+            runs.setdefault(_run(row), {}).setdefault(row["model"], []).append(_cost(row, phase, column, extra))
     error, models = [], []
     for run in (run for run in runs.values() if len(run) > 1):
         for model, costs in run.items():
@@ -184,6 +183,11 @@ def other_sizes(rows: Sequence[Row], phase: str, column: str, extra: tuple[float
             error.append(float(np.median(rest) - np.median(costs)))
             models.append(model)
     return HeldOut(np.array(error), tuple(models), np.ones(len(error), dtype=bool))
+
+
+def _run(row: Row) -> str:
+    """Device, unit, build and quantization."""
+    return f"{unit_key(row)}|{build_of(row['runtime'])}|{quant_of(row['quant'])}"
 
 
 def long_enough(row: Row, phase: str) -> bool:
@@ -219,7 +223,7 @@ def _bits() -> dict[str, float]:
     """Bits for each parameter by quantization, the second copy of a tied output layer apart."""
     found: dict[str, list[float]] = {}
     for row in tables.rows("llm.csv"):
-        if row["file_mb"] and row["params_b"] and row["runtime"].startswith("llama.cpp (llama.rn"):
+        if row["file_mb"] and row["params_b"] and row["runtime"].startswith(BACKBONE):
             one = llm_features(workload(row))
             rest = float(row["file_mb"]) / 1e3 - one.tied * one.embedding_b * 8.5 / 8
             found.setdefault(quant_of(row["quant"]), []).append(rest * 8 / one.params_b)

@@ -50,8 +50,7 @@ def groups(rows: Sequence[Row], phase: str, cost: Callable[[Row], float], effect
         found.setdefault((row["unit"], kernel, row["device"], packed), []).append(value)
     known = []
     for (unit, kernel, name, packed), values in sorted(found.items()):
-        facts = spec_facts(of_name(name), unit, phase)
-        facts |= {lack: (1 - packed) * share for lack, share in facts.items() if lack == "lacks:i8mm"}
+        facts = spec_facts(of_name(name), unit, phase, packed=packed)
         if "pace" in facts:
             known.append(Group(unit, kernel, name, float(np.median(values)), facts))
     return known
